@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * bridgewarden: what user space and the module say to each other.
+ *
+ * The generic netlink family is specified in ../bridgewarden.yaml; the numbers
+ * here and in plugins/module_utils/_netlink.py are checked against that file
+ * by tests/unit/test_netlink_spec.py.  Bulk sections are arrays of the structs
+ * below, sent as binary attributes: integers in host byte order, addresses in
+ * network byte order, no implicit padding.
+ */
+#ifndef _UAPI_BRIDGEWARDEN_H
+#define _UAPI_BRIDGEWARDEN_H
+
+#include <linux/types.h>
+
+#define BW_FAMILY_NAME		"bridgewarden"
+#define BW_FAMILY_VERSION	1
+
+#define BW_NAME_LEN		64	/* rule name, NUL included, UTF-8 */
+#define BW_GUARD_LEN		32	/* guard pattern, NUL included */
+#define BW_DIGEST_LEN		32	/* SHA-256 */
+
+/* Upper bounds of one ruleset; a transaction that exceeds one is refused. */
+#define BW_MAX_GUARDS		64	/* patterns, not links */
+#define BW_MAX_IDENTITIES	(1U << 20)
+#define BW_MAX_CELLS		(1U << 20)
+#define BW_MAX_ENDPOINTS	(1U << 20)
+#define BW_MAX_PUBLISH		(1U << 17)
+#define BW_MAX_RULES		(1U << 17)
+#define BW_MAX_SPANS		(1U << 22)
+#define BW_MAX_BLOCKS		(1U << 22)
+#define BW_MAX_PAIRS		(1U << 22)
+
+enum bw_cmd {
+	BW_CMD_UNSPEC,
+	BW_CMD_INFO_GET,	/* do: state of the module */
+	BW_CMD_BEGIN,		/* do: open this socket's transaction */
+	BW_CMD_ADD,		/* do: append sections to it */
+	BW_CMD_COMMIT,		/* do: verify it, make it the ruleset */
+	BW_CMD_ABORT,		/* do: throw it away */
+	BW_CMD_CONFIRM,		/* do: keep a commit that has a confirm window */
+	BW_CMD_ROLLBACK,	/* do: restore the ruleset before it, now */
+	BW_CMD_RULE_GET,	/* dump: rules and built-in reasons, counters */
+	BW_CMD_ENDPOINT_GET,	/* dump: endpoints */
+	BW_CMD_EXPLAIN,		/* do: verdict for a hypothetical packet */
+	__BW_CMD_MAX,
+};
+#define BW_CMD_MAX (__BW_CMD_MAX - 1)
+
+/* Reserved identities; a ruleset's own start at BW_ID_FIRST. */
+enum bw_id {
+	BW_ID_UNMANAGED = 0,	/* behind a guard, but no known endpoint */
+	BW_ID_WORLD = 1,	/* outside, in no CIDR of the policy */
+	BW_ID_HOST = 2,		/* this host, its address in no CIDR of the policy */
+	BW_ID_FIRST = 3,
+};
+
+enum bw_mode {
+	BW_MODE_ENFORCE = 0,
+	BW_MODE_AUDIT = 1,	/* judge, count and log, never drop */
+	__BW_MODE_MAX,
+};
+
+enum bw_action {
+	BW_ACTION_ALLOW = 0,
+	BW_ACTION_DENY = 1,
+	BW_ACTION_REJECT = 2,
+	BW_ACTION_QUEUE = 3,	/* reserved: a commit that uses it is refused */
+	__BW_ACTION_MAX,
+};
+
+enum bw_class {
+	BW_CLASS_INGRESS = 0,		/* outside to container */
+	BW_CLASS_EGRESS = 1,		/* container to outside */
+	BW_CLASS_INTER_CONTAINER = 2,
+	BW_CLASS_TO_HOST = 3,		/* container to host */
+	BW_CLASS_FROM_HOST = 4,		/* host to container */
+	BW_CLASS_HOST_INGRESS = 5,	/* outside to the host's own sockets */
+	__BW_CLASS_MAX,
+};
+
+/*
+ * Built-in reasons share the number space of rules: 0 .. BW_REASON_MAX - 1 are
+ * these, rule i of the ruleset is BW_REASON_MAX + i.  The first six are the
+ * defaults of the direction classes, in the order of enum bw_class.
+ */
+enum bw_reason {
+	BW_REASON_DEFAULT_INGRESS = 0,
+	BW_REASON_DEFAULT_EGRESS,
+	BW_REASON_DEFAULT_INTER_CONTAINER,
+	BW_REASON_DEFAULT_TO_HOST,
+	BW_REASON_DEFAULT_FROM_HOST,
+	BW_REASON_DEFAULT_HOST_INGRESS,
+	BW_REASON_UNMANAGED,	/* an unmanaged address takes part: closed */
+	BW_REASON_SPOOFED,	/* source does not belong to the link it came from */
+	BW_REASON_INVALID,	/* conntrack calls it invalid */
+	BW_REASON_MALFORMED,	/* truncated, or no transport header to judge by */
+	BW_REASON_DIRECT,	/* outside to a container's own address, not published */
+	BW_REASON_NEIGHBOUR,	/* neighbour discovery, multicast listener: accepted */
+	BW_REASON_HOST_ERROR,	/* the host's own reset or ICMP error: accepted */
+	BW_REASON_CLOSED,	/* guards without a ruleset: dropped */
+	BW_REASON_MAX = 16,
+};
+
+/* Attributes of the family; one set for all commands. */
+enum bw_attr {
+	BW_ATTR_UNSPEC,
+	BW_ATTR_PAD,
+	BW_ATTR_VERSION,		/* string: module version */
+	BW_ATTR_GENERATION,		/* u64: of the ruleset in force; 0: none */
+	BW_ATTR_EXPECT_GENERATION,	/* u64: compare-and-swap; -ESTALE if it differs */
+	BW_ATTR_MODE,			/* u8: enum bw_mode */
+	BW_ATTR_DEFAULTS,		/* binary: u8[6] of enum bw_action, by enum bw_class */
+	BW_ATTR_POLICY_DIGEST,		/* binary[32]: of the desired policy, opaque here */
+	BW_ATTR_RULESET_DIGEST,		/* binary[32]: of the compiled ruleset, opaque here */
+	BW_ATTR_DRY_RUN,		/* flag: verify, do not apply */
+	BW_ATTR_CONFIRM_TIMEOUT,	/* u32: seconds; 0 or absent: no window */
+	BW_ATTR_CONFIRM_REMAINING,	/* u32: seconds left of an open window */
+	BW_ATTR_GUARD,			/* string, repeated: link name pattern, glob(7) as in glob_match() */
+	BW_ATTR_GUARD_LINK,		/* u32, repeated, in replies: ifindex guarded now */
+	BW_ATTR_SECTION_IDENTITY,	/* binary: struct bw_nl_identity[] */
+	BW_ATTR_SECTION_CELL4,		/* binary: struct bw_nl_cell4[] */
+	BW_ATTR_SECTION_CELL6,		/* binary: struct bw_nl_cell6[] */
+	BW_ATTR_SECTION_ENDPOINT4,	/* binary: struct bw_nl_endpoint4[] */
+	BW_ATTR_SECTION_ENDPOINT6,	/* binary: struct bw_nl_endpoint6[] */
+	BW_ATTR_SECTION_PUBLISH,	/* binary: struct bw_nl_publish[] */
+	BW_ATTR_SECTION_RULE,		/* binary: struct bw_nl_rule[] */
+	BW_ATTR_SECTION_SPAN,		/* binary: struct bw_nl_span[] */
+	BW_ATTR_SECTION_BLOCK,		/* binary: struct bw_nl_block[] */
+	BW_ATTR_SECTION_PAIR,		/* binary: struct bw_nl_pair[] */
+	BW_ATTR_COUNT_IDENTITIES,	/* u32, in INFO_GET's reply, likewise the next five */
+	BW_ATTR_COUNT_CELLS,
+	BW_ATTR_COUNT_ENDPOINTS,
+	BW_ATTR_COUNT_PUBLISH,
+	BW_ATTR_COUNT_RULES,
+	BW_ATTR_COUNT_PAIRS,
+	BW_ATTR_HOOKS_FIRST,		/* u32: bit pf*8+hook set where our hook runs first; pf 0 IPv4, 1 IPv6 */
+	BW_ATTR_HOOKS_EXPECTED,		/* u32: the bits that are set when all is well */
+	BW_ATTR_RULE_INDEX,		/* u32: see enum bw_reason */
+	BW_ATTR_RULE_KEY,		/* u64 */
+	BW_ATTR_RULE_NAME,		/* string */
+	BW_ATTR_ACTION,			/* u8: enum bw_action */
+	BW_ATTR_PACKETS,		/* u64 */
+	BW_ATTR_BYTES,			/* u64 */
+	BW_ATTR_FAMILY,			/* u8: AF_INET (2) or AF_INET6 (10) */
+	BW_ATTR_PROTO,			/* u8: IP protocol number */
+	BW_ATTR_FROM_ADDR,		/* binary: 4 or 16 bytes: initiator */
+	BW_ATTR_TO_ADDR,		/* binary: 4 or 16 bytes: responder (the container's own, after DNAT) */
+	BW_ATTR_PORT,			/* u16: responder's port, host byte order; ICMP: type << 8 | code */
+	BW_ATTR_FROM_KIND,		/* u8: enum bw_kind; likewise TO_KIND */
+	BW_ATTR_TO_KIND,
+	BW_ATTR_DIRECT,			/* flag: not through a published port */
+	BW_ATTR_CLASS,			/* u8: enum bw_class */
+	BW_ATTR_FROM_IDENTITY,		/* u32 */
+	BW_ATTR_TO_IDENTITY,		/* u32 */
+	BW_ATTR_ADDR,			/* binary: 4 or 16 bytes: an endpoint's address */
+	BW_ATTR_IDENTITY,		/* u32 */
+	BW_ATTR_LINK,			/* u32: ifindex of the guarded link */
+	BW_ATTR_LINK_PORT,		/* u32: ifindex of the port (veth) on it; 0 unknown */
+	__BW_ATTR_MAX,
+};
+#define BW_ATTR_MAX (__BW_ATTR_MAX - 1)
+
+/* Where a party to a connection stands. */
+enum bw_kind {
+	BW_KIND_WORLD = 0,	/* beyond an unguarded link */
+	BW_KIND_HOST = 1,	/* this host's own sockets */
+	BW_KIND_GUARDED = 2,	/* behind a guarded link */
+	__BW_KIND_MAX,
+};
+
+/*
+ * Identity i is entry i of the section: its row (as initiator) and its column
+ * (as responder) in the policy matrix.  Entries 0..2 are the reserved ones.
+ */
+struct bw_nl_identity {
+	__u32 row;
+	__u32 column;
+};
+
+/*
+ * A partition of the address space: cell i reaches from its start to the start
+ * of cell i + 1.  Starts ascend strictly, the first is 0.  Gives the identity
+ * of an address that is no endpoint's, by the kind of its holder.
+ */
+struct bw_nl_cell4 {
+	__be32 start;
+	__u32 world;
+	__u32 host;
+};
+
+struct bw_nl_cell6 {
+	__u8 start[16];
+	__u32 world;
+	__u32 host;
+};
+
+struct bw_nl_endpoint4 {
+	__be32 addr;
+	__u32 identity;
+	__u32 link;	/* ifindex of the guarded link, must exist */
+	__u32 port;	/* ifindex of the veth on it; 0: unknown, not checked */
+};
+
+struct bw_nl_endpoint6 {
+	__u8 addr[16];
+	__u32 identity;
+	__u32 link;
+	__u32 port;
+};
+
+/* A socket of docker-proxy on this host and the container it stands for. */
+struct bw_nl_publish {
+	__u8 family;		/* of the socket: AF_INET or AF_INET6 */
+	__u8 proto;
+	__u16 host_port;
+	__u8 host_addr[16];	/* IPv4 in the first four bytes; all zero: any */
+	__u8 to_family;		/* of the container's address */
+	__u8 reserved;		/* 0 */
+	__u16 to_port;
+	__u8 to_addr[16];
+};
+
+#define BW_RULE_F_LOG	(1 << 0)
+#define BW_RULE_F_MASK	BW_RULE_F_LOG
+
+struct bw_nl_rule {
+	__u64 key;		/* of the rule's content: its counters survive while it stays */
+	__u8 action;		/* enum bw_action */
+	__u8 flags;		/* BW_RULE_F_* */
+	__u16 reserved[3];	/* 0 */
+	char name[BW_NAME_LEN];	/* NUL-terminated */
+};
+
+/*
+ * What a cell of the policy matrix holds for the services lo .. hi, both
+ * included.  A service is proto << 16 | port (ICMP: type << 8 | code), so "all
+ * of TCP" is 0x060000 .. 0x06ffff and everything is 0 .. 0xffffff.
+ */
+#define BW_SERVICE_MAX	0xffffffU
+#define BW_RULE_NONE	0xffffffffU
+
+struct bw_nl_span {
+	__u32 lo;
+	__u32 hi;
+	__u32 rule;	/* index into the rules, or BW_RULE_NONE */
+	__u32 direct;	/* the same for direct ingress, see BW_REASON_DIRECT */
+};
+
+/* A run of spans, ascending and disjoint. Pairs with equal rules share one. */
+struct bw_nl_block {
+	__u32 first;
+	__u32 count;
+};
+
+/* (row, column) to block; each pair at most once. No pair: no rule. */
+struct bw_nl_pair {
+	__u32 row;
+	__u32 column;
+	__u32 block;
+};
+
+#endif /* _UAPI_BRIDGEWARDEN_H */

@@ -1,0 +1,21 @@
+"""The two ways the lab fails.
+
+A LabError says what is wrong and how to mend it. A MachineDied is an infrastructure error: the virtual machine itself
+went away. It is never retried silently and never looks like a failed test, so it has an exit code of its own.
+"""
+from __future__ import annotations
+
+EXIT_FAILED = 1
+EXIT_INFRASTRUCTURE = 75
+
+
+class LabError(Exception):
+    """Something the person at the keyboard can mend."""
+
+    exit_code = EXIT_FAILED
+
+
+class MachineDied(LabError):
+    """The VM panicked, its QEMU exited, or it never became reachable."""
+
+    exit_code = EXIT_INFRASTRUCTURE

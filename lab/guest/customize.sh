@@ -1,0 +1,29 @@
+#!/bin/sh
+# Runs once, inside the new image's root (chroot): turns an installed Debian into the lab's Docker host.
+# Arguments: the host's name.
+set -eu
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+
+echo "$1" > /etc/hostname
+printf '127.0.0.1 localhost %s\n::1 localhost\n' "$1" > /etc/hosts
+rm -f /etc/resolv.conf
+echo 'nameserver 10.0.2.3' > /etc/resolv.conf
+echo '/dev/vda / ext4 defaults,noatime 0 0' > /etc/fstab
+: > /etc/machine-id # each machine makes its own
+chmod 700 /root/.ssh
+chmod 600 /root/.ssh/authorized_keys
+usermod -p '*' root
+
+systemctl enable --quiet systemd-networkd bw-lab-net
+# housekeeping that would take the emulated processor and the dpkg lock at moments of its own choice
+systemctl mask --quiet systemd-networkd-wait-online.service e2scrub_reap.service \
+    apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer man-db.timer dpkg-db-backup.timer
+
+# the shop's image: the server, and busybox for a look around
+shop=$(mktemp -d)
+mkdir -p "$shop/bin" "$shop/tmp" "$shop/etc"
+gcc -static -O2 -Wall -Wextra -o "$shop/bin/bw-serve" /usr/local/src/bw-serve.c
+cp "$(command -v busybox)" "$shop/bin/busybox"
+for applet in sh ip nc ping cat ls ps sleep wget; do ln -s busybox "$shop/bin/$applet"; done
+tar -C "$shop" -cf /usr/local/lib/bw-shop.tar .
+rm -rf "$shop"

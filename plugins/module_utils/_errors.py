@@ -1,0 +1,175 @@
+# -*- coding: utf-8 -*-
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What can go wrong, in words.
+
+Every error names the thing, the place and the mend, and reads as one line:
+"thing (place): mend".  The library raises these only; modules turn them into
+fail_json, the command into an exit code.  Nothing here may import the library.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing as t
+
+#: Where in a policy: ("rules", 3, "ports", 0) is rules[3].ports[0].
+Path = t.Tuple[t.Union[str, int], ...]
+
+
+def path_text(path: t.Sequence[t.Union[str, int]]) -> str:
+    """The path as an operator writes it: rules[3].ports[0]."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += "[%d]" % step
+        else:
+            text += ("." if text else "") + step
+    return text
+
+
+def did_you_mean(word: str, known: t.Iterable[str]) -> str:
+    """' Did you mean "web"?' for a near miss, else ''."""
+    lowered = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
+    return ' Did you mean "%s"?' % lowered[near[0]] if near else ""
+
+
+class BridgewardenError(Exception):
+    """Base of all errors of the collection."""
+
+    kind = "error"      # stable word for scripts, in module results as error_kind
+    exit_code = 1       # of the bridgewarden command
+
+    def __init__(self, thing: str, place: str = "", mend: str = "") -> None:
+        self.thing = thing
+        self.place = place
+        self.mend = mend
+        super().__init__(self.text())
+
+    def text(self) -> str:
+        text = self.thing
+        if self.place:
+            text += " (%s)" % self.place
+        if self.mend:
+            text += ": " + self.mend
+        return text
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def as_result(self) -> t.Dict[str, t.Any]:
+        """What a module hands to fail_json beside msg."""
+        return {"error_kind": self.kind, "thing": self.thing, "place": self.place, "mend": self.mend}
+
+
+class PolicyError(BridgewardenError):
+    """The desired policy is wrong; `path` leads to the offending value in it."""
+
+    kind = "policy"
+    exit_code = 2
+
+    def __init__(self, thing: str, path: t.Sequence[t.Union[str, int]] = (), mend: str = "", rule: str = "") -> None:
+        self.path: Path = tuple(path)
+        self.rule = rule
+        place = path_text(self.path)
+        if rule:
+            place = 'rule "%s"%s' % (rule, ", " + place if place else "")
+        super().__init__(thing, place, mend)
+
+    def as_result(self) -> t.Dict[str, t.Any]:
+        return dict(super().as_result(), path=list(self.path), rule=self.rule)
+
+
+class SelectorError(PolicyError):
+    """A selector matches nothing on this host and on_empty_selector is "fail"."""
+
+    kind = "selector"
+
+
+class RefusedError(BridgewardenError):
+    """Safe on paper, but it would cut somebody off: needs `force`."""
+
+    kind = "refused"
+    exit_code = 3
+
+
+class DockerUnavailable(BridgewardenError):
+    """dockerd does not answer, or its library is missing."""
+
+    kind = "docker"
+    exit_code = 4
+
+
+class LibraryMissing(BridgewardenError):
+    """A Python library of the distribution is not installed."""
+
+    kind = "library"
+    exit_code = 4
+
+
+class ModuleMissing(BridgewardenError):
+    """The kernel module is not loaded."""
+
+    kind = "module_missing"
+    exit_code = 5
+
+
+class VersionMismatch(BridgewardenError):
+    """The loaded kernel module and this library do not speak the same language."""
+
+    kind = "version"
+    exit_code = 5
+
+
+class PermissionDenied(BridgewardenError):
+    """Not root in the initial namespaces."""
+
+    kind = "permission"
+    exit_code = 6
+
+
+class KernelError(BridgewardenError):
+    """The kernel module refused a request; `errno` and its own words are in it."""
+
+    kind = "kernel"
+    exit_code = 7
+
+    def __init__(self, thing: str, place: str = "", mend: str = "", errno: int = 0) -> None:
+        self.errno = errno
+        super().__init__(thing, place, mend)
+
+
+class Stale(KernelError):
+    """The generation is not the expected one: somebody else has committed, or a link has gone."""
+
+    kind = "stale"
+
+
+class Busy(KernelError):
+    """Another transaction or an open confirm window is in the way."""
+
+    kind = "busy"
+
+
+class Sealed(KernelError):
+    """The module is sealed: no change until reboot."""
+
+    kind = "sealed"
+
+
+class StoreCorrupt(BridgewardenError):
+    """A file of ours does not read as what was written."""
+
+    kind = "store"
+    exit_code = 8
+
+
+class Locked(BridgewardenError):
+    """Another writer holds the host's lock."""
+
+    kind = "locked"
+    exit_code = 9

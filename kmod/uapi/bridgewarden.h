@@ -45,6 +45,7 @@ enum bw_cmd {
 	BW_CMD_EXPLAIN,		/* do: verdict for a hypothetical packet */
 	__BW_CMD_MAX,
 };
+
 #define BW_CMD_MAX (__BW_CMD_MAX - 1)
 
 /* Reserved identities; a ruleset's own start at BW_ID_FIRST. */
@@ -116,7 +117,7 @@ enum bw_attr {
 	BW_ATTR_DRY_RUN,		/* flag: verify, do not apply */
 	BW_ATTR_CONFIRM_TIMEOUT,	/* u32: seconds; 0 or absent: no window */
 	BW_ATTR_CONFIRM_REMAINING,	/* u32: seconds left of an open window */
-	BW_ATTR_GUARD,			/* string, repeated: link name pattern, glob(7) as in glob_match() */
+	BW_ATTR_GUARD,			/* string, repeated: link name pattern, as glob_match() */
 	BW_ATTR_GUARD_LINK,		/* u32, repeated, in replies: ifindex guarded now */
 	BW_ATTR_SECTION_IDENTITY,	/* binary: struct bw_nl_identity[] */
 	BW_ATTR_SECTION_CELL4,		/* binary: struct bw_nl_cell4[] */
@@ -134,7 +135,7 @@ enum bw_attr {
 	BW_ATTR_COUNT_PUBLISH,
 	BW_ATTR_COUNT_RULES,
 	BW_ATTR_COUNT_PAIRS,
-	BW_ATTR_HOOKS_FIRST,		/* u32: bit pf*8+hook set where our hook runs first; pf 0 IPv4, 1 IPv6 */
+	BW_ATTR_HOOKS_FIRST,		/* u32: bit pf * 8 + hook: ours is first; pf 0 IPv4, 1 IPv6 */
 	BW_ATTR_HOOKS_EXPECTED,		/* u32: the bits that are set when all is well */
 	BW_ATTR_RULE_INDEX,		/* u32: see enum bw_reason */
 	BW_ATTR_RULE_KEY,		/* u64 */
@@ -145,8 +146,8 @@ enum bw_attr {
 	BW_ATTR_FAMILY,			/* u8: AF_INET (2) or AF_INET6 (10) */
 	BW_ATTR_PROTO,			/* u8: IP protocol number */
 	BW_ATTR_FROM_ADDR,		/* binary: 4 or 16 bytes: initiator */
-	BW_ATTR_TO_ADDR,		/* binary: 4 or 16 bytes: responder (the container's own, after DNAT) */
-	BW_ATTR_PORT,			/* u16: responder's port, host byte order; ICMP: type << 8 | code */
+	BW_ATTR_TO_ADDR,		/* binary: 4 or 16 bytes: responder, after DNAT */
+	BW_ATTR_PORT,			/* u16: responder's port; ICMP: type << 8 | code */
 	BW_ATTR_FROM_KIND,		/* u8: enum bw_kind; likewise TO_KIND */
 	BW_ATTR_TO_KIND,
 	BW_ATTR_DIRECT,			/* flag: not through a published port */
@@ -159,6 +160,7 @@ enum bw_attr {
 	BW_ATTR_LINK_PORT,		/* u32: ifindex of the port (veth) on it; 0 unknown */
 	__BW_ATTR_MAX,
 };
+
 #define BW_ATTR_MAX (__BW_ATTR_MAX - 1)
 
 /* Where a party to a connection stands. */

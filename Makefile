@@ -1,0 +1,67 @@
+# The developer's day; `make help` lists it. Everything made here lands in build/ and in the user's cache directory.
+PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := build/venv
+BIN := $(VENV)/bin
+TARGET ?= trixie
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)
+SHELL := /bin/bash
+
+.DEFAULT_GOAL := help
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit kmod sanity scenario images test release clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+packages: build/.packages
+build/.packages: lab/packages.txt tests/tools/packages.sh
+	@mkdir -p build
+	tests/tools/packages.sh lab/packages.txt
+	@touch $@
+
+venv: $(VENV)/.done
+$(VENV)/.done: requirements-dev.txt build/.packages
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+lab: venv  ## the main job on a real VM: who reaches whom before and after hardening (TARGET=trixie)
+	$(BIN)/python -m lab demo --target $(TARGET)
+
+lab-ssh: venv  ## a shell in the lab VM
+	$(BIN)/python -m lab ssh lab
+
+lab-sync: venv  ## after an edit: rebuild and reload the module in the lab VM, apply again, probe again
+	$(BIN)/python -m lab sync
+
+lab-down:  ## stop the lab VM
+	$(PYTHON) -m lab down lab
+
+images: venv  ## build the VM images that are not cached yet
+	$(BIN)/python -m lab image bullseye trixie trixie-backports
+
+lint: venv  ## ruff, mypy, yamllint, ansible-lint, shellcheck, kernel style: seconds
+	$(BIN)/python tests/run.py lint
+
+unit: venv  ## pytest and the kernel core in user space under ASan and UBSan: a minute
+	$(BIN)/python tests/run.py unit kmod-user
+
+kmod: venv  ## the module against the oldest and newest kernel: -W1, sparse
+	$(BIN)/python tests/run.py kmod-build
+
+sanity: venv  ## ansible-test sanity: two minutes the first time
+	$(BIN)/python tests/run.py sanity
+
+scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest): minutes
+	$(BIN)/python tests/run.py molecule-$(or $(SCENARIO),default)
+
+test: venv  ## everything, in one report under build/test/
+	$(BIN)/python tests/run.py all
+
+release: venv  ## build the collection's archive into build/release/
+	$(BIN)/ansible-galaxy collection build --force --output-path build/release .
+
+clean:  ## stop the VMs and remove build/ (the cache of images stays)
+	-$(PYTHON) -m lab down --all
+	rm -rf build

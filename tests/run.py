@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Runs the project's checks as named stages, in two lanes (two cores), and writes one report.
+
+A stage is a command line; its whole output goes to build/test/<stage>.log, its last lines to the terminal when it fails.
+Leaves build/test/summary.xml (JUnit, one case a stage) and build/test/summary.json, and says where the time went.
+A stage that ends with 75 met an infrastructure error (a VM died): reported as such, never retried, never a pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+TOP = Path(__file__).resolve().parent.parent
+OUT = TOP / "build" / "test"
+BIN = Path(sys.executable).parent
+INFRASTRUCTURE = 75
+OLDEST, DEFAULT, NEWEST = "bullseye", "trixie", "trixie-backports"
+PYTEST = "python -m pytest -q -o junit_family=xunit2"
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    command: str
+    vm: bool = False  # the VM lane: these run one after another
+    group: str = ""
+    needs: tuple[str, ...] = field(default=())
+
+
+STAGES = (
+    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", vm=True, group="vm"),
+    Stage("ruff", "ruff check . && ruff format --check --diff .", group="lint"),
+    Stage("mypy", "tests/tools/mypy.sh", group="lint"),
+    Stage("yamllint", "yamllint --strict .", group="lint"),
+    Stage("ansible-lint", "ansible-lint --offline --profile production --strict", group="lint"),
+    Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", group="lint"),
+    Stage("checkpatch", "tests/tools/checkpatch.sh", group="lint"),
+    Stage("changelog", "antsibull-changelog lint", group="lint"),
+    Stage("unit", f"{PYTEST} tests/unit --junit-xml build/test/unit.xml"),
+    Stage("kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml"),
+    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml"),
+    Stage("sanity", "tests/tools/sanity.sh"),
+    Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", needs=("images",)),
+    Stage("molecule-default", "tests/tools/molecule.sh default", vm=True, group="vm", needs=("images",)),
+    Stage("molecule-oldest", "tests/tools/molecule.sh oldest", vm=True, group="vm", needs=("images",)),
+    Stage("molecule-newest", "tests/tools/molecule.sh newest", vm=True, group="vm", needs=("images",)),
+    Stage("lab", "python -m lab demo --quiet-exit", vm=True, group="vm", needs=("images",)),
+)
+
+
+@dataclass
+class Result:
+    stage: Stage
+    status: str  # pass, fail, infrastructure, skipped
+    seconds: float
+    started: float
+
+
+class Runner:
+    """Two lanes: stages that use a VM, and all others. A stage waits for those it needs."""
+
+    def __init__(self, stages: list[Stage]) -> None:
+        self.stages = stages
+        self.results: dict[str, Result] = {}
+        self.change = threading.Condition()
+        self.begin = time.monotonic()
+
+    def lane(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            self._finish(self._run(stage) if self._ready(stage) else Result(stage, "skipped", 0.0, self._now()))
+
+    def _now(self) -> float:
+        return time.monotonic() - self.begin
+
+    def _ready(self, stage: Stage) -> bool:
+        """Blocks until all that the stage needs and that was asked for has ended; false if any of it did not pass."""
+        wanted = [name for name in stage.needs if any(other.name == name for other in self.stages)]
+        with self.change:
+            self.change.wait_for(lambda: all(name in self.results for name in wanted))
+            return all(self.results[name].status == "pass" for name in wanted)
+
+    def _run(self, stage: Stage) -> Result:
+        started = self._now()
+        say(f"[{started:5.0f} s] {stage.name} ...")
+        log = OUT / f"{stage.name}.log"
+        with log.open("wb") as output:
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", stage.command],
+                cwd=TOP,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        status = {0: "pass", INFRASTRUCTURE: "infrastructure"}.get(done.returncode, "fail")
+        return Result(stage, status, self._now() - started, started)
+
+    def _finish(self, result: Result) -> None:
+        log = OUT / f"{result.stage.name}.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        word = "infrastructure error" if result.status == "infrastructure" else result.status
+        say(f"[{self._now():5.0f} s] {result.stage.name}: {word} in {result.seconds:.0f} s{closing_line(lines)}")
+        if result.status in ("fail", "infrastructure"):
+            say("\n".join(f"    | {line}" for line in lines[-60:]))
+            say(f"    (whole output: {log.relative_to(TOP)})")
+        with self.change:
+            self.results[result.stage.name] = result
+            self.change.notify_all()
+
+
+def closing_line(lines: list[str]) -> str:
+    """Pytest's own last line, so that the terminal shows how many tests ran."""
+    for line in reversed(lines[-200:]):
+        if " passed" in line or " failed" in line:
+            return "  " + line.strip()
+    return ""
+
+
+_PRINT = threading.Lock()
+
+
+def say(text: str) -> None:
+    with _PRINT:
+        print(text, flush=True)
+
+
+def environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(TOP),
+        "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PY_COLORS": "0",
+    }
+
+
+def report(results: list[Result], total: float) -> None:
+    suite = ElementTree.Element(
+        "testsuite",
+        name="make test",
+        tests=str(len(results)),
+        failures=str(sum(r.status == "fail" for r in results)),
+        errors=str(sum(r.status == "infrastructure" for r in results)),
+        skipped=str(sum(r.status == "skipped" for r in results)),
+        time=f"{total:.1f}",
+    )
+    for result in results:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="make-test", name=result.stage.name, time=f"{result.seconds:.1f}"
+        )
+        if result.status != "pass":
+            kind = {"fail": "failure", "infrastructure": "error", "skipped": "skipped"}[result.status]
+            ElementTree.SubElement(case, kind, message=f"see build/test/{result.stage.name}.log")
+    ElementTree.ElementTree(suite).write(OUT / "summary.xml", encoding="utf-8", xml_declaration=True)
+    rows = [
+        {"stage": r.stage.name, "status": r.status, "seconds": round(r.seconds, 1), "started": round(r.started, 1)}
+        for r in results
+    ]
+    (OUT / "summary.json").write_text(json.dumps({"seconds": round(total, 1), "stages": rows}, indent=1) + "\n")
+    say("\nWhere the time went:")
+    for result in sorted(results, key=lambda r: -r.seconds):
+        say(f"  {result.seconds:7.0f} s  {result.status:15} {result.stage.name}")
+    say(f"  {total:7.0f} s  in all (two lanes)")
+
+
+def select(names: list[str]) -> list[Stage]:
+    if names == ["all"]:
+        return list(STAGES)
+    known = {stage.name for stage in STAGES} | {stage.group for stage in STAGES if stage.group}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"no such stage: {', '.join(unknown)} (there are: all, {', '.join(sorted(known))})")
+    return [stage for stage in STAGES if stage.name in names or stage.group in names]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="run checks; see make help")
+    parser.add_argument("stage", nargs="+", help="stage or group names, or all")
+    stages = select(parser.parse_args().stage)
+    OUT.mkdir(parents=True, exist_ok=True)
+    runner = Runner(stages)
+    lanes = [
+        threading.Thread(target=runner.lane, args=([stage for stage in stages if stage.vm is vm],)) for vm in (True, False)
+    ]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+    results = [runner.results[stage.name] for stage in stages]
+    report(results, time.monotonic() - runner.begin)
+    return 0 if all(result.status == "pass" for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs ansible-test sanity on a copy of the tree laid out as Ansible demands (ansible_collections/NAMESPACE/NAME).
+# Never downloads get-pip: ansible-test finds a stand-in in the HOME it is given, which uses Python's own ensurepip.
+set -euo pipefail
+top=$(cd "$(dirname "$0")/../.." && pwd)
+venv=$top/build/venv
+work=$top/build/sanity
+copy=$work/ansible_collections/bridgewarden/docker
+junit=$top/build/test/sanity
+
+export HOME=$work/home PATH=$venv/bin:$PATH
+mkdir -p "$HOME/.ansible/test/cache" "$copy" "$junit"
+pip_version=$(sed -n "s/.*pip='\([0-9.]*\)'.*/\1/p" "$venv"/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py | head -1)
+for version in "${pip_version:-}" 24.2 25.0; do
+  [ -n "$version" ] || continue
+  cat > "$HOME/.ansible/test/cache/get_pip_${version//./_}.py" <<'PY'
+import ensurepip
+import os
+import runpy
+import sys
+
+ensurepip.bootstrap()
+os.environ.pop("PIP_CONFIG_FILE", None)
+sys.argv = ["pip", "install"] + sys.argv[1:]
+runpy.run_module("pip.__main__", run_name="__main__", alter_sys=True)
+PY
+done
+
+rm -rf "$copy" && mkdir -p "$copy"
+cd "$top"
+git ls-files -co --exclude-standard -z | grep -zv '^\.collections/' \
+  | while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s\0' "$file"; done \
+  | tar --null -T - -cf - | tar -xf - -C "$copy"
+
+cd "$copy"
+# pslint is for PowerShell, of which there is none.
+ansible-test sanity --skip-test pslint --junit --color yes "$@"
+cp tests/output/junit/*.xml "$junit"/

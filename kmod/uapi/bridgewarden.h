@@ -135,7 +135,7 @@ enum bw_attr {
 	BW_ATTR_COUNT_PUBLISH,
 	BW_ATTR_COUNT_RULES,
 	BW_ATTR_COUNT_PAIRS,
-	BW_ATTR_HOOKS_FIRST,		/* u32: bit pf * 8 + hook: ours is first; pf 0 IPv4, 1 IPv6 */
+	BW_ATTR_HOOKS_FIRST,		/* u32: bit pf * 8 + hook; pf 0 IPv4, 1 IPv6 */
 	BW_ATTR_HOOKS_EXPECTED,		/* u32: the bits that are set when all is well */
 	BW_ATTR_RULE_INDEX,		/* u32: see enum bw_reason */
 	BW_ATTR_RULE_KEY,		/* u64 */

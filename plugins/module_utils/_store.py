@@ -1,0 +1,215 @@
+# -*- coding: utf-8 -*-
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The files of a host: the desired policy, the last good one, what was applied.
+
+Each file is a sealed envelope: a schema number, the SHA-256 of its body, the
+body.  It is written whole or not at all (temporary file, fsync, rename, fsync
+of the folder) and a file that does not add up is refused, never guessed at.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+import typing as t
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    Locked,
+    PermissionDenied,
+    StoreCorrupt,
+)
+
+SCHEMA = 1
+
+ETC = "/etc/bridgewarden"
+VAR = "/var/lib/bridgewarden"
+LOCK = "/run/lock/bridgewarden.lock"
+
+Json = t.Dict[str, t.Any]
+
+
+def canonical(value: t.Any) -> str:
+    """The one text a JSON value has: sorted keys, no blanks."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class Store:
+    """`read_*` returns None where the file is absent and raises StoreCorrupt where it is damaged."""
+
+    def __init__(self, etc: str = ETC, var: str = VAR, lock: str = LOCK) -> None:
+        self.policy_path = os.path.join(etc, "policy.json")
+        self.pending_path = os.path.join(var, "pending.json")
+        self.last_good_path = os.path.join(var, "last-good.json")
+        self.applied_path = os.path.join(var, "applied.json")
+        self.lock_path = lock
+
+    # The desired policy in normal form, as `_policy.normalise()` accepts it.
+
+    def read_policy(self) -> t.Optional[Json]:
+        return self._read(self.policy_path)
+
+    def write_policy(self, policy: Json) -> bool:
+        """True where the file changed."""
+        return self._write(self.policy_path, policy)
+
+    # A policy whose commit waits for its confirmation: it becomes the desired
+    # one when that comes, so a roll back by the kernel leaves nothing to undo.
+
+    def read_pending(self) -> t.Optional[Json]:
+        return self._read(self.pending_path)
+
+    def write_pending(self, policy: Json) -> bool:
+        return self._write(self.pending_path, policy)
+
+    def drop_pending(self) -> bool:
+        return self._remove(self.pending_path)
+
+    # The last policy that was committed and kept: what boot falls back on.
+
+    def read_last_good(self) -> t.Optional[Json]:
+        return self._read(self.last_good_path)
+
+    def write_last_good(self, policy: Json) -> bool:
+        return self._write(self.last_good_path, policy)
+
+    # What the last commit of ours put into the kernel, in words, for diffs:
+    # {"generation", "policy_digest", "ruleset_digest", "mode", "effective": [...], "words": [...], "time"}
+
+    def read_applied(self) -> t.Optional[Json]:
+        return self._read(self.applied_path)
+
+    def write_applied(self, applied: Json) -> bool:
+        return self._write(self.applied_path, applied)
+
+    def remove(self) -> t.List[str]:
+        """Removes all files; returns the paths that were there. For uninstall."""
+        paths = (self.policy_path, self.pending_path, self.last_good_path, self.applied_path)
+        return [path for path in paths if self._remove(path)]
+
+    @contextlib.contextmanager
+    def lock(self, timeout: float = 10.0) -> t.Iterator[None]:
+        """Held around read, commit and write, so that two writers do not race. Not re-entrant."""
+        try:
+            os.makedirs(os.path.dirname(self.lock_path), exist_ok=True)
+            handle = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise self._denied(self.lock_path, error)
+        try:
+            deadline = time.monotonic() + timeout
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise self._denied(self.lock_path, error)
+                if time.monotonic() >= deadline:
+                    raise Locked(
+                        "another bridgewarden writer (%s) has held the lock for %d s" % (self._holder(handle), timeout),
+                        self.lock_path,
+                        "wait for it to end, or look at what it is doing",
+                    )
+                time.sleep(0.05)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, b"%d\n" % os.getpid(), 0)
+            yield
+        finally:
+            os.close(handle)
+
+    @staticmethod
+    def _holder(handle: int) -> str:
+        pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
+        return "process %s" % pid if pid else "unknown process"
+
+    @staticmethod
+    def _denied(path: str, error: OSError) -> Exception:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return PermissionDenied("cannot write: %s" % error.strerror, path, "run as root (become: true)")
+        return StoreCorrupt("cannot be used: %s" % error.strerror, path, "mend the file system and run again")
+
+    def _read(self, path: str) -> t.Optional[Json]:
+        try:
+            with open(path, "rb") as handle:
+                text = handle.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise PermissionDenied("cannot read the file", path, "run as root (become: true)")
+            raise StoreCorrupt("cannot be read: %s" % error.strerror, path, "apply the policy again")
+        mend = "apply the policy again with bridgewarden.docker.policy; the file is left as it is"
+        try:
+            envelope = json.loads(text.decode("utf-8"))
+        except ValueError as error:
+            raise StoreCorrupt("the file is not JSON: %s" % error, path, mend)
+        if not isinstance(envelope, dict) or not isinstance(envelope.get("body"), dict):
+            raise StoreCorrupt("the file is not one of bridgewarden's", path, mend)
+        if envelope.get("schema") != SCHEMA:
+            raise StoreCorrupt(
+                "the file has schema %r, this version reads %d" % (envelope.get("schema"), SCHEMA), path, mend
+            )
+        if envelope.get("sha256") != self._sum(envelope["body"]):
+            raise StoreCorrupt("the file's checksum does not match its content", path, mend)
+        body: Json = envelope["body"]
+        return body
+
+    @staticmethod
+    def _sum(body: Json) -> str:
+        return hashlib.sha256(canonical(body).encode("utf-8")).hexdigest()
+
+    def _write(self, path: str, body: Json) -> bool:
+        envelope = {"schema": SCHEMA, "sha256": self._sum(body), "body": body}
+        text = (json.dumps(envelope, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+        try:
+            with open(path, "rb") as handle:
+                if handle.read() == text:
+                    return False
+        except OSError:
+            pass    # absent or unreadable: it is about to be written
+        folder = os.path.dirname(path)
+        temporary = ""
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            handle_no, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path), dir=folder)
+            with os.fdopen(handle_no, "wb") as handle:      # mkstemp: mode 0600
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.rename(temporary, path)
+            temporary = ""
+            self._sync_folder(folder)
+        except OSError as error:
+            raise self._denied(path, error)
+        finally:
+            if temporary:
+                os.unlink(temporary)
+        return True
+
+    def _remove(self, path: str) -> bool:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._denied(path, error)
+        self._sync_folder(os.path.dirname(path))
+        return True
+
+    @staticmethod
+    def _sync_folder(folder: str) -> None:
+        # Without it the rename may be lost in a power cut although the data is there.
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -9,6 +9,7 @@ printf '127.0.0.1 localhost %s\n::1 localhost\n' "$1" > /etc/hosts
 rm -f /etc/resolv.conf
 echo 'nameserver 10.0.2.3' > /etc/resolv.conf
 echo '/dev/vda / ext4 defaults,noatime 0 0' > /etc/fstab
+echo 'LANG=C.UTF-8' > /etc/default/locale
 : > /etc/machine-id # each machine makes its own
 chmod 700 /root/.ssh
 chmod 600 /root/.ssh/authorized_keys

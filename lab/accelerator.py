@@ -1,0 +1,58 @@
+"""KVM where it truly works, emulation everywhere else.
+
+A /dev/kvm that opens is no proof: some hosts offer one that hangs as soon as Linux starts. So a real kernel is booted
+for a few seconds, once per boot of this machine. BRIDGEWARDEN_LAB_ACCEL=kvm|tcg skips the question.
+"""
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.image import Image
+from lab.paths import cache, locked
+from lab.progress import say
+
+_PROBE_SECONDS = 20
+_PROOF = "Kernel panic - not syncing: VFS"  # a kernel without a root disk gets exactly this far
+
+
+def choose(image: Image) -> list[str]:
+    """QEMU's -accel and -cpu options for this machine."""
+    name = os.environ.get("BRIDGEWARDEN_LAB_ACCEL") or _remembered(image)
+    if name == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    if name == "tcg":
+        return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem"]
+    raise LabError(f"BRIDGEWARDEN_LAB_ACCEL is {name!r}; it may be kvm or tcg")
+
+
+def _remembered(image: Image) -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    note = cache() / "accelerator"
+    with locked("accelerator"):
+        known = note.read_text(encoding="ascii").split() if note.exists() else []
+        if len(known) != 2 or known[0] != boot:
+            known = [boot, "kvm" if _kvm_boots(image) else "tcg"]
+            note.write_text(" ".join(known), encoding="ascii")
+    return known[1]
+
+
+def _kvm_boots(image: Image) -> bool:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    say(f"trying whether KVM works on this machine (at most {_PROBE_SECONDS} s, once per boot)")
+    with tempfile.TemporaryFile() as console:
+        command = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display", "none",
+                   "-no-reboot", "-serial", "stdio", "-kernel", str(image.kernel), "-append", "console=ttyS0 panic=-1"]
+        probe = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.DEVNULL)
+        try:
+            probe.wait(_PROBE_SECONDS)
+        except subprocess.TimeoutExpired:
+            probe.kill()
+        console.seek(0)
+        works = _PROOF.encode() in console.read()
+    say("KVM works" if works else "KVM does not work here: machines are emulated (TCG)")
+    return works

@@ -1,0 +1,148 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight
+short_description: Can this host be hardened, and what does it lack
+version_added: 0.1.0
+description:
+  - Looks at the kernel, its headers, module loading, Secure Boot, Docker and the Python libraries, and changes nothing.
+  - Fails with every problem that stops bridgewarden on this host, each with its place and its mend.
+  - Returns the packages to install, so that one package task does it.
+  - Needs nothing but Python on the host.
+author:
+  - The bridgewarden developers (@bridgewarden)
+extends_documentation_fragment:
+  - bridgewarden.docker._attributes
+  - bridgewarden.docker._attributes.info_module
+options:
+  docker_socket:
+    description: Docker's socket on the target.
+    type: str
+    default: unix:///var/run/docker.sock
+  need_docker:
+    description: Whether it is a problem when dockerd is missing, down, or too old.
+    type: bool
+    default: true
+  need_module:
+    description: Whether the kernel module will be built and loaded, so that the kernel and its headers matter.
+    type: bool
+    default: true
+  report_only:
+    description: Return the problems instead of failing.
+    type: bool
+    default: false
+seealso:
+  - module: bridgewarden.docker.dkms
+"""
+
+EXAMPLES = r"""
+- name: Look before anything is changed
+  bridgewarden.docker.preflight:
+  register: preflight
+
+- name: Install what is missing
+  ansible.builtin.apt:
+    name: "{{ preflight.packages }}"
+    update_cache: true
+  when: preflight.packages | length > 0
+"""
+
+RETURN = r"""
+problems:
+  description: What stops bridgewarden on this host.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - thing: the kernel takes signed modules only (Secure Boot)
+      place: MOK list
+      mend: enrol DKMS's key ...
+packages:
+  description: Packages to install; empty where nothing is missing or the package manager is not apt.
+  returned: always
+  type: list
+  elements: str
+  sample: [dkms, linux-headers-cloud-amd64, python3-pyroute2]
+facts:
+  description: What was found.
+  returned: always
+  type: dict
+  contains:
+    kernel:
+      description: Release of the running kernel.
+      type: str
+      returned: always
+      sample: 6.12.117+deb13-cloud-amd64
+    architecture:
+      description: Of the machine.
+      type: str
+      returned: always
+      sample: x86_64
+    python:
+      description: The interpreter that ran this module.
+      type: dict
+      returned: always
+    modules_supported:
+      description: Whether the kernel can load modules at all.
+      type: bool
+      returned: O(need_module=true)
+    modules_disabled:
+      description: Whether loading was switched off until reboot.
+      type: bool
+      returned: O(need_module=true)
+    secure_boot:
+      description: Firmware verification, lockdown, and DKMS's signing key.
+      type: dict
+      returned: O(need_module=true)
+    headers:
+      description: Headers of the running kernel, and the packages that give them now and after upgrades.
+      type: dict
+      returned: O(need_module=true)
+    newer_kernels:
+      description: Installed kernels of the same flavour that are newer than the running one.
+      type: list
+      elements: str
+      returned: O(need_module=true)
+    docker:
+      description: The daemon, with null for what could not be found.
+      type: dict
+      returned: always
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import examine
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            "need_docker": {"type": "bool", "default": True},
+            "need_module": {"type": "bool", "default": True},
+            "report_only": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    report = examine(module.params["docker_socket"], module.params["need_docker"], module.params["need_module"])
+    for warning in report.warnings:
+        module.warn(warning)
+    result = {
+        "changed": False,
+        "facts": report.facts,
+        "packages": report.packages,
+        "problems": [problem._asdict() for problem in report.problems],
+    }
+    if report.problems and not module.params["report_only"]:
+        module.fail_json(msg="; ".join(problem.text() for problem in report.problems), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

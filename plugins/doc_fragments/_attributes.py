@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # PRIVATE to the collection: it may change at any time.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-
     # Every module takes this one and states its own support for each attribute.
     DOCUMENTATION = r"""
 options: {}

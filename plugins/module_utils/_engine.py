@@ -1,6 +1,5 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """From a desired policy and Docker's facts to a ruleset in force.
@@ -28,20 +27,20 @@ Json = t.Dict[str, t.Any]
 
 @dataclass(frozen=True)
 class Options:
-    on_empty_selector: str = "warn"     # warn | fail | ignore
-    force: bool = False                 # commit although it may cut somebody off
+    on_empty_selector: str = "warn"  # warn | fail | ignore
+    force: bool = False  # commit although it may cut somebody off
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a policy means on this host now."""
 
-    policy: Json                    # normal form, what the store keeps
-    policy_digest: str              # hex
+    policy: Json  # normal form, what the store keeps
+    policy_digest: str  # hex
     ruleset: Ruleset
-    ruleset_digest: str             # hex
-    effective: t.List[Json]         # architecture.md, 4
-    words: t.List[str]              # one sentence each: mode, guards, defaults, rules
+    ruleset_digest: str  # hex
+    effective: t.List[Json]  # architecture.md, 4
+    words: t.List[str]  # one sentence each: mode, guards, defaults, rules
     warnings: t.List[str]
     facts: Json = field(repr=False)
 
@@ -51,15 +50,20 @@ class Result:
     """What `apply()` did, or would do."""
 
     changed: bool
-    generation: int                 # in force now; in a dry run the one before
-    confirm_timeout: int            # seconds of the window that is now open; 0: none
-    actions: t.List[str]            # in plain words, the same in a dry run
-    before: str                     # for Ansible's diff
+    generation: int  # in force now; in a dry run the one before
+    confirm_timeout: int  # seconds of the window that is now open; 0: none
+    actions: t.List[str]  # in plain words, the same in a dry run
+    before: str  # for Ansible's diff
     after: str
 
     @property
     def diff(self) -> t.Dict[str, str]:
-        return {"before": self.before, "after": self.after, "before_header": "in force", "after_header": "wanted"}
+        return {
+            "before": self.before,
+            "after": self.after,
+            "before_header": "in force",
+            "after_header": "wanted",
+        }
 
 
 def plan(policy: Json, facts: Json, options: t.Optional[Options] = None) -> Plan:

@@ -1,6 +1,5 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What can go wrong, in words.
@@ -35,14 +34,14 @@ def did_you_mean(word: str, known: t.Iterable[str]) -> str:
     """' Did you mean "web"?' for a near miss, else ''."""
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
-    return ' Did you mean "%s"?' % lowered[near[0]] if near else ""
+    return f' Did you mean "{lowered[near[0]]}"?' if near else ""
 
 
 class BridgewardenError(Exception):
     """Base of all errors of the collection."""
 
-    kind = "error"      # stable word for scripts, in module results as error_kind
-    exit_code = 1       # of the bridgewarden command
+    kind = "error"  # stable word for scripts, in module results as error_kind
+    exit_code = 1  # of the bridgewarden command
 
     def __init__(self, thing: str, place: str = "", mend: str = "") -> None:
         self.thing = thing
@@ -53,7 +52,7 @@ class BridgewardenError(Exception):
     def text(self) -> str:
         text = self.thing
         if self.place:
-            text += " (%s)" % self.place
+            text += f" ({self.place})"
         if self.mend:
             text += ": " + self.mend
         return text
@@ -72,12 +71,14 @@ class PolicyError(BridgewardenError):
     kind = "policy"
     exit_code = 2
 
-    def __init__(self, thing: str, path: t.Sequence[t.Union[str, int]] = (), mend: str = "", rule: str = "") -> None:
+    def __init__(
+        self, thing: str, path: t.Sequence[t.Union[str, int]] = (), mend: str = "", rule: str = ""
+    ) -> None:
         self.path: Path = tuple(path)
         self.rule = rule
         place = path_text(self.path)
         if rule:
-            place = 'rule "%s"%s' % (rule, ", " + place if place else "")
+            place = 'rule "{}"{}'.format(rule, ", " + place if place else "")
         super().__init__(thing, place, mend)
 
     def as_result(self) -> t.Dict[str, t.Any]:

@@ -1,6 +1,5 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What the library and the kernel module say to each other.
@@ -43,8 +42,8 @@ if t.TYPE_CHECKING:
 FAMILY_NAME = "bridgewarden"
 FAMILY_VERSION = 1
 
-NAME_LEN = 64       # NUL included
-GUARD_LEN = 32      # NUL included
+NAME_LEN = 64  # NUL included
+GUARD_LEN = 32  # NUL included
 DIGEST_LEN = 32
 MAX_GUARDS = 64
 MAX_IDENTITIES = 1 << 20
@@ -237,15 +236,15 @@ class Info:
     """State of the module: INFO_GET's reply."""
 
     version: str
-    generation: int             # 0: no ruleset yet, the guards are closed
-    mode: str                   # "enforce" or "audit"
+    generation: int  # 0: no ruleset yet, the guards are closed
+    mode: str  # "enforce" or "audit"
     defaults: t.Dict[str, str]  # direction class -> action
-    policy_digest: str          # hex; "" without a ruleset
+    policy_digest: str  # hex; "" without a ruleset
     ruleset_digest: str
-    confirm_remaining: int      # seconds left of an open confirm window; 0: none is open
+    confirm_remaining: int  # seconds left of an open confirm window; 0: none is open
     guards: t.Tuple[str, ...]
     guard_links: t.Tuple[int, ...]
-    counts: t.Dict[str, int]    # identities, cells, endpoints, publish, rules, pairs
+    counts: t.Dict[str, int]  # identities, cells, endpoints, publish, rules, pairs
     hooks_first: int
     hooks_expected: int
 
@@ -259,7 +258,7 @@ class Info:
 class RuleRow:
     """A rule or built-in reason with its counters: RULE_GET."""
 
-    index: int      # Reason below REASON_MAX, rule number + REASON_MAX above
+    index: int  # Reason below REASON_MAX, rule number + REASON_MAX above
     key: int
     name: str
     action: str
@@ -288,7 +287,7 @@ class Explanation:
     action: str
     direction_class: str
     rule_index: int
-    rule_name: str              # of the rule or built-in reason
+    rule_name: str  # of the rule or built-in reason
     from_identity: int
     to_identity: int
     generation: int
@@ -308,12 +307,12 @@ def chunked(sections: Sections, limit: int = CHUNK) -> t.Iterator[_Attrs]:
         view = memoryview(data)
         offset = 0
         while offset < len(view):
-            count = (room - 8) // size      # 8: the attribute's header and its padding
+            count = (room - 8) // size  # 8: the attribute's header and its padding
             if count <= 0:
                 yield message
                 message, room = [], limit
                 continue
-            part = view[offset:offset + count * size]
+            part = view[offset : offset + count * size]
             message.append((attr, bytes(part)))
             offset += len(part)
             room -= (len(part) + 7) & ~3
@@ -346,7 +345,7 @@ def _find_message(data: bytes, offset: int, end: int) -> str:
         if length < 4 or offset + length > end:
             break
         if kind & 0x3FFF == _EXT_ACK_MSG:
-            return bytes(data[offset + 4:offset + length]).rstrip(b"\0").decode("utf-8", "replace")
+            return bytes(data[offset + 4 : offset + length]).rstrip(b"\0").decode("utf-8", "replace")
         offset += (length + 3) & ~3
     return ""
 
@@ -358,19 +357,32 @@ def kernel_error(number: int, words: str, doing: str) -> BridgewardenError:
         if "seal" in words:
             return Sealed("the module is sealed", doing, "reboot the host to change its policy", number)
         return PermissionDenied(
-            "the kernel refuses: %s" % said, doing,
+            f"the kernel refuses: {said}",
+            doing,
             "run as root in the host's own namespaces (become: true; not inside a container)",
         )
     if number == errno.ESTALE:
-        return Stale("the kernel's state has moved on: %s" % said, doing,
-                     "somebody else has committed meanwhile; read the state again and repeat", number)
+        return Stale(
+            f"the kernel's state has moved on: {said}",
+            doing,
+            "somebody else has committed meanwhile; read the state again and repeat",
+            number,
+        )
     if number in (errno.EBUSY, errno.EAGAIN):
-        return Busy("the kernel is busy: %s" % said, doing,
-                    "wait for the other writer, or confirm or roll back the open commit", number)
+        return Busy(
+            f"the kernel is busy: {said}",
+            doing,
+            "wait for the other writer, or confirm or roll back the open commit",
+            number,
+        )
     if number == errno.ENOMEM:
-        return KernelError("the kernel has no memory for it: %s" % said, doing,
-                           "free memory or shrink the policy; the ruleset in force is unchanged", number)
-    return KernelError("the kernel refuses: %s" % said, doing, "nothing was changed", number)
+        return KernelError(
+            f"the kernel has no memory for it: {said}",
+            doing,
+            "free memory or shrink the policy; the ruleset in force is unchanged",
+            number,
+        )
+    return KernelError(f"the kernel refuses: {said}", doing, "nothing was changed", number)
 
 
 class Kernel:
@@ -398,10 +410,13 @@ class Kernel:
             from pyroute2.netlink.exceptions import NetlinkError
             from pyroute2.netlink.generic import GenericNetlinkSocket
         except ImportError as error:
-            raise LibraryMissing("the Python library pyroute2 cannot be imported: %s" % error, "",
-                                 "install the distribution's python3-pyroute2")
+            raise LibraryMissing(
+                f"the Python library pyroute2 cannot be imported: {error}",
+                "",
+                "install the distribution's python3-pyroute2",
+            )
 
-        class Message(genlmsg):     # type: ignore[misc]
+        class Message(genlmsg):  # type: ignore[misc]
             prefix = "BW_ATTR_"
             nla_map = tuple(("BW_ATTR_" + attr.name, "cdata") for attr in Attr)
 
@@ -421,7 +436,8 @@ class Kernel:
             sock.close()
             if error.code == errno.ENOENT:
                 raise ModuleMissing(
-                    "the kernel module bridgewarden is not loaded", "generic netlink family %s" % FAMILY_NAME,
+                    "the kernel module bridgewarden is not loaded",
+                    f"generic netlink family {FAMILY_NAME}",
                     "load it with 'modprobe bridgewarden' (the role bridgewarden.docker.kmod builds and loads it)",
                 )
             raise kernel_error(error.code, self._words, "looking for the module")
@@ -432,7 +448,9 @@ class Kernel:
         if version != FAMILY_VERSION:
             sock.close()
             raise VersionMismatch(
-                "the loaded kernel module speaks protocol version %s, this library %d" % (version, FAMILY_VERSION), "",
+                "the loaded kernel module speaks protocol version %s, this library %d"
+                % (version, FAMILY_VERSION),
+                "",
                 "install the module and the collection of one release and load the module again",
             )
         self._socket = sock
@@ -457,10 +475,16 @@ class Kernel:
         """The state of the module."""
         for reply in self._request(Cmd.INFO_GET, [], "reading the module's state"):
             return _info(reply)
-        raise KernelError("the kernel gave no answer", "reading the module's state", "look into the kernel log")
+        raise KernelError(
+            "the kernel gave no answer", "reading the module's state", "look into the kernel log"
+        )
 
     def commit(
-        self, ruleset: Ruleset, expect: t.Optional[int] = None, dry_run: bool = False, confirm_timeout: int = 0
+        self,
+        ruleset: Ruleset,
+        expect: t.Optional[int] = None,
+        dry_run: bool = False,
+        confirm_timeout: int = 0,
     ) -> int:
         """Makes `ruleset` the one in force, if the generation is still `expect`; returns the new generation.
 
@@ -501,7 +525,7 @@ class Kernel:
         try:
             self._request(Cmd.ABORT, [], "aborting")
         except BridgewardenError:
-            pass    # the kernel drops the transaction with the socket at the latest
+            pass  # the kernel drops the transaction with the socket at the latest
 
     def confirm(self, generation: t.Optional[int] = None) -> int:
         """Keeps a commit whose confirm window is open; returns the generation in force."""
@@ -527,8 +551,14 @@ class Kernel:
         return [_endpoint(reply) for reply in self._dump(Cmd.ENDPOINT_GET, "reading the endpoints")]
 
     def explain(
-        self, from_addr: str, to_addr: str, proto: int, port: int = 0,
-        from_kind: Kind = Kind.WORLD, to_kind: Kind = Kind.GUARDED, direct: bool = False,
+        self,
+        from_addr: str,
+        to_addr: str,
+        proto: int,
+        port: int = 0,
+        from_kind: Kind = Kind.WORLD,
+        to_kind: Kind = Kind.GUARDED,
+        direct: bool = False,
     ) -> Explanation:
         """Which verdict a connection would get; `port` is the responder's own, or ICMP type << 8 | code."""
         family = socket.AF_INET6 if ":" in from_addr else socket.AF_INET

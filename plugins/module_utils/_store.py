@@ -1,6 +1,5 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
-# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The files of a host: the desired policy, the last good one, what was applied.
@@ -114,8 +113,9 @@ class Store:
                     if error.errno not in (errno.EAGAIN, errno.EACCES):
                         raise self._denied(self.lock_path, error)
                 if time.monotonic() >= deadline:
+                    holder = self._holder(handle)
                     raise Locked(
-                        "another bridgewarden writer (%s) has held the lock for %d s" % (self._holder(handle), timeout),
+                        "another bridgewarden writer (%s) has held the lock for %d s" % (holder, timeout),
                         self.lock_path,
                         "wait for it to end, or look at what it is doing",
                     )
@@ -129,13 +129,13 @@ class Store:
     @staticmethod
     def _holder(handle: int) -> str:
         pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-        return "process %s" % pid if pid else "unknown process"
+        return f"process {pid}" if pid else "unknown process"
 
     @staticmethod
     def _denied(path: str, error: OSError) -> Exception:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return PermissionDenied("cannot write: %s" % error.strerror, path, "run as root (become: true)")
-        return StoreCorrupt("cannot be used: %s" % error.strerror, path, "mend the file system and run again")
+            return PermissionDenied(f"cannot write: {error.strerror}", path, "run as root (become: true)")
+        return StoreCorrupt(f"cannot be used: {error.strerror}", path, "mend the file system and run again")
 
     def _read(self, path: str) -> t.Optional[Json]:
         try:
@@ -146,12 +146,12 @@ class Store:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise PermissionDenied("cannot read the file", path, "run as root (become: true)")
-            raise StoreCorrupt("cannot be read: %s" % error.strerror, path, "apply the policy again")
+            raise StoreCorrupt(f"cannot be read: {error.strerror}", path, "apply the policy again")
         mend = "apply the policy again with bridgewarden.docker.policy; the file is left as it is"
         try:
             envelope = json.loads(text.decode("utf-8"))
         except ValueError as error:
-            raise StoreCorrupt("the file is not JSON: %s" % error, path, mend)
+            raise StoreCorrupt(f"the file is not JSON: {error}", path, mend)
         if not isinstance(envelope, dict) or not isinstance(envelope.get("body"), dict):
             raise StoreCorrupt("the file is not one of bridgewarden's", path, mend)
         if envelope.get("schema") != SCHEMA:
@@ -175,13 +175,13 @@ class Store:
                 if handle.read() == text:
                     return False
         except OSError:
-            pass    # absent or unreadable: it is about to be written
+            pass  # absent or unreadable: it is about to be written
         folder = os.path.dirname(path)
         temporary = ""
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            handle_no, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path), dir=folder)
-            with os.fdopen(handle_no, "wb") as handle:      # mkstemp: mode 0600
+            handle_no, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
+            with os.fdopen(handle_no, "wb") as handle:  # mkstemp: mode 0600
                 handle.write(text)
                 handle.flush()
                 os.fsync(handle.fileno())

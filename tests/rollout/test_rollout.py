@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A lost or failed host ends the rollout: shown on the real playbook's own skeleton, without a VM.
 
-The play under test is playbooks/harden_docker.yml with its keywords and its gates; only what its roles do is replaced by
-a stub that notes the host's name. A host is lost by pointing its connection at a closed port from one step on.
+The play under test is playbooks/harden_docker.yml with its keywords and its gates; only what its roles do is
+replaced by a stub that notes the host's name. A host is lost by pointing its connection at a closed port.
 """
 
 from __future__ import annotations

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""After uninstall.yml, twice: the host is as it was, and so is who reaches whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def before(memory: Any) -> Any:
+    return memory.load("snapshot")
+
+
+@pytest.mark.parametrize("what", ["files", "modules", "settings", "units", "running"])
+def test_the_host_is_as_it_was(snapshot: Any, before: Any, what: str) -> None:
+    after = snapshot()
+    assert after[what] == before[what]
+
+
+def test_the_containers_were_not_touched_by_the_uninstall(guest: Any, memory: Any) -> None:
+    """Since the reboot, that is."""
+    assert guest.containers() == memory.load("containers")
+
+
+def test_every_path_is_open_again(guest: Any, memory: Any) -> None:
+    found = [[*key, result] for key, result in guest.matrix("after uninstall").items()]
+    assert found == memory.load("before")

@@ -46,8 +46,8 @@ class Link(t.NamedTuple):
     index: int
     name: str
     kind: str
-    master: int     # ifindex of the bridge it is a port of, or 0
-    netnsid: int    # namespace of its peer as this namespace numbers it, or -1
+    master: int  # ifindex of the bridge it is a port of, or 0
+    netnsid: int  # namespace of its peer as this namespace numbers it, or -1
 
 
 def collect(socket: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT) -> Json:
@@ -75,14 +75,16 @@ def assemble(
     by_name = {network["Name"]: network for network in networks}
     by_id = {network["Id"]: network for network in networks}
     ports: t.Dict[t.Tuple[int, int], Link] = {
-        (link.netnsid, link.master): link for link in links if link.kind == "veth" and link.netnsid >= 0 and link.master
+        (link.netnsid, link.master): link
+        for link in links
+        if link.kind == "veth" and link.netnsid >= 0 and link.master
     }
     containers = []
     for listed in answers["containers"]:
         inspect = answers["inspects"].get(listed["Id"])
         live = listed.get("State") in LIVE_STATES
         if live and inspect is None:
-            continue    # gone between the two calls
+            continue  # gone between the two calls
         containers.append(_container(listed, inspect or {}, by_name, by_id, ports, nsids))
     return {
         "docker": {"version": answers["version"], "userland_proxy": answers["userland_proxy"]},
@@ -183,7 +185,9 @@ def _ports(raw: t.Mapping[str, t.Optional[t.List[Json]]]) -> t.List[Json]:
                     "Protocol": protocol or "tcp",
                 }
             )
-    return sorted(ports, key=lambda item: (item["Protocol"], item["HostPort"], item["HostIp"], item["ContainerPort"]))
+    return sorted(
+        ports, key=lambda item: (item["Protocol"], item["HostPort"], item["HostIp"], item["ContainerPort"])
+    )
 
 
 # dockerd's side.
@@ -201,7 +205,7 @@ def _ask_docker(socket: str, timeout: float) -> Json:
             try:
                 inspects[entry["Id"]] = api.inspect_container(entry["Id"])
             except not_found:
-                continue    # it went away meanwhile
+                continue  # it went away meanwhile
         networks = api.networks()
         version = str(api.version(False).get("Version") or "")
     except errors as error:
@@ -231,12 +235,18 @@ def client(
         import requests
     except ImportError:
         raise LibraryMissing(
-            "the Docker library for Python is not installed", "import docker", "install the package python3-docker"
+            "the Docker library for Python is not installed",
+            "import docker",
+            "install the package python3-docker",
         )
     errors = (docker.errors.DockerException, requests.exceptions.RequestException)
     try:
         # "auto": old daemons refuse new API versions, new daemons refuse old ones.
-        return docker.APIClient(base_url=socket, version="auto", timeout=timeout), errors, docker.errors.NotFound
+        return (
+            docker.APIClient(base_url=socket, version="auto", timeout=timeout),
+            errors,
+            docker.errors.NotFound,
+        )
     except errors as error:
         raise DockerUnavailable(
             "dockerd does not answer: %s" % _first_line(error), socket, "look at 'systemctl status docker'"
@@ -244,7 +254,7 @@ def client(
 
 
 def socket_path(socket: str) -> str:
-    path = socket[len("unix://"):] if socket.startswith("unix://") else socket
+    path = socket[len("unix://") :] if socket.startswith("unix://") else socket
     if not path.startswith("/"):
         raise DockerUnavailable(
             "%r is no local socket" % socket, "docker socket", "give it as unix:///var/run/docker.sock"
@@ -260,7 +270,9 @@ def check_socket(socket: str = DEFAULT_SOCKET, timeout: float = 5.0) -> None:
     try:
         probe.connect(path)
     except socketlib.timeout:
-        raise DockerUnavailable("dockerd does not take connections", path, "look at 'systemctl status docker'")
+        raise DockerUnavailable(
+            "dockerd does not take connections", path, "look at 'systemctl status docker'"
+        )
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise PermissionDenied("no permission for Docker's socket", path, "run as root (become: true)")
@@ -272,7 +284,9 @@ def check_socket(socket: str = DEFAULT_SOCKET, timeout: float = 5.0) -> None:
 
 
 def find_dockerd() -> t.Optional[str]:
-    return shutil.which("dockerd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/usr/local/bin:/sbin:/bin")
+    return shutil.which(
+        "dockerd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/usr/local/bin:/sbin:/bin"
+    )
 
 
 def userland_proxy(pidfile: str = "/var/run/docker.pid", proc: str = "/proc") -> t.Optional[bool]:
@@ -315,7 +329,9 @@ def _ask_kernel(sandboxes: t.Sequence[str]) -> t.Tuple[t.List[Link], t.List[str]
         from pyroute2 import IPRoute
     except ImportError:
         raise LibraryMissing(
-            "the netlink library for Python is not installed", "import pyroute2", "install the package python3-pyroute2"
+            "the netlink library for Python is not installed",
+            "import pyroute2",
+            "install the package python3-pyroute2",
         )
     ipr = IPRoute()
     try:
@@ -364,7 +380,7 @@ def _nsid(ipr: t.Any, path: str) -> int:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return -1   # the container has ended
+        return -1  # the container has ended
     try:
         if hasattr(ipr, "get_netnsid"):
             nsid = (ipr.get_netnsid(fd=handle) or {}).get("nsid")

@@ -28,7 +28,7 @@ import typing as t
 
 Json = t.Dict[str, t.Any]
 
-MINIMUM_KERNEL = (5, 10)
+MINIMUM_KERNEL = "5.10"
 MINIMUM_DOCKER = (20, 10)
 MINIMUM_PYTHON = (3, 9)
 
@@ -54,7 +54,7 @@ class Problem(t.NamedTuple):
 
 class Report(t.NamedTuple):
     facts: Json
-    packages: t.List[str]       # to install, in one go
+    packages: t.List[str]  # to install, in one go
     problems: t.List[Problem]
     warnings: t.List[str]
 
@@ -76,14 +76,23 @@ def numbers(version: str) -> t.Tuple[int, ...]:
 # The kernel and its headers.
 
 
+# 6.12.117+deb13-cloud-amd64, 6.1.0-56-amd64, 5.10.0-32-686-pae
+_RELEASE = re.compile(
+    r"^\d[\w.+~]*(?:-\d[\w.+~]*?)??-(?P<flavour>(?:686(?:-pae)?)|(?:[a-z][a-z0-9]*)(?:-[a-z0-9]+)*)$"
+)
+
+
 def kernel_flavour(release: str) -> str:
     """What follows the version in a kernel's release: "cloud-amd64", "amd64", "rt-amd64", "generic"."""
-    match = re.match(r"^\d[\w.+~]*(?:-\d[\w.+~]*?)??-(?P<flavour>(?:686(?:-pae)?)|(?:[a-z][a-z0-9]*)(?:-[a-z0-9]+)*)$", release)
+    match = re.match(
+        r"^\d[\w.+~]*(?:-\d[\w.+~]*?)??-(?P<flavour>(?:686(?:-pae)?)|(?:[a-z][a-z0-9]*)(?:-[a-z0-9]+)*)$",
+        release,
+    )
     return match.group("flavour") if match else ""
 
 
 def header_packages(release: str) -> t.Tuple[str, str]:
-    """The package with the headers of just this kernel, and the meta package that follows its upgrades ("" if unknown)."""
+    """The package with the headers of just this kernel, and the meta package that follows its upgrades or ""."""
     flavour = kernel_flavour(release)
     return "linux-headers-" + release, "linux-headers-" + flavour if flavour else ""
 
@@ -131,14 +140,14 @@ def module_loaded(name: str) -> bool:
 
 
 def secure_boot() -> Json:
-    """Whether the firmware verifies, how far the kernel is locked down, and whether dkms's key is known to it."""
+    """Whether the firmware verifies, how far the kernel is locked down, whether dkms's key is known to it."""
     enabled: t.Optional[bool] = None
     try:
         with open(_SECURE_BOOT, "rb") as handle:
             enabled = handle.read()[-1:] == b"\1"
     except OSError:
         if not os.path.isdir("/sys/firmware/efi"):
-            enabled = False     # no EFI at all
+            enabled = False  # no EFI at all
     lockdown = None
     match = re.search(r"\[(\w+)\]", read("/sys/kernel/security/lockdown") or "")
     if match:
@@ -151,12 +160,19 @@ def secure_boot() -> Json:
     signed_only = bool(enabled and lockdown not in (None, "none")) or read(
         "/sys/module/module/parameters/sig_enforce"
     ) in ("Y", "1")
-    return {"enabled": enabled, "lockdown": lockdown, "signed_only": signed_only, "key": key, "key_enrolled": enrolled}
+    return {
+        "enabled": enabled,
+        "lockdown": lockdown,
+        "signed_only": signed_only,
+        "key": key,
+        "key_enrolled": enrolled,
+    }
 
 
 MOK_STEPS = (
-    "enrol DKMS's key: apt install mokutil dkms, then 'dkms generate_mok' (dkms 3.2; older ones make the key at the first "
-    "build), 'mokutil --import /var/lib/dkms/mok.pub', reboot and accept it at the console; or switch Secure Boot off"
+    "enrol DKMS's key: apt install mokutil dkms, then 'dkms generate_mok' (dkms 3.2; older ones make the key at "
+    "the first build), 'mokutil --import /var/lib/dkms/mok.pub', reboot and accept it at the console; or switch "
+    "Secure Boot off"
 )
 
 
@@ -176,7 +192,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 def docker_get(path: str, socket: str = DOCKER_SOCKET, timeout: float = 10.0) -> t.Any:
     """The JSON answer of dockerd to GET `path`. Raises OSError, ValueError or http.client.HTTPException."""
-    connection = UnixConnection(socket[len("unix://"):] if socket.startswith("unix://") else socket, timeout)
+    connection = UnixConnection(socket[len("unix://") :] if socket.startswith("unix://") else socket, timeout)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -190,7 +206,7 @@ def docker_get(path: str, socket: str = DOCKER_SOCKET, timeout: float = 10.0) ->
 
 def docker(socket: str, problems: t.List[Problem]) -> Json:
     facts: Json = {"dockerd": shutil.which("dockerd", path=_path()), "version": None, "api_version": None}
-    place = socket[len("unix://"):] if socket.startswith("unix://") else socket
+    place = socket[len("unix://") :] if socket.startswith("unix://") else socket
     try:
         docker_get("/_ping", socket)
         version = docker_get("/version", socket)
@@ -198,18 +214,24 @@ def docker(socket: str, problems: t.List[Problem]) -> Json:
         if facts["dockerd"]:
             problems.append(Problem("dockerd is not running", place, "start it: systemctl start docker"))
         else:
-            problems.append(Problem("Docker is not installed", place, "install docker.io (or docker-ce) 20.10 or newer"))
+            problems.append(
+                Problem("Docker is not installed", place, "install docker.io (or docker-ce) 20.10 or newer")
+            )
         return facts
     except PermissionError:
         problems.append(Problem("no permission for Docker's socket", place, "run as root (become: true)"))
         return facts
     except (OSError, ValueError, http.client.HTTPException) as error:
-        problems.append(Problem("dockerd does not answer: %s" % error, place, "look at 'systemctl status docker'"))
+        problems.append(
+            Problem("dockerd does not answer: %s" % error, place, "look at 'systemctl status docker'")
+        )
         return facts
     facts["version"] = str(version.get("Version") or "")
     facts["api_version"] = version.get("ApiVersion")
     if numbers(facts["version"])[:2] < MINIMUM_DOCKER:
-        problems.append(Problem("Docker %s is too old" % facts["version"], place, "upgrade to 20.10 or newer"))
+        problems.append(
+            Problem("Docker %s is too old" % facts["version"], place, "upgrade to 20.10 or newer")
+        )
     return facts
 
 
@@ -271,7 +293,12 @@ def matches(name: str, patterns: t.Iterable[str]) -> bool:
 # All of it.
 
 
-def examine(socket: str = DOCKER_SOCKET, need_docker: bool = True, need_module: bool = True) -> Report:
+def examine(
+    socket: str = DOCKER_SOCKET,
+    need_docker: bool = True,
+    need_module: bool = True,
+    min_kernel: str = MINIMUM_KERNEL,
+) -> Report:
     problems: t.List[Problem] = []
     warnings: t.List[str] = []
     release = os.uname().release
@@ -290,17 +317,25 @@ def examine(socket: str = DOCKER_SOCKET, need_docker: bool = True, need_module: 
         )
     if sys.prefix != "/usr":
         warnings.append(
-            "the interpreter %s is not the distribution's: it will not see python3-pyroute2, python3-docker and "
-            "python3-jmespath; set ansible_python_interpreter=/usr/bin/python3" % sys.executable
+            "the interpreter %s is not the distribution's: it will not see python3-pyroute2, python3-docker "
+            "and python3-jmespath; set ansible_python_interpreter=/usr/bin/python3" % sys.executable
         )
     packages: t.List[str] = []
     if need_module:
+        if numbers(release) < numbers(min_kernel):
+            problems.append(
+                Problem("Linux %s is too old" % release, "uname -r", "boot a kernel %s or newer" % min_kernel)
+            )
         packages = _examine_kernel(release, facts, problems, warnings)
     docker_problems = problems if need_docker else []
     facts["docker"] = docker(socket, docker_problems)
     if not os.path.isdir("/run/systemd/system"):
         problems.append(
-            Problem("systemd does not run this host", "/run/systemd/system", "bridgewarden starts with systemd units only")
+            Problem(
+                "systemd does not run this host",
+                "/run/systemd/system",
+                "bridgewarden starts with systemd units only",
+            )
         )
     return Report(facts, packages, problems, warnings)
 
@@ -308,8 +343,6 @@ def examine(socket: str = DOCKER_SOCKET, need_docker: bool = True, need_module: 
 def _examine_kernel(
     release: str, facts: Json, problems: t.List[Problem], warnings: t.List[str]
 ) -> t.List[str]:
-    if numbers(release)[:2] < MINIMUM_KERNEL:
-        problems.append(Problem("Linux %s is too old" % release, "uname -r", "boot a kernel 5.10 or newer"))
     facts["modules_supported"] = modules_supported()
     facts["modules_disabled"] = modules_disabled()
     facts["secure_boot"] = secure_boot()
@@ -345,7 +378,8 @@ def _examine_kernel(
     facts["newer_kernels"] = newer
     if newer:
         warnings.append(
-            "running kernel %s, but %s is installed: the host will change kernels at its next reboot" % (release, newer[-1])
+            "running kernel %s, but %s is installed: the host will change kernels at its next reboot"
+            % (release, newer[-1])
         )
     if target and target != release and not newer:
         warnings.append(
@@ -368,13 +402,16 @@ def _examine_kernel(
             Problem(
                 "no headers for the running kernel, and the archive has none of that version",
                 "package %s" % exact,
-                "upgrade the kernel and reboot: apt install linux-image-%s %s" % (kernel_flavour(release), meta)
+                "upgrade the kernel and reboot: apt install linux-image-%s %s"
+                % (kernel_flavour(release), meta)
                 if meta and meta not in unknown
                 else "install the headers of this kernel by hand",
             )
         )
     if meta in unknown:
-        warnings.append("apt knows no %s: after a kernel upgrade the headers have to be installed by hand" % meta)
+        warnings.append(
+            "apt knows no %s: after a kernel upgrade the headers have to be installed by hand" % meta
+        )
         packages.remove(meta)
     return packages
 

@@ -11,7 +11,8 @@ module: container_facts
 short_description: Containers, networks and links of a Docker host in one call
 version_added: 0.1.0
 description:
-  - Returns every container and network that Docker knows, with the address, the bridge and the bridge port (veth) of each
+  - Returns every container and network that Docker knows, with the address, the bridge and the bridge port
+    (veth) of each
     container on each network, and its published ports.
   - One call for the whole host, however many containers it runs.
 author:
@@ -33,7 +34,8 @@ requirements:
   - python3-docker 4.1 or newer
   - python3-pyroute2 0.5.14 or newer
 notes:
-  - The facts are returned as the task's result and not as C(ansible_facts), because containers come and go and
+  - The facts are returned as the task's result and not as C(ansible_facts), because containers come and go
+    and
     a cached address would be a wrong address.
   - Needs no permission to enter the containers' namespaces.
 """
@@ -57,7 +59,8 @@ docker:
 containers:
   description:
     - All containers, stopped ones included, sorted by name.
-    - Addresses are null where there are none. Only running or paused containers have links, ports and addresses.
+    - Addresses are null where there are none. Only running or paused containers have links, ports and
+      addresses.
   returned: success
   type: list
   elements: dict
@@ -110,7 +113,6 @@ default_route_links:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import (
     DEFAULT_SOCKET,
     DEFAULT_TIMEOUT,

@@ -11,7 +11,8 @@ module: preflight
 short_description: Can this host be hardened, and what does it lack
 version_added: 0.1.0
 description:
-  - Looks at the kernel, its headers, module loading, Secure Boot, Docker and the Python libraries, and changes nothing.
+  - Looks at the kernel, its headers, module loading, Secure Boot, Docker and the Python libraries, and
+    changes nothing.
   - Fails with every problem that stops bridgewarden on this host, each with its place and its mend.
   - Returns the packages to install, so that one package task does it.
   - Needs nothing but Python on the host.
@@ -25,12 +26,17 @@ options:
     description: Docker's socket on the target.
     type: str
     default: unix:///var/run/docker.sock
+  min_kernel:
+    description: The oldest kernel that will do.
+    type: str
+    default: "5.10"
   need_docker:
     description: Whether it is a problem when dockerd is missing, down, or too old.
     type: bool
     default: true
   need_module:
-    description: Whether the kernel module will be built and loaded, so that the kernel and its headers matter.
+    description: Whether the kernel module will be built and loaded, so that the kernel and its headers
+      matter.
     type: bool
     default: true
   report_only:
@@ -116,7 +122,6 @@ facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import examine
 
 
@@ -124,13 +129,19 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            "min_kernel": {"type": "str", "default": "5.10"},
             "need_docker": {"type": "bool", "default": True},
             "need_module": {"type": "bool", "default": True},
             "report_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    report = examine(module.params["docker_socket"], module.params["need_docker"], module.params["need_module"])
+    report = examine(
+        module.params["docker_socket"],
+        module.params["need_docker"],
+        module.params["need_module"],
+        module.params["min_kernel"],
+    )
     for warning in report.warnings:
         module.warn(warning)
     result = {

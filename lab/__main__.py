@@ -3,6 +3,7 @@
 Exit codes: what the guest command or the demonstration returned; 1 for a mistake that can be mended; 75 when the
 infrastructure failed (a machine died), which is never a test's failure.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import hostpackages, image, shop, ssh, targets, vm
+from lab import demo, hostpackages, image, shop, ssh, targets, vm
 from lab.errors import LabError
 from lab.machine import Machine, every_machine
 from lab.progress import say
@@ -35,9 +36,7 @@ def _image(args: argparse.Namespace) -> int:
 
 def _up(args: argparse.Namespace) -> int:
     hostpackages.require()
-    machine = vm.up(args.name, targets.find(args.target))
-    if not args.no_wait:
-        ssh.wait(machine)
+    vm.up(args.name, targets.find(args.target), cold=args.cold)
     return 0
 
 
@@ -76,6 +75,19 @@ def _shop(args: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(args: argparse.Namespace) -> int:
+    hostpackages.require()
+    try:
+        return demo.demo(args.target)
+    finally:
+        if args.quiet_exit:
+            vm.down(Machine(demo.NAME))
+
+
+def _sync(_args: argparse.Namespace) -> int:
+    return demo.sync()
+
+
 def _console(args: argparse.Namespace) -> int:
     machine = Machine(args.name)
     if not machine.console.exists():
@@ -89,7 +101,9 @@ def _status(_args: argparse.Namespace) -> int:
     for machine in every_machine():
         state, why = machine.state(), machine.death()
         dead = dead or why is not None
-        print(f"{machine.name:16} {state.target:18} {state.accelerator:4} port {state.port:<6} {f'DEAD: {why}' if why else 'running'}")
+        print(
+            f"{machine.name:16} {state.target:18} {state.accelerator:4} port {state.port:<6} {f'DEAD: {why}' if why else 'running'}"
+        )
     return 75 if dead else 0
 
 
@@ -112,10 +126,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command("host-packages", _host_packages, "install what the lab needs on this computer")
     command("image", _image, "build images, or find them in the cache; prints their folders").add_argument(
-        "target", nargs="+", help="a target of lab/targets.yml")
+        "target", nargs="+", help="a target of lab/targets.yml"
+    )
     up = command("up", _up, "start a machine, or reuse the running one", machine=True)
     up.add_argument("--target", default="trixie", help="a target of lab/targets.yml (default: %(default)s)")
-    up.add_argument("--no-wait", action="store_true", help="do not wait for ssh and dockerd")
+    up.add_argument("--cold", action="store_true", help="boot, even where a template would be faster")
     command("wait", _wait, "wait until ssh and dockerd answer", machine=True)
     down = command("down", _down, "end a machine and throw its disk away")
     down.add_argument("name", nargs="?", help="the machine")
@@ -129,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("remote", help="there")
     command("console", _console, "print a machine's serial console", machine=True)
     command("shop", _shop, "start the sample shop in a machine", machine=True)
+    show = command("demo", _demo, "harden the lab machine and show who reaches whom before and after")
+    show.add_argument("--target", default="trixie", help="a target of lab/targets.yml (default: %(default)s)")
+    show.add_argument("--quiet-exit", action="store_true", help="end the machine when done")
+    command("sync", _sync, "apply the playbook to the lab machine again, and compare again")
     return parser
 
 

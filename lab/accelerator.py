@@ -3,6 +3,7 @@
 A /dev/kvm that opens is no proof: some hosts offer one that hangs as soon as Linux starts. So a real kernel is booted
 for a few seconds, once per boot of this machine. BRIDGEWARDEN_LAB_ACCEL=kvm|tcg skips the question.
 """
+
 from __future__ import annotations
 
 import os
@@ -45,8 +46,25 @@ def _kvm_boots(image: Image) -> bool:
         return False
     say(f"trying whether KVM works on this machine (at most {_PROBE_SECONDS} s, once per boot)")
     with tempfile.TemporaryFile() as console:
-        command = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display", "none",
-                   "-no-reboot", "-serial", "stdio", "-kernel", str(image.kernel), "-append", "console=ttyS0 panic=-1"]
+        command = [
+            "qemu-system-x86_64",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-m",
+            "256",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+            "-kernel",
+            str(image.kernel),
+            "-append",
+            "console=ttyS0 panic=-1",
+        ]
         probe = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.DEVNULL)
         try:
             probe.wait(_PROBE_SECONDS)

@@ -3,6 +3,7 @@
 A LabError says what is wrong and how to mend it. A MachineDied is an infrastructure error: the virtual machine itself
 went away. It is never retried silently and never looks like a failed test, so it has an exit code of its own.
 """
+
 from __future__ import annotations
 
 EXIT_FAILED = 1

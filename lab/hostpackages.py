@@ -1,4 +1,5 @@
 """`host-packages`: what the lab needs from this machine's package manager."""
+
 from __future__ import annotations
 
 import os
@@ -6,6 +7,7 @@ import shutil
 import subprocess
 
 from lab.errors import LabError
+from lab.paths import CHECKOUT, LAB
 from lab.progress import say, step
 
 # program -> the Debian package that has it
@@ -31,19 +33,19 @@ def missing() -> list[str]:
 def require() -> None:
     """Stop with the mend when something is missing."""
     if absent := missing():
-        raise LabError(f"the lab needs these packages: {' '.join(absent)}; install them with: python3 -m lab host-packages (as root)")
+        raise LabError(
+            f"the lab needs these packages: {' '.join(absent)}; install them with: python3 -m lab host-packages (as root)"
+        )
 
 
 def install() -> None:
-    """Install what is missing with apt-get."""
-    absent = missing()
-    if not absent:
+    """Install what is missing, from the one list of system packages that the whole checkout has."""
+    if not missing():
         say("everything the lab needs is installed")
         return
-    if os.geteuid() != 0:
-        raise LabError(f"only root can install packages; run: sudo apt-get install {' '.join(absent)}")
-    with step(f"installing {' '.join(absent)}"):
-        command = ["apt-get", "install", "-y", "--no-install-recommends", "-q", *absent]
-        done = subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, check=False)
-        if done.returncode:
-            raise LabError(f"apt-get ended with status {done.returncode}; its own words are above")
+    with step("installing system packages"):
+        done = subprocess.run(
+            [str(CHECKOUT / "tests/tools/packages.sh"), str(LAB / "packages.txt")], check=False
+        )
+    if done.returncode or missing():
+        raise LabError(f"still missing: {' '.join(missing())}; the reason is above")

@@ -3,6 +3,7 @@
 Two layers, each keyed by a hash of what it is made from: the installed Debian (minutes), and on top of it the lab's own
 files (seconds). A key that is there is used; nothing depends on its being there.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -75,7 +76,10 @@ def ensure(target: Target) -> Image:
     with locked(f"image-{target.name}"):
         if not image.folder.exists():
             base = _ensure_base(target, sources, base_key)
-            with step(f"image {target.name}: adding the lab's files, making the disk"), published(image.folder) as scratch:
+            with (
+                step(f"image {target.name}: adding the lab's files, making the disk"),
+                published(image.folder) as scratch,
+            ):
                 _assemble(base, scratch, target)
     return image
 
@@ -85,7 +89,9 @@ def _ensure_base(target: Target, sources: list[str], key: str) -> Path:
     folder = cache() / "bases" / f"{target.name}-{key}"
     if not folder.exists():
         if os.geteuid() != 0:
-            raise LabError("building an image needs root (it installs Debian into a directory): run it with sudo -E once")
+            raise LabError(
+                "building an image needs root (it installs Debian into a directory): run it with sudo -E once"
+            )
         with step(f"image {target.name}: installing Debian {target.base}"), published(folder) as scratch:
             _install(target, sources, scratch)
     return folder / "base.tar.zst"
@@ -93,19 +99,21 @@ def _ensure_base(target: Target, sources: list[str], key: str) -> Path:
 
 def _install(target: Target, sources: list[str], scratch: Path) -> None:
     command = ["mmdebstrap", "--mode=root", "--variant=apt", "--include=" + ",".join(target.packages)]
-    command += ["--aptopt=Acquire::Languages \"none\"", "--aptopt=Acquire::Retries \"3\""]
+    command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNWANTED]
     if target.pin:
         pin = scratch / "pin"
         pin.write_text(_preferences(target), encoding="ascii")
-        command += [f"--setup-hook=install -D -m 644 {pin} \"$1/etc/apt/preferences.d/backports\""]
+        command += [f'--setup-hook=install -D -m 644 {pin} "$1/etc/apt/preferences.d/backports"']
     if target.stale:
-        command += ["--aptopt=Acquire::Check-Valid-Until \"false\""]
+        command += ['--aptopt=Acquire::Check-Valid-Until "false"']
     log = scratch / "mmdebstrap.log"
     with log.open("wb") as out:
         done = subprocess.run(
             ["nice", *command, target.base, str(scratch / "base.tar.zst"), *sources],
-            stdout=out, stderr=subprocess.STDOUT, check=False,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
@@ -131,21 +139,46 @@ def _assemble(base: Path, scratch: Path, target: Target) -> None:
     shutil.copy(root / "boot" / f"vmlinuz-{release}", scratch / "vmlinuz")
     initrd.build(root, scratch / "initrd")
     _run("truncate", "-s", _DISK_SIZE, str(scratch / "disk.raw"))
-    _run("mke2fs", "-q", "-t", "ext4", "-J", "size=32", "-E", "lazy_itable_init=1", "-d", str(root), str(scratch / "disk.raw"))
+    _run(
+        "mke2fs",
+        "-q",
+        "-t",
+        "ext4",
+        "-J",
+        "size=32",
+        "-E",
+        "lazy_itable_init=1",
+        "-d",
+        str(root),
+        str(scratch / "disk.raw"),
+    )
     about = {"target": target.name, "kernel": release, "packages": _versions(root)}
     (scratch / "about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _versions(root: Path) -> dict[str, str]:
-    wanted = ("dkms", "docker.io", "gcc", "iptables", "linux-image-cloud-amd64", "nftables", "python3", "systemd")
+    wanted = (
+        "dkms",
+        "docker.io",
+        "gcc",
+        "iptables",
+        "linux-image-cloud-amd64",
+        "nftables",
+        "python3",
+        "systemd",
+    )
     found = subprocess.run(
         ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\n", *wanted],
-        check=True, capture_output=True, text=True,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return dict(line.split(" ", 1) for line in found.stdout.splitlines())
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(["nice", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        ["nice", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode:
         raise LabError(f"{command[0]} failed while building the image:\n{done.stdout[-2000:]}")

@@ -2,6 +2,7 @@
 
 Debian's own initrd costs several seconds of emulated decompression at each boot and does nothing more for us.
 """
+
 from __future__ import annotations
 
 import lzma
@@ -51,7 +52,13 @@ def build(root: Path, initrd: Path) -> None:
         (tree / "init").chmod(0o755)
         names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
         with initrd.open("wb") as out:
-            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=names.encode(), stdout=out, check=True)
+            subprocess.run(
+                ["cpio", "-o", "-H", "newc", "--quiet"],
+                cwd=tree,
+                input=names.encode(),
+                stdout=out,
+                check=True,
+            )
 
 
 def _modules(root: Path) -> list[Path]:

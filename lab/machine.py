@@ -2,6 +2,7 @@
 
 `state.json` is written once QEMU runs; `death` by the supervisor when the machine ended without being asked to.
 """
+
 from __future__ import annotations
 
 import json
@@ -67,7 +68,9 @@ class Machine:
 
     def state(self) -> State:
         if not self.exists():
-            raise LabError(f"there is no machine {self.name}; start it with: python3 -m lab up {self.name} --target trixie")
+            raise LabError(
+                f"there is no machine {self.name}; start it with: python3 -m lab up {self.name} --target trixie"
+            )
         return State(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
 
     def save(self, state: State) -> None:
@@ -103,7 +106,9 @@ class Machine:
 
     def died(self, why: str) -> MachineDied:
         """The error to raise for a dead machine, with what its console said last."""
-        return MachineDied(f"infrastructure error: VM {self.name} died: {why}\n--- last console lines ---\n{self.last_words()}")
+        return MachineDied(
+            f"infrastructure error: VM {self.name} died: {why}\n--- last console lines ---\n{self.last_words()}"
+        )
 
 
 def every_machine() -> list[Machine]:

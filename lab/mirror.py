@@ -2,6 +2,7 @@
 
 The repository names no mirror. On a machine whose apt is not Debian's, BRIDGEWARDEN_LAB_MIRROR gives one.
 """
+
 from __future__ import annotations
 
 import os
@@ -26,8 +27,16 @@ def of_this_machine() -> Mirror:
         return from_main(named)
     try:
         listing = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"],
-            check=True, capture_output=True, text=True,
+            [
+                "apt-get",
+                "indextargets",
+                "--format",
+                "$(RELEASE) $(COMPONENT) $(REPO_URI)",
+                "Created-By: Packages",
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise LabError(f"cannot ask apt for its sources ({error}); set BRIDGEWARDEN_LAB_MIRROR") from error
@@ -48,10 +57,14 @@ def from_apt(listing: str) -> Mirror:
         uri = uri.rstrip("/")
         kind = uri.rsplit("/", 1)[-1]
         if component == "main" and kind in ("debian", "debian-security"):
-            found.setdefault("security" if kind.endswith("security") or suite.endswith("-security") else "main", uri)
+            found.setdefault(
+                "security" if kind.endswith("security") or suite.endswith("-security") else "main", uri
+            )
     if "main" not in found:
-        raise LabError("apt on this machine has no Debian archive among its sources; set BRIDGEWARDEN_LAB_MIRROR "
-                       "to the root of one (an address that ends in /debian)")
+        raise LabError(
+            "apt on this machine has no Debian archive among its sources; set BRIDGEWARDEN_LAB_MIRROR "
+            "to the root of one (an address that ends in /debian)"
+        )
     return Mirror(found["main"], found.get("security", f"{found['main']}-security"))
 
 

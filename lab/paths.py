@@ -3,6 +3,7 @@
 Two places: `build/` of the checkout holds running machines and reports; the user's cache directory holds what is
 expensive and can always be built again (images, templates, the lab's SSH key).
 """
+
 from __future__ import annotations
 
 import os
@@ -37,7 +38,18 @@ def ssh_key() -> Path:
             with tempfile.TemporaryDirectory(dir=cache()) as scratch:
                 fresh = Path(scratch) / "key"
                 subprocess.run(
-                    ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bridgewarden lab", "-f", str(fresh)],
+                    [
+                        "ssh-keygen",
+                        "-q",
+                        "-t",
+                        "ed25519",
+                        "-N",
+                        "",
+                        "-C",
+                        "bridgewarden lab",
+                        "-f",
+                        str(fresh),
+                    ],
                     check=True,
                 )
                 fresh.with_suffix(".pub").rename(key.with_suffix(".pub"))

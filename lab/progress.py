@@ -2,6 +2,7 @@
 
 Standard output stays free for answers that scripts read.
 """
+
 from __future__ import annotations
 
 import sys

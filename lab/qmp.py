@@ -1,4 +1,5 @@
 """A minimal client for QEMU's control socket (QMP)."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,9 @@ class Qmp:
     def __enter__(self) -> Qmp:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stream.close()
         self._socket.close()
 

@@ -1,4 +1,5 @@
 """The sample shop in a machine: see guest/rootfs/usr/local/sbin/bw-lab-shop for what it consists of."""
+
 from __future__ import annotations
 
 from lab import ssh
@@ -11,4 +12,6 @@ def start(machine: Machine) -> None:
     """Start what is not running yet."""
     with step(f"{machine.name}: starting the sample shop"):
         if ssh.run(machine, "bw-lab-shop").returncode:
-            raise LabError(f"the shop did not start; look with: python3 -m lab ssh {machine.name} docker ps -a")
+            raise LabError(
+                f"the shop did not start; look with: python3 -m lab ssh {machine.name} docker ps -a"
+            )

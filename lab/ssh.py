@@ -2,6 +2,7 @@
 
 Every wait watches the machine's supervisor as well: a dead VM ends the wait at once, with MachineDied.
 """
+
 from __future__ import annotations
 
 import socket
@@ -51,12 +52,21 @@ def argv(machine: Machine, command: Sequence[str] = ()) -> list[str]:
     return ["ssh", "-F", str(machine.ssh_config), machine.name, *command]
 
 
-def watched(machine: Machine, command: Sequence[str], *, stdin: str | None = None, capture: bool = False,
-            ) -> subprocess.CompletedProcess[str]:
+def watched(
+    machine: Machine,
+    command: Sequence[str],
+    *,
+    stdin: str | None = None,
+    capture: bool = False,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
     """Run a local command that depends on the machine; raise MachineDied when the machine dies under it."""
     process = subprocess.Popen(
-        command, text=True,
-        stdin=subprocess.PIPE if stdin is not None else None, stdout=subprocess.PIPE if capture else None,
+        command,
+        text=True,
+        cwd=cwd,
+        stdin=subprocess.PIPE if stdin is not None else None,
+        stdout=subprocess.PIPE if capture else None,
     )
     while True:
         try:
@@ -65,6 +75,7 @@ def watched(machine: Machine, command: Sequence[str], *, stdin: str | None = Non
                 machine.must_live()
             return subprocess.CompletedProcess(command, process.returncode, out)
         except subprocess.TimeoutExpired:
+            stdin = None  # handed over already
             if machine.death():
                 process.kill()
                 process.communicate()
@@ -78,7 +89,9 @@ def run(machine: Machine, command: str, *, stdin: str | None = None) -> subproce
 
 def push(machine: Machine, local: Path, remote: str) -> int:
     """Copy a file or folder into the guest."""
-    return watched(machine, ["scp", "-q", "-r", "-F", str(machine.ssh_config), str(local), f"{machine.name}:{remote}"]).returncode
+    return watched(
+        machine, ["scp", "-q", "-r", "-F", str(machine.ssh_config), str(local), f"{machine.name}:{remote}"]
+    ).returncode
 
 
 def wait_for_ssh(machine: Machine, seconds: float = BOOT_SECONDS) -> None:
@@ -96,7 +109,9 @@ def wait_for_ssh(machine: Machine, seconds: float = BOOT_SECONDS) -> None:
 def wait_for_docker(machine: Machine, seconds: float = BOOT_SECONDS) -> None:
     """Return when dockerd answers; ssh must work already."""
     deadline = time.monotonic() + seconds
-    while not _quiet(machine, "for i in $(seq 40); do docker info >/dev/null 2>&1 && exit 0; sleep 0.3; done; exit 1"):
+    while not _quiet(
+        machine, "for i in $(seq 40); do docker info >/dev/null 2>&1 && exit 0; sleep 0.3; done; exit 1"
+    ):
         machine.must_live()
         if time.monotonic() > deadline:
             raise machine.died(f"dockerd does not answer within {seconds:.0f} s")
@@ -121,8 +136,12 @@ def _banner(port: int) -> bool:
 
 
 def _quiet(machine: Machine, command: str) -> bool:
-    process = subprocess.Popen(argv(machine, [command]), stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        argv(machine, [command]),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while True:
         try:
             return process.wait(0.3) == 0

@@ -4,6 +4,7 @@ It exists so that a dead machine is known at once: it sees QEMU exit, and it rea
 panic, after which it ends QEMU (open SSH sessions then break instead of hanging). Either way it writes down the reason.
 SIGTERM means the machine is no longer wanted: QEMU ends, and no death is recorded.
 """
+
 from __future__ import annotations
 
 import ctypes

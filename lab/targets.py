@@ -1,4 +1,5 @@
 """What a target is, and how `targets.yml` is read."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ def parse(text: str) -> dict[str, Target]:
 def _target(name: str, entry: dict[str, object], common: tuple[str, ...]) -> Target:
     known = {"base", "archives", "packages", "pin", "stale"}
     if unknown := set(entry) - known:
-        raise LabError(f"lab/targets.yml: target {name} has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        raise LabError(
+            f"lab/targets.yml: target {name} has unknown keys {sorted(unknown)}; known are {sorted(known)}"
+        )
 
     def names(key: str) -> tuple[str, ...]:
         value = entry.get(key, [])

@@ -22,19 +22,8 @@ def before(memory: Any) -> dict[Any, str]:
 
 
 @pytest.fixture(scope="module")
-def after(guest: Any, until: Any, before: dict[Any, str]) -> dict[Any, str]:
-    """Probed until it is as wanted: after a reboot the containers start one by one, closed until they are known."""
-    found: dict[Any, str] = {}
-
-    def settled() -> None:
-        found.update(guest.matrix("after hardening"))
-        assert all(found[key] == "open" for key in before if key[:3] in WANTED and before[key] == "open")
-
-    try:
-        until(settled, 60)
-    except AssertionError:
-        pass  # the tests below say which path is wrong
-    return found
+def after(guest: Any) -> dict[Any, str]:
+    return dict(guest.matrix(WANTED))
 
 
 @pytest.mark.parametrize("key", matrix.keys(), ids=lambda key: f"{key[0]}-{key[1]}-{key[2]}-ipv{key[3]}")
@@ -44,12 +33,13 @@ def test_path(before: dict[Any, str], after: dict[Any, str], key: matrix.Key) ->
     if key[:3] in WANTED:
         assert after[key] == "open"
     else:
-        assert after[key] in ("timeout", "refused")
+        assert after[key] != "open"
 
 
 def test_deny_is_silent(before: dict[Any, str], after: dict[Any, str]) -> None:
-    """A denied path times out where before it was open: nobody answers in our name."""
+    """Where before it was open, no packet comes back: nobody answers in our name."""
     denied = {key: after[key] for key, result in before.items() if result == "open" and key[:3] not in WANTED}
+    assert len(denied) > 20
     assert set(denied.values()) == {"timeout"}, denied
 
 

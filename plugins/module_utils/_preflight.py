@@ -92,7 +92,7 @@ def kernel_flavour(release: str) -> str:
 
 
 def header_packages(release: str) -> t.Tuple[str, str]:
-    """The package with the headers of just this kernel, and the meta package that follows its upgrades or ""."""
+    """The package with the headers of just this kernel, and the meta package that follows its upgrades."""
     flavour = kernel_flavour(release)
     return "linux-headers-" + release, "linux-headers-" + flavour if flavour else ""
 
@@ -170,9 +170,9 @@ def secure_boot() -> Json:
 
 
 MOK_STEPS = (
-    "enrol DKMS's key: apt install mokutil dkms, then 'dkms generate_mok' (dkms 3.2; older ones make the key at "
-    "the first build), 'mokutil --import /var/lib/dkms/mok.pub', reboot and accept it at the console; or switch "
-    "Secure Boot off"
+    "enrol DKMS's key: apt install mokutil dkms, then 'dkms generate_mok' (dkms 3.2; older ones make the key "
+    "at the first build), 'mokutil --import /var/lib/dkms/mok.pub', reboot and accept it at the console; "
+    "or switch Secure Boot off"
 )
 
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A policy that is wrong is refused before anything remote happens.
+
+The only host cannot be reached: a run that gets as far as asking it anything ends with UNREACHABLE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+RULE = {"name": "office reaches web", "from": ["office"], "to": ["web"], "ports": ["8080/tcp"]}
+GROUPS = {"office": {"cidrs": ["10.10.10.0/24"]}, "web": {"labels": {"tier": "web"}}}
+
+
+def harden(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
+    host = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_common_args": "-o BatchMode=yes"}
+    (folder / "hosts.yml").write_text(json.dumps({"docker_hosts": {"hosts": {"h1": host}}}), encoding="utf-8")
+    values = {"bridgewarden_groups": GROUPS, "bridgewarden_rules": [RULE], **variables}
+    return subprocess.run(
+        [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            *("--inventory", str(folder / "hosts.yml"), "--extra-vars", json.dumps(values)),
+            str(TOP / "playbooks" / "harden-docker.yml"),
+        ],
+        cwd=TOP,
+        env={**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_good_policy_gets_as_far_as_the_host(tmp_path: Path) -> None:
+    run = harden(tmp_path)
+    assert "UNREACHABLE" in run.stdout, run.stdout + run.stderr
+
+
+def rule(**change: Any) -> dict[str, Any]:
+    return {"bridgewarden_rules": [{**RULE, **change}]}
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        pytest.param(rule(to=["wev"]), ["wev", "web"], id="unknown group"),
+        pytest.param(rule(**{"from": ["10.0.0.0/33"]}), ["10.0.0.0/33"], id="bad CIDR"),
+        pytest.param(
+            {"bridgewarden_groups": {**GROUPS, "web": {"cidrs": ["300.0.0.0/8"]}}},
+            ["300.0.0.0/8"],
+            id="bad CIDR in a group",
+        ),
+        pytest.param(rule(ports=["0/tcp"]), ["0/tcp"], id="port 0"),
+        pytest.param(rule(ports=["70000/tcp"]), ["70000"], id="port 70000"),
+        pytest.param(
+            {"bridgewarden_rules": [{key: RULE[key] for key in RULE if key != "name"}]},
+            ["name"],
+            id="no name",
+        ),
+        pytest.param(
+            {"bridgewarden_rules": [RULE], "bridgewarden_host_rules": [RULE]},
+            ["office reaches web"],
+            id="same name twice",
+        ),
+        pytest.param(rule(action="permit"), ["permit", "allow"], id="unknown action"),
+        pytest.param({"bridgewarden_mode": "on"}, ["bridgewarden_mode", "enforce"], id="unknown mode"),
+        pytest.param({"bridgewarden_defaults": {"ingres": "deny"}}, ["ingres"], id="unknown direction class"),
+        pytest.param({"bridgewarden_rules": "none"}, ["bridgewarden_rules"], id="rules that are no list"),
+    ],
+)
+def test_a_bad_policy_is_refused_before_any_host_is_asked(
+    tmp_path: Path, variables: dict[str, Any], words: list[str]
+) -> None:
+    run = harden(tmp_path, **variables)
+    output = run.stdout + run.stderr
+    assert run.returncode != 0
+    assert "UNREACHABLE" not in output, output
+    errors = [line for line in output.splitlines() if "[ERROR]" in line or " msg: " in line]
+    assert errors, output
+    assert all(word in output for word in words), output

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The classifier: a pure function of a query and an immutable ruleset. It must
+ * never allocate, lock, sleep or look at a packet; it builds in user space too.
+ *
+ * DOC: theory of operation
+ *
+ * A policy is a matrix: rows are initiators, columns are responders, and a cell
+ * of it says which rule holds for which service. User space resolves names,
+ * labels and CIDRs; what arrives here is numbers.
+ *
+ *   address --(endpoint hash, or search in the partition)--> identity
+ *   identity of the initiator -> row, identity of the responder -> column
+ *   (row, column) --(pair hash)--> a run of spans
+ *   service = proto << 16 | port --(search in the run)--> rule
+ *
+ * Example: 172.18.0.5 (a web container, identity 7) connects to 172.18.0.9:5432
+ * (a database, identity 9), both behind br-1a2b:
+ *   - both kinds are "guarded", so the class is inter_container;
+ *   - one probe of the endpoint hash a side gives identities 7 and 9, and the
+ *     sender's link and port are those of the entry, so nothing is spoofed;
+ *   - identity[7].row = 2, identity[9].column = 4; the pair (2, 4) has the run
+ *     { [0x060000..0x061537] deny 3, [0x061538..0x061538] allow 5, ... };
+ *   - 0x061538 (TCP, 5432) falls into the second: rule 5, allow.
+ * Without the pair, or between the spans, the class default holds.
+ *
+ * An address on a guarded side that no endpoint has is unmanaged and closes the
+ * connection, whatever the rules say: a policy speaks of containers it knows.
+ * Only a group address (multicast, 255.255.255.255) as responder is looked up
+ * in the partition instead, because nobody can be known to own it.
+ *
+ * Cache lines touched per packet, by design: two endpoint slots (16 bytes in
+ * IPv4, so a run of four shares a line), two identities, one pair slot, one
+ * span for runs of up to four; the verdict is packed into the span, and the
+ * counter, one line of this CPU's own, is the caller's. A side that is world or
+ * host costs a search in the partition in place of its endpoint slot.
+ */
+#include "classify.h"
+
+static const u8 bw_class_by_kind[__BW_KIND_MAX][__BW_KIND_MAX] = {
+	[BW_KIND_WORLD] = {
+		[BW_KIND_WORLD] = BW_CLASS_NONE,
+		[BW_KIND_HOST] = BW_CLASS_HOST_INGRESS,
+		[BW_KIND_GUARDED] = BW_CLASS_INGRESS,
+	},
+	[BW_KIND_HOST] = {
+		[BW_KIND_WORLD] = BW_CLASS_NONE,
+		[BW_KIND_HOST] = BW_CLASS_NONE,
+		[BW_KIND_GUARDED] = BW_CLASS_FROM_HOST,
+	},
+	[BW_KIND_GUARDED] = {
+		[BW_KIND_WORLD] = BW_CLASS_EGRESS,
+		[BW_KIND_HOST] = BW_CLASS_TO_HOST,
+		[BW_KIND_GUARDED] = BW_CLASS_INTER_CONTAINER,
+	},
+};
+
+u8 bw_class_of(u8 from_kind, u8 to_kind)
+{
+	return bw_class_by_kind[from_kind][to_kind];
+}
+
+struct bw_ep4 *bw_ep4_find(const struct bw_endpoints *e, __be32 addr)
+{
+	struct bw_ep4 *slots = e->v4.slots;
+	u32 i = bw_table_home(&e->v4, bw_ep4_hash(&e->v4, addr));
+
+	for (;; i = (i + 1) & e->v4.mask) {
+		if (!slots[i].addr)
+			return NULL;
+		if (slots[i].addr == addr)
+			return &slots[i];
+	}
+}
+
+struct bw_ep6 *bw_ep6_find(const struct bw_endpoints *e,
+			   const union bw_addr *addr)
+{
+	struct bw_ep6 *slots = e->v6.slots;
+	u32 i = bw_table_home(&e->v6, bw_hash2(&e->v6, addr->v6[0],
+					       addr->v6[1]));
+
+	for (;; i = (i + 1) & e->v6.mask) {
+		if (!slots[i].used)
+			return NULL;
+		if (slots[i].addr[0] == addr->v6[0] &&
+		    slots[i].addr[1] == addr->v6[1])
+			return &slots[i];
+	}
+}
+
+/* The last cell that starts at or below the address; cell 0 starts at 0. */
+static const struct bw_cell *bw_cell4_find(const struct bw_rules *r,
+					   __be32 addr)
+{
+	u32 key = be32_to_cpu(addr), low = 0, n = r->n_cell4;
+
+	while (n > 1) {
+		u32 half = n / 2;
+
+		low += r->start4[low + half] <= key ? half : 0;
+		n -= half;
+	}
+	return &r->cell4[low];
+}
+
+static const struct bw_cell *bw_cell6_find(const struct bw_rules *r,
+					   const union bw_addr *addr)
+{
+	u64 high = be64_to_cpu((__force __be64)addr->v6[0]);
+	u64 rest = be64_to_cpu((__force __be64)addr->v6[1]);
+	u32 low = 0, n = r->n_cell6;
+
+	while (n > 1) {
+		u32 half = n / 2;
+		const u64 *start = r->start6[low + half];
+
+		if (start[0] < high || (start[0] == high && start[1] <= rest))
+			low += half;
+		n -= half;
+	}
+	return &r->cell6[low];
+}
+
+static u32 bw_cell_identity(const struct bw_rules *r, const struct bw_party *p,
+			    u8 kind)
+{
+	if (p->family == AF_INET)
+		return bw_cell4_find(r, p->addr.v4)->identity[kind];
+	return bw_cell6_find(r, &p->addr)->identity[kind];
+}
+
+static bool bw_is_group(const struct bw_party *p)
+{
+	if (p->family == AF_INET)
+		return (p->addr.raw[0] & 0xf0) == 0xe0 ||
+		       p->addr.v4 == (__force __be32)U32_MAX;
+	return p->addr.raw[0] == 0xff;
+}
+
+/* What the tables know of an address behind a guard. */
+struct bw_known {
+	u32 identity;
+	u32 link;
+	u32 port;
+};
+
+static bool bw_known_find(const struct bw_endpoints *e, u8 family,
+			  const union bw_addr *addr, struct bw_known *k)
+{
+	if (family == AF_INET) {
+		const struct bw_ep4 *ep = bw_ep4_find(e, addr->v4);
+
+		if (!ep)
+			return false;
+		k->identity = READ_ONCE(ep->identity);
+		k->link = ep->link;
+		k->port = ep->port;
+	} else {
+		const struct bw_ep6 *ep = bw_ep6_find(e, addr);
+
+		if (!ep)
+			return false;
+		k->identity = READ_ONCE(ep->identity);
+		k->link = ep->link;
+		k->port = ep->port;
+	}
+	return true;
+}
+
+static bool bw_differs(u32 shown, u32 known)
+{
+	return shown && known && shown != known;
+}
+
+/* false: the packet's source is somebody else's, or shows up elsewhere. */
+static bool bw_identify_guarded(const struct bw_rules *r,
+				const struct bw_endpoints *e,
+				const struct bw_query *q, u8 side, u32 *id)
+{
+	const struct bw_party *p = &q->side[side];
+	bool sender = q->sender == side;
+	struct bw_known k;
+
+	*id = BW_ID_UNMANAGED;
+	if (sender && unlikely(q->flags & BW_Q_ERROR)) {
+		/* A router behind the guard may report on its neighbour's flow. */
+		if (!bw_known_find(e, p->family, &q->source, &k))
+			return true;
+		if (bw_differs(p->link, k.link) || bw_differs(p->port, k.port))
+			return false;
+		sender = false;
+	}
+	if (!bw_known_find(e, p->family, &p->addr, &k)) {
+		if (side == BW_RESPONDER && bw_is_group(p))
+			*id = bw_cell_identity(r, p, BW_KIND_WORLD);
+		return true;
+	}
+	if (k.identity == BW_ID_UNMANAGED)	/* closed: it proves nothing */
+		return true;
+	if (bw_differs(p->link, k.link))
+		return !sender;
+	if (sender && bw_differs(p->port, k.port))
+		return false;
+	*id = k.identity;
+	return true;
+}
+
+static bool bw_identify(const struct bw_rules *r, const struct bw_endpoints *e,
+			const struct bw_query *q, u8 side, u32 *id)
+{
+	const struct bw_party *p = &q->side[side];
+
+	if (p->kind == BW_KIND_GUARDED)
+		return bw_identify_guarded(r, e, q, side, id);
+	*id = bw_cell_identity(r, p, p->kind);
+	return true;
+}
+
+static const struct bw_nl_span *bw_span_find(const struct bw_rules *r, u32 row,
+					     u32 column, u32 service)
+{
+	const struct bw_pair *slots = r->pairs.slots;
+	const struct bw_nl_span *span;
+	u32 i = bw_table_home(&r->pairs, bw_pair_hash(&r->pairs, row, column));
+	u32 n;
+
+	for (;; i = (i + 1) & r->pairs.mask) {
+		if (!slots[i].first)
+			return NULL;
+		if (slots[i].row == row && slots[i].column == column)
+			break;
+	}
+	span = &r->span[slots[i].first];
+	for (n = slots[i].count; n > 1;) {
+		u32 half = n / 2;
+
+		span += span[half].lo <= service ? half : 0;
+		n -= half;
+	}
+	return service >= span->lo && service <= span->hi ? span : NULL;
+}
+
+static void bw_decide(struct bw_decision *d, u32 index, u8 action, bool log)
+{
+	d->index = index;
+	d->action = action;
+	d->log = log;
+}
+
+void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
+		 const struct bw_query *q, struct bw_decision *d)
+{
+	const struct bw_party *from = &q->side[BW_INITIATOR];
+	const struct bw_party *to = &q->side[BW_RESPONDER];
+	const struct bw_nl_span *span;
+	u32 verdict = BW_RULE_NONE;
+	bool genuine, direct;
+
+	d->class = bw_class_of(from->kind, to->kind);
+	d->identity[BW_INITIATOR] = BW_ID_UNMANAGED;
+	d->identity[BW_RESPONDER] = BW_ID_UNMANAGED;
+	if (unlikely(d->class == BW_CLASS_NONE)) {
+		bw_decide(d, 0, BW_ACTION_ALLOW, false);
+		return;
+	}
+	genuine = bw_identify(r, e, q, BW_INITIATOR, &d->identity[0]);
+	genuine &= bw_identify(r, e, q, BW_RESPONDER, &d->identity[1]);
+	if (unlikely(!genuine)) {
+		bw_decide(d, BW_REASON_SPOOFED, BW_ACTION_DENY, false);
+		return;
+	}
+	if (unlikely((from->kind == BW_KIND_GUARDED &&
+		      d->identity[0] == BW_ID_UNMANAGED) ||
+		     (to->kind == BW_KIND_GUARDED &&
+		      d->identity[1] == BW_ID_UNMANAGED))) {
+		bw_decide(d, BW_REASON_UNMANAGED, BW_ACTION_DENY, false);
+		return;
+	}
+
+	direct = d->class == BW_CLASS_INGRESS && q->flags & BW_Q_DIRECT;
+	span = bw_span_find(r, r->identity[d->identity[0]].row,
+			    r->identity[d->identity[1]].column, q->service);
+	if (span)
+		verdict = direct ? span->direct : span->rule;
+	if (verdict != BW_RULE_NONE)
+		bw_decide(d, verdict & BW_SPAN_INDEX,
+			  verdict >> BW_SPAN_ACTION & 3,
+			  verdict & BW_SPAN_LOG);
+	else if (direct)
+		bw_decide(d, BW_REASON_DIRECT, BW_ACTION_DENY, false);
+	else
+		bw_decide(d, BW_REASON_DEFAULT_INGRESS + d->class,
+			  r->defaults[d->class], false);
+}
+
+static const struct bw_published *
+bw_published_find(const struct bw_endpoints *e, u8 family, u8 proto, u16 port,
+		  const union bw_addr *addr)
+{
+	const struct bw_table *t = &e->published;
+	const struct bw_published *slots = t->slots;
+	u32 i = bw_table_home(t, bw_published_hash(t, family, proto, port,
+						   addr));
+
+	for (;; i = (i + 1) & t->mask) {
+		const struct bw_published *p = &slots[i];
+
+		if (!p->family)
+			return NULL;
+		if (p->port == port && p->proto == proto &&
+		    p->family == family && p->addr.v6[0] == addr->v6[0] &&
+		    p->addr.v6[1] == addr->v6[1])
+			return p;
+	}
+}
+
+bool bw_publish(const struct bw_endpoints *e, struct bw_query *q)
+{
+	struct bw_party *to = &q->side[BW_RESPONDER];
+	union bw_addr addr = { .v6 = { 0, 0 } };
+	const struct bw_published *p;
+	u16 port = q->service;
+	u8 proto = q->service >> 16;
+
+	if (!bw_bit(e->published_port, port))
+		return false;
+	if (to->family == AF_INET)
+		addr.v4 = to->addr.v4;
+	else
+		addr = to->addr;
+	p = bw_published_find(e, to->family, proto, port, &addr);
+	if (!p) {
+		memset(&addr, 0, sizeof(addr));
+		p = bw_published_find(e, to->family, proto, port, &addr);
+	}
+	if (!p)
+		return false;
+	to->addr = p->to_addr;
+	to->family = p->to_family;
+	to->kind = BW_KIND_GUARDED;
+	to->link = 0;
+	to->port = 0;
+	q->service = bw_service(proto, p->to_port);
+	q->flags &= ~BW_Q_DIRECT;
+	return true;
+}

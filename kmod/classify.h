@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the packet path reads and what it asks: the immutable rules and
+ * endpoints, the query, the decision. Data first: everything that builds or
+ * shows a ruleset refers to these structs. Nothing here may know the kernel's
+ * network stack.
+ */
+#ifndef _BW_CLASSIFY_H
+#define _BW_CLASSIFY_H
+
+#include "shim.h"
+#include "table.h"
+#include "uapi/bridgewarden.h"
+
+union bw_addr {
+	__be32 v4;
+	u64 v6[2];	/* bytes in network order */
+	u8 raw[16];
+};
+
+/* One side of a connection. */
+struct bw_party {
+	union bw_addr addr;
+	u32 link;	/* ifindex of the guarded link shown; 0: not shown */
+	u32 port;	/* ifindex of the port on it shown; 0: not shown */
+	u8 family;
+	u8 kind;	/* enum bw_kind */
+};
+
+enum bw_side {
+	BW_INITIATOR = 0,
+	BW_RESPONDER = 1,
+	BW_NOBODY = 2,	/* as sender: check no source (explain) */
+};
+
+#define BW_Q_DIRECT	BIT(0)	/* not through a published port */
+#define BW_Q_ERROR	BIT(1)	/* ICMP error: source is the outer header's */
+
+struct bw_query {
+	struct bw_party side[2];	/* by enum bw_side */
+	u32 service;			/* proto << 16 | port */
+	u8 sender;			/* enum bw_side: whose packet this is */
+	u8 flags;			/* BW_Q_* */
+	union bw_addr source;		/* with BW_Q_ERROR only */
+};
+
+#define BW_CLASS_NONE	0xff		/* no guarded link, no host ingress */
+
+struct bw_decision {
+	u32 index;	/* enum bw_reason, or BW_REASON_MAX + rule */
+	u32 identity[2];
+	u8 action;	/* enum bw_action */
+	u8 class;	/* enum bw_class or BW_CLASS_NONE */
+	bool log;
+};
+
+/*
+ * A rule as a span holds it: the counter's index with action and flags above,
+ * so that the verdict costs no further cache line.
+ */
+#define BW_SPAN_INDEX	0x00ffffffU
+#define BW_SPAN_ACTION	24		/* shift */
+#define BW_SPAN_LOG	0x80000000U
+
+struct bw_pair {
+	u32 row;
+	u32 column;
+	u32 first;	/* span; 0: unused slot, since span 0 is nobody's */
+	u32 count;
+};
+
+struct bw_cell {
+	u32 identity[2];	/* by enum bw_kind: world, host */
+};
+
+struct bw_rules {
+	struct bw_table pairs;
+	const struct bw_nl_span *span;
+	const struct bw_nl_identity *identity;
+	const u32 *start4;		/* host byte order */
+	const struct bw_cell *cell4;
+	const u64 (*start6)[2];		/* host byte order, high half first */
+	const struct bw_cell *cell6;
+	u32 n_cell4;
+	u32 n_cell6;
+	u32 n_identity;
+	u32 n_rule;
+	u32 n_pair;
+	u8 defaults[__BW_CLASS_MAX];
+	bool host_ingress;		/* outside to the host must be judged */
+	const struct bw_nl_rule *rule;	/* not read per packet but to log */
+};
+
+struct bw_ep4 {
+	__be32 addr;	/* 0: unused slot */
+	u32 identity;	/* set to BW_ID_UNMANAGED when link or port goes */
+	u32 link;
+	u32 port;
+};
+
+struct bw_ep6 {
+	u64 addr[2];
+	u32 identity;
+	u32 link;
+	u32 port;
+	u32 used;
+};
+
+struct bw_published {
+	union bw_addr addr;
+	union bw_addr to_addr;
+	u16 port;
+	u16 to_port;
+	u8 family;	/* 0: unused slot */
+	u8 proto;
+	u8 to_family;
+};
+
+#define BW_PORTS	65536
+
+struct bw_endpoints {
+	struct bw_table v4;		/* struct bw_ep4 */
+	struct bw_table v6;		/* struct bw_ep6 */
+	struct bw_table published;	/* struct bw_published */
+	u32 n_v4;
+	u32 n_v6;
+	u32 n_published;
+	/* Whether any socket on this host port is published: one cheap look. */
+	unsigned long published_port[BW_PORTS / (8 * sizeof(unsigned long))];
+	/* Whether a link or port with these low bits occurs in v4 or v6. */
+	unsigned long ifindex_used[BW_PORTS / (8 * sizeof(unsigned long))];
+};
+
+static inline bool bw_bit(const unsigned long *map, u16 i)
+{
+	return map[i / (8 * sizeof(long))] >> (i % (8 * sizeof(long))) & 1;
+}
+
+static inline void bw_set_bit(unsigned long *map, u16 i)
+{
+	map[i / (8 * sizeof(long))] |= 1UL << (i % (8 * sizeof(long)));
+}
+
+static inline u32 bw_service(u8 proto, u16 port)
+{
+	return (u32)proto << 16 | port;
+}
+
+void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
+		 const struct bw_query *q, struct bw_decision *d);
+u8 bw_class_of(u8 from_kind, u8 to_kind);
+
+/* The container behind a socket of docker-proxy takes the host's place. */
+bool bw_publish(const struct bw_endpoints *e, struct bw_query *q);
+
+struct bw_ep4 *bw_ep4_find(const struct bw_endpoints *e, __be32 addr);
+struct bw_ep6 *bw_ep6_find(const struct bw_endpoints *e,
+			   const union bw_addr *addr);
+
+/* How slots hash, shared with the builder. */
+static inline u64 bw_ep4_hash(const struct bw_table *t, __be32 addr)
+{
+	return bw_hash1(t, (__force u32)addr);
+}
+
+static inline u64 bw_pair_hash(const struct bw_table *t, u32 row, u32 column)
+{
+	return bw_hash1(t, (u64)row << 32 | column);
+}
+
+static inline u64 bw_published_hash(const struct bw_table *t, u8 family,
+				    u8 proto, u16 port,
+				    const union bw_addr *addr)
+{
+	return bw_hash3(t, (u64)family << 24 | (u64)proto << 16 | port,
+			addr->v6[0], addr->v6[1]);
+}
+
+#endif /* _BW_CLASSIFY_H */

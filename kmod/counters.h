@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Packets and bytes per rule and built-in reason, an array for each CPU. The
+ * packet path writes only its own CPU's; totals are added up by who asks.
+ */
+#ifndef _BW_COUNTERS_H
+#define _BW_COUNTERS_H
+
+#include <linux/types.h>
+#include <linux/u64_stats_sync.h>
+
+struct bw_count {
+	u64_stats_t packets;
+	u64_stats_t bytes;
+	struct u64_stats_sync sync;
+};
+
+struct bw_total {
+	u64 packets;
+	u64 bytes;
+};
+
+struct bw_counters {
+	u32 n;
+	struct bw_total *base;	/* inherited from the rulesets before */
+	struct bw_count *cpu[];
+};
+
+struct bw_counters *bw_counters_new(u32 n);
+void bw_counters_free(struct bw_counters *c);
+/* What this ruleset itself has counted; without what it inherited. */
+struct bw_total bw_counters_own(const struct bw_counters *c, u32 i);
+struct bw_total bw_counters_total(const struct bw_counters *c, u32 i);
+
+/* Bottom halves must be off. */
+static inline void bw_count(const struct bw_counters *c, u32 i, u32 bytes)
+{
+	struct bw_count *count = &c->cpu[smp_processor_id()][i];
+
+	u64_stats_update_begin(&count->sync);
+	u64_stats_inc(&count->packets);
+	u64_stats_add(&count->bytes, bytes);
+	u64_stats_update_end(&count->sync);
+}
+
+#endif /* _BW_COUNTERS_H */

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Guarded links. Patterns are compared with names only here, when a link
+ * appears, is renamed or goes and at a commit; packets see a bitmap and a small
+ * table of interface numbers. Nothing in the notifier may allocate, and a link
+ * that should be guarded must never be left open for want of room.
+ *
+ * Readers take no lock. A slot goes from free to a number and from a number to
+ * GONE; it becomes free again only where no search can pass over it.
+ */
+#include <linux/glob.h>
+#include <linux/rtnetlink.h>
+#include <net/net_namespace.h>
+
+#include "guard.h"
+#include "state.h"
+
+#define BW_GUARD_SLOTS	(2 * BW_GUARD_LINKS)
+#define BW_GUARD_FREE	0
+#define BW_GUARD_GONE	U32_MAX	/* no interface number: those are positive ints */
+
+unsigned long bw_guard_map[BITS_TO_LONGS(1 << BW_GUARD_BITS)] __read_mostly;
+static u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
+static u32 bw_guard_links;
+static bool bw_guard_full __read_mostly; /* a bit alone means guarded */
+static const struct bw_guards *bw_guard_patterns;
+
+static u32 bw_guard_low(u32 ifindex)
+{
+	return ifindex & ((1 << BW_GUARD_BITS) - 1);
+}
+
+static u32 bw_guard_next(u32 i)
+{
+	return (i + 1) % BW_GUARD_SLOTS;
+}
+
+bool bw_guard_probe(u32 ifindex)
+{
+	u32 i = ifindex % BW_GUARD_SLOTS, n, slot;
+
+	/* Pairs with smp_wmb() in bw_guard_add(). */
+	smp_rmb();
+	if (READ_ONCE(bw_guard_full))
+		return true;
+	for (n = 0; n < BW_GUARD_SLOTS; n++, i = bw_guard_next(i)) {
+		slot = READ_ONCE(bw_guard_slot[i]);
+		if (slot == ifindex)
+			return true;
+		if (slot == BW_GUARD_FREE)
+			break;
+	}
+	return false;
+}
+
+/* The slot that has the number, or the one to put it in; none: SLOTS. */
+static u32 bw_guard_find(u32 ifindex)
+{
+	u32 i = ifindex % BW_GUARD_SLOTS, n, room = BW_GUARD_SLOTS;
+
+	for (n = 0; n < BW_GUARD_SLOTS; n++, i = bw_guard_next(i)) {
+		if (bw_guard_slot[i] == ifindex)
+			return i;
+		if (bw_guard_slot[i] == BW_GUARD_GONE && room == BW_GUARD_SLOTS)
+			room = i;
+		if (bw_guard_slot[i] == BW_GUARD_FREE)
+			return room == BW_GUARD_SLOTS ? i : room;
+	}
+	return room;
+}
+
+static void bw_guard_add(const struct net_device *dev)
+{
+	u32 ifindex = dev->ifindex, i = bw_guard_find(ifindex);
+
+	if (i < BW_GUARD_SLOTS && bw_guard_slot[i] == ifindex)
+		return;
+	if (i == BW_GUARD_SLOTS || bw_guard_links == BW_GUARD_LINKS) {
+		if (!bw_guard_full)
+			pr_warn("more than %u guarded links: links whose number ends alike are guarded with them\n",
+				BW_GUARD_LINKS);
+		WRITE_ONCE(bw_guard_full, true);
+	} else {
+		WRITE_ONCE(bw_guard_slot[i], ifindex);
+		bw_guard_links++;
+	}
+	/* A reader that sees the bit must find the slot. */
+	smp_wmb();
+	set_bit(bw_guard_low(ifindex), bw_guard_map);
+}
+
+static bool bw_guard_low_taken(u32 low)
+{
+	u32 i;
+
+	for (i = 0; i < BW_GUARD_SLOTS; i++)
+		if (bw_guard_slot[i] != BW_GUARD_FREE &&
+		    bw_guard_slot[i] != BW_GUARD_GONE &&
+		    bw_guard_low(bw_guard_slot[i]) == low)
+			return true;
+	return false;
+}
+
+static void bw_guard_remove(u32 ifindex)
+{
+	u32 i = bw_guard_find(ifindex);
+
+	if (i == BW_GUARD_SLOTS || bw_guard_slot[i] != ifindex)
+		return;
+	WRITE_ONCE(bw_guard_slot[i], BW_GUARD_GONE);
+	bw_guard_links--;
+	if (bw_guard_slot[bw_guard_next(i)] == BW_GUARD_FREE) {
+		/* No search goes on behind these: free them, last one first. */
+		while (bw_guard_slot[i] == BW_GUARD_GONE) {
+			WRITE_ONCE(bw_guard_slot[i], BW_GUARD_FREE);
+			i = (i + BW_GUARD_SLOTS - 1) % BW_GUARD_SLOTS;
+		}
+	}
+	/* Bits of links that found no slot cannot be told apart: all stay. */
+	if (!bw_guard_full && !bw_guard_low_taken(bw_guard_low(ifindex)))
+		clear_bit(bw_guard_low(ifindex), bw_guard_map);
+}
+
+bool bw_guards_match(const struct bw_guards *g, const struct net_device *dev)
+{
+	u32 i;
+
+	if (!g || dev->flags & IFF_LOOPBACK)
+		return false;
+	for (i = 0; i < g->n; i++)
+		if (glob_match(g->pattern[i], dev->name))
+			return true;
+	return false;
+}
+
+void bw_guard_add_matching(const struct bw_guards *g)
+{
+	struct net_device *dev;
+
+	ASSERT_RTNL();
+	lockdep_assert_held(&bw_mutex);
+	for_each_netdev(&init_net, dev)
+		if (bw_guards_match(g, dev))
+			bw_guard_add(dev);
+}
+
+void bw_guard_keep_matching(const struct bw_guards *g)
+{
+	struct net_device *dev;
+
+	ASSERT_RTNL();
+	lockdep_assert_held(&bw_mutex);
+	bw_guard_patterns = g;
+	for_each_netdev(&init_net, dev)
+		if (!bw_guards_match(g, dev))
+			bw_guard_remove(dev->ifindex);
+}
+
+int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
+{
+	u32 i;
+	int err;
+
+	lockdep_assert_held(&bw_mutex);
+	for (i = 0; i < BW_GUARD_SLOTS; i++) {
+		if (bw_guard_slot[i] == BW_GUARD_FREE ||
+		    bw_guard_slot[i] == BW_GUARD_GONE)
+			continue;
+		err = fn(bw_guard_slot[i], arg);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int bw_guard_event(struct notifier_block *nb, unsigned long event,
+			  void *ptr)
+{
+	const struct net_device *dev = netdev_notifier_info_to_dev(ptr);
+
+	if (!net_eq(dev_net(dev), &init_net))
+		return NOTIFY_DONE;
+	mutex_lock(&bw_mutex);
+	switch (event) {
+	case NETDEV_REGISTER:
+	case NETDEV_CHANGENAME:
+		if (bw_guards_match(bw_guard_patterns, dev))
+			bw_guard_add(dev);
+		else
+			bw_guard_remove(dev->ifindex);
+		break;
+	case NETDEV_UNREGISTER:
+		/* Endpoints first: they must not outlive their link. */
+		bw_state_close_link(dev->ifindex);
+		bw_guard_remove(dev->ifindex);
+		break;
+	}
+	mutex_unlock(&bw_mutex);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block bw_guard_notifier = {
+	.notifier_call = bw_guard_event,
+};
+
+/* Registering replays NETDEV_REGISTER for every link there is. */
+int bw_guard_init(void)
+{
+	return register_netdevice_notifier_net(&init_net, &bw_guard_notifier);
+}
+
+void bw_guard_exit(void)
+{
+	unregister_netdevice_notifier_net(&init_net, &bw_guard_notifier);
+}

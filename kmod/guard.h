@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Which links are guarded: a test for the packet path that costs one bit in the
+ * common case, and the control side that keeps it true as links come and go.
+ */
+#ifndef _BW_GUARD_H
+#define _BW_GUARD_H
+
+#include <linux/bitops.h>
+#include <linux/netdevice.h>
+
+#include "uapi/bridgewarden.h"
+
+#define BW_GUARD_BITS	16
+#define BW_GUARD_LINKS	4096	/* held exactly; beyond: by their bit alone */
+
+struct bw_guards {
+	u32 n;
+	char pattern[BW_MAX_GUARDS][BW_GUARD_LEN];
+};
+
+extern unsigned long bw_guard_map[BITS_TO_LONGS(1 << BW_GUARD_BITS)];
+
+bool bw_guard_probe(u32 ifindex);
+
+static inline bool bw_guarded_index(u32 ifindex)
+{
+	return unlikely(test_bit(ifindex & ((1 << BW_GUARD_BITS) - 1),
+				 bw_guard_map)) &&
+	       bw_guard_probe(ifindex);
+}
+
+static inline bool bw_guarded(const struct net_device *dev)
+{
+	return dev && bw_guarded_index(dev->ifindex);
+}
+
+bool bw_guards_match(const struct bw_guards *g, const struct net_device *dev);
+
+/*
+ * Changing the patterns takes two steps, so that the caller can publish its
+ * ruleset between them and no link is unguarded meanwhile. rtnl and bw_mutex.
+ */
+void bw_guard_add_matching(const struct bw_guards *g);
+void bw_guard_keep_matching(const struct bw_guards *g);
+
+/* Calls back for each guarded link held exactly. bw_mutex. */
+int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg);
+
+int bw_guard_init(void);
+void bw_guard_exit(void);
+
+#endif /* _BW_GUARD_H */

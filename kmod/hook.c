@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The hooks. Each finds out who stands on either side of the packet at its
+ * place in the stack, and judges every packet exactly once: forwarded and
+ * bridged ones at FORWARD, those for the host at LOCAL_IN, those from the host
+ * at POST_ROUTING. No hook may write anything shared, or sleep.
+ */
+#include <linux/netfilter.h>
+#include <linux/netfilter_bridge.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6.h>
+#include <net/netfilter/nf_conntrack.h>
+
+#include "guard.h"
+#include "hook.h"
+#include "packet.h"
+#include "state.h"
+#include "verdict.h"
+
+static void bw_stand(struct bw_party *p, u8 kind, u32 link, u32 port)
+{
+	p->kind = kind;
+	p->link = link;
+	p->port = port;
+}
+
+/* The side of the packet's sender, and the other one. */
+static struct bw_party *bw_sender(struct bw_query *q)
+{
+	return &q->side[q->sender];
+}
+
+static struct bw_party *bw_receiver(struct bw_query *q)
+{
+	return &q->side[!q->sender];
+}
+
+static void bw_stand_at(struct bw_party *p, const struct net_device *dev,
+			bool guarded, u32 port)
+{
+	if (guarded)
+		bw_stand(p, BW_KIND_GUARDED, dev->ifindex, port);
+	else
+		bw_stand(p, BW_KIND_WORLD, 0, 0);
+}
+
+static unsigned int bw_builtin(const struct bw_state *st, struct sk_buff *skb,
+			       const struct nf_hook_state *hs, u32 reason)
+{
+	struct bw_decision d = {
+		.index = reason,
+		.action = BW_ACTION_DENY,
+	};
+
+	if (reason == BW_REASON_NEIGHBOUR || reason == BW_REASON_HOST_ERROR)
+		d.action = BW_ACTION_ALLOW;
+	return bw_verdict(st, skb, hs, &d);
+}
+
+static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
+			     const struct nf_hook_state *hs,
+			     const struct bw_query *q)
+{
+	struct bw_decision d;
+
+	bw_classify(st->rules, st->endpoints, q, &d);
+	if (d.class == BW_CLASS_NONE)
+		return NF_ACCEPT;
+	return bw_verdict(st, skb, hs, &d);
+}
+
+static unsigned int bw_hook_forward(void *priv, struct sk_buff *skb,
+				    const struct nf_hook_state *hs)
+{
+	bool in = bw_guarded(hs->in), out = bw_guarded(hs->out);
+	const struct bw_state *st;
+	struct bw_query q;
+	int reason;
+
+	if (!in && !out)
+		return NF_ACCEPT;
+	st = rcu_dereference(bw_state);
+	if (!st)
+		return NF_ACCEPT;
+	if (unlikely(st->closed))
+		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
+	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD, &q);
+	if (unlikely(reason >= 0))
+		return bw_builtin(st, skb, hs, reason);
+	bw_stand_at(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
+	bw_stand_at(bw_receiver(&q), hs->out, out, 0);
+	return bw_judge(st, skb, hs, &q);
+}
+
+/* Not from a guarded link: most of it is over here, before anything is read. */
+static bool bw_host_traffic_matters(const struct bw_state *st,
+				    const struct sk_buff *skb)
+{
+	u16 port;
+
+	if (!st->local_in)
+		return false;
+	if (st->rules->host_ingress)
+		return true;
+	return !bw_packet_host_port(skb, &port) ||
+	       bw_bit(st->endpoints->published_port, port);
+}
+
+/*
+ * A socket of docker-proxy stands for a container: who reaches it is judged as
+ * if it reached the container. Other traffic to the host is judged from guarded
+ * links, and from outside only where the policy has a say in it.
+ */
+static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
+				     const struct nf_hook_state *hs)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	bool in = bw_guarded(hs->in);
+	struct bw_query q;
+	int reason;
+
+	if (!st || (!in && !bw_host_traffic_matters(st, skb)))
+		return NF_ACCEPT;
+	if (unlikely(st->closed))
+		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
+	reason = bw_packet_read(skb, hs->pf,
+				BW_TO_HOST | (in ? BW_AT_GUARD : 0), &q);
+	if (unlikely(reason >= 0)) {
+		if (!in && !st->rules->host_ingress)
+			return NF_ACCEPT;
+		return bw_builtin(st, skb, hs, reason);
+	}
+	bw_stand_at(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
+	if (hs->in->flags & IFF_LOOPBACK)
+		bw_stand(bw_sender(&q), BW_KIND_HOST, 0, 0);
+	bw_stand(bw_receiver(&q), BW_KIND_HOST, 0, 0);
+	if (q.sender == BW_INITIATOR && bw_publish(st->endpoints, &q))
+		return bw_judge(st, skb, hs, &q);
+	if (!in && !st->rules->host_ingress)
+		return NF_ACCEPT;
+	return bw_judge(st, skb, hs, &q);
+}
+
+/* Forwarded and bridged packets pass here too, judged already. */
+static bool bw_from_host(const struct sk_buff *skb,
+			 const struct nf_hook_state *hs)
+{
+	return !hs->in && !nf_bridge_info_exists(skb);
+}
+
+/* What was received and yet has no in-device was relayed, by IPVS for one. */
+static void bw_stand_origin(struct bw_party *p, const struct sk_buff *skb)
+{
+	u32 origin = skb->skb_iif;
+
+	if (!origin)
+		bw_stand(p, BW_KIND_HOST, 0, 0);
+	else if (bw_guarded_index(origin))
+		bw_stand(p, BW_KIND_GUARDED, origin, 0);
+	else
+		bw_stand(p, BW_KIND_WORLD, 0, 0);
+}
+
+static unsigned int bw_judge_from_host(struct sk_buff *skb,
+				       const struct nf_hook_state *hs)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	struct bw_query q;
+	int reason;
+
+	if (!st)
+		return NF_ACCEPT;
+	if (unlikely(st->closed))
+		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
+	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD | BW_FROM_HOST, &q);
+	if (unlikely(reason >= 0))
+		return bw_builtin(st, skb, hs, reason);
+	bw_stand_origin(bw_sender(&q), skb);
+	bw_stand_at(bw_receiver(&q), hs->out, true, 0);
+	/* docker-proxy answers a container: judged as its question was. */
+	if (q.sender == BW_RESPONDER)
+		bw_publish(st->endpoints, &q);
+	return bw_judge(st, skb, hs, &q);
+}
+
+static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
+					 const struct nf_hook_state *hs)
+{
+	unsigned int verdict;
+
+	if (!bw_guarded(hs->out) || !bw_from_host(skb, hs))
+		return NF_ACCEPT;
+	/* A process may be sending: counters need bottom halves off. */
+	local_bh_disable();
+	verdict = bw_judge_from_host(skb, hs);
+	local_bh_enable();
+	return verdict;
+}
+
+#define BW_HOOK(family, place, function) {	\
+	.hook = function,			\
+	.pf = family,				\
+	.hooknum = place,			\
+	.priority = NF_IP_PRI_FIRST,		\
+}
+
+/* NF_IP6_PRI_FIRST is the same number. */
+static const struct nf_hook_ops bw_hook_ops[] = {
+	BW_HOOK(NFPROTO_IPV4, NF_INET_LOCAL_IN, bw_hook_local_in),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_FORWARD, bw_hook_forward),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_POST_ROUTING, bw_hook_post_routing),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_LOCAL_IN, bw_hook_local_in),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_FORWARD, bw_hook_forward),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_POST_ROUTING, bw_hook_post_routing),
+};
+
+/* What nf_ct_netns_get() was asked for: IPv4 alone where there is no IPv6. */
+static u8 bw_conntrack_pf;
+
+int bw_hook_init(struct net *net)
+{
+	int err;
+
+	bw_conntrack_pf = NFPROTO_INET;
+	err = nf_ct_netns_get(net, bw_conntrack_pf);
+	if (err) {
+		bw_conntrack_pf = NFPROTO_IPV4;
+		err = nf_ct_netns_get(net, bw_conntrack_pf);
+	}
+	if (err)
+		return err;
+	err = nf_register_net_hooks(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops));
+	if (err)
+		nf_ct_netns_put(net, bw_conntrack_pf);
+	return err;
+}
+
+void bw_hook_exit(struct net *net)
+{
+	nf_unregister_net_hooks(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops));
+	synchronize_net();
+	nf_ct_netns_put(net, bw_conntrack_pf);
+}
+
+static u32 bw_hook_bit(const struct nf_hook_ops *ops)
+{
+	return 1U << ((ops->pf == NFPROTO_IPV4 ? 0 : 8) + ops->hooknum);
+}
+
+static bool bw_hook_is_first(const struct net *net,
+			     const struct nf_hook_ops *ops)
+{
+	const struct nf_hook_entries *entries;
+
+	if (ops->pf == NFPROTO_IPV4)
+		entries = rcu_dereference(net->nf.hooks_ipv4[ops->hooknum]);
+	else
+		entries = rcu_dereference(net->nf.hooks_ipv6[ops->hooknum]);
+	return entries && entries->num_hook_entries &&
+	       entries->hooks[0].hook == ops->hook;
+}
+
+u32 bw_hook_first(const struct net *net)
+{
+	u32 first = 0, i;
+
+	rcu_read_lock();
+	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++)
+		if (bw_hook_is_first(net, &bw_hook_ops[i]))
+			first |= bw_hook_bit(&bw_hook_ops[i]);
+	rcu_read_unlock();
+	return first;
+}
+
+u32 bw_hook_expected(void)
+{
+	u32 expected = 0, i;
+
+	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++)
+		expected |= bw_hook_bit(&bw_hook_ops[i]);
+	return expected;
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Loading and unloading: the init ladder and its mirror, nothing else. After
+ * unloading, the host must be as if the module had never been there.
+ */
+#include <linux/module.h>
+#include <linux/rcupdate.h>
+#include <net/genetlink.h>
+
+#include "guard.h"
+#include "hook.h"
+#include "netlink.h"
+#include "state.h"
+#include "txn.h"
+#include "version.h"
+
+static char *closed[BW_MAX_GUARDS];
+static unsigned int n_closed;
+module_param_array(closed, charp, &n_closed, 0444);
+MODULE_PARM_DESC(closed, "guard these link patterns from load on and drop everything at them until the first commit (closed=docker0,br-*)");
+
+static int __init bw_init(void)
+{
+	int err;
+
+	err = bw_guard_init();
+	if (err)
+		return err;
+	err = bw_state_init(closed, n_closed);
+	if (err)
+		goto guard;
+	err = bw_hook_init(&init_net);
+	if (err)
+		goto guard;
+	err = bw_txn_init();
+	if (err)
+		goto hook;
+	err = bw_netlink_init();
+	if (err)
+		goto txn;
+	return 0;
+
+txn:
+	bw_txn_exit();
+hook:
+	bw_hook_exit(&init_net);
+guard:
+	bw_guard_exit();
+	bw_state_exit();
+	rcu_barrier();
+	return err;
+}
+
+static void __exit bw_exit(void)
+{
+	bw_netlink_exit();
+	bw_txn_exit();
+	bw_state_stop();
+	bw_hook_exit(&init_net);
+	/* Its notifier reads the state: gone before it. */
+	bw_guard_exit();
+	bw_state_exit();
+	rcu_barrier();
+}
+
+module_init(bw_init);
+module_exit(bw_exit);
+
+MODULE_DESCRIPTION("bridgewarden: judges the traffic of Docker's networks");
+MODULE_AUTHOR("The bridgewarden developers");
+MODULE_LICENSE("GPL");
+MODULE_VERSION(BW_VERSION);
+MODULE_ALIAS_GENL_FAMILY(BW_FAMILY_NAME);
+/* Rules with log: true write through it; without it they log nothing. */
+MODULE_SOFTDEP("pre: nfnetlink_log");

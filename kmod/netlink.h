@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The generic netlink family: the only way in from user space.
+ */
+#ifndef _BW_NETLINK_H
+#define _BW_NETLINK_H
+
+int bw_netlink_init(void);
+void bw_netlink_exit(void);
+
+#endif /* _BW_NETLINK_H */

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * From a packet and its conntrack entry to the classifier's query: who began
+ * the connection, who answers, for which service, and whose packet this is.
+ */
+#ifndef _BW_PACKET_H
+#define _BW_PACKET_H
+
+#include <linux/netfilter.h>
+#include <linux/skbuff.h>
+
+#include "classify.h"
+
+#define BW_READ_QUERY	-1	/* the query is filled in */
+
+/* Where the packet is, for those whose verdict does not come from the rules. */
+#define BW_AT_GUARD	BIT(0)
+#define BW_FROM_HOST	BIT(1)
+#define BW_TO_HOST	BIT(2)
+
+/*
+ * BW_READ_QUERY, or the enum bw_reason that decides without the rules. Fills
+ * addresses, service, sender and flags; kinds and links are the hook's.
+ */
+int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
+		   struct bw_query *q);
+
+/*
+ * For a packet to the host: the local port its connection goes to, and whether
+ * conntrack knows. An answer to the host goes to no port that could be judged.
+ */
+bool bw_packet_host_port(const struct sk_buff *skb, u16 *port);
+
+#endif /* _BW_PACKET_H */

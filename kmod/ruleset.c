@@ -1,0 +1,756 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Checks a draft and builds rules and endpoints from it. Pure C, for the kernel
+ * and for user space (tests, fuzzing). It must never trust a number it has not
+ * compared, and a build that fails must leave nothing behind.
+ */
+#include "ruleset.h"
+
+#ifndef __KERNEL__
+#include <errno.h>
+#endif
+
+const struct bw_section_type bw_section_types[BW_S_MAX] = {
+	[BW_S_IDENTITY] = { "identity", sizeof(struct bw_nl_identity),
+			    BW_MAX_IDENTITIES },
+	[BW_S_CELL4] = { "cell4", sizeof(struct bw_nl_cell4), BW_MAX_CELLS },
+	[BW_S_CELL6] = { "cell6", sizeof(struct bw_nl_cell6), BW_MAX_CELLS },
+	[BW_S_ENDPOINT4] = { "endpoint4", sizeof(struct bw_nl_endpoint4),
+			     BW_MAX_ENDPOINTS },
+	[BW_S_ENDPOINT6] = { "endpoint6", sizeof(struct bw_nl_endpoint6),
+			     BW_MAX_ENDPOINTS },
+	[BW_S_PUBLISH] = { "publish", sizeof(struct bw_nl_publish),
+			   BW_MAX_PUBLISH },
+	[BW_S_RULE] = { "rule", sizeof(struct bw_nl_rule), BW_MAX_RULES },
+	[BW_S_SPAN] = { "span", sizeof(struct bw_nl_span), BW_MAX_SPANS },
+	[BW_S_BLOCK] = { "block", sizeof(struct bw_nl_block), BW_MAX_BLOCKS },
+	[BW_S_PAIR] = { "pair", sizeof(struct bw_nl_pair), BW_MAX_PAIRS },
+};
+
+static int bw_fail(struct bw_fault *f, int err, u32 section, u32 entry,
+		   const char *why)
+{
+	f->err = err;
+	f->section = section;
+	f->entry = entry;
+	f->why = why;
+	return err;
+}
+
+static int bw_bad(struct bw_fault *f, u32 section, u32 entry, const char *why)
+{
+	return bw_fail(f, -EINVAL, section, entry, why);
+}
+
+static bool bw_all_zero(const u8 *p, size_t n)
+{
+	while (n--)
+		if (*p++)
+			return false;
+	return true;
+}
+
+static int bw_check_action(struct bw_fault *f, u32 section, u32 entry, u8 action)
+{
+	if (action == BW_ACTION_QUEUE)
+		return bw_fail(f, -EOPNOTSUPP, section, entry,
+			       "queue is not supported by this version");
+	if (action >= __BW_ACTION_MAX)
+		return bw_bad(f, section, entry, "unknown action");
+	return 0;
+}
+
+static int bw_check_head(const struct bw_draft *d, struct bw_fault *f)
+{
+	u32 i;
+	int err;
+
+	if (d->mode >= __BW_MODE_MAX)
+		return bw_bad(f, BW_S_NONE, 0, "unknown mode");
+	for (i = 0; i < __BW_CLASS_MAX; i++) {
+		err = bw_check_action(f, BW_S_NONE, i, d->defaults[i]);
+		if (err)
+			return err;
+	}
+	if (d->n_guard > BW_MAX_GUARDS)
+		return bw_bad(f, BW_S_NONE, 0, "too many guards");
+	for (i = 0; i < d->n_guard; i++)
+		if (!d->guard[i][0] || d->guard[i][BW_GUARD_LEN - 1])
+			return bw_bad(f, BW_S_NONE, i, "guard pattern is empty or too long");
+	for (i = 0; i < BW_S_MAX; i++)
+		if (d->count[i] > bw_section_types[i].max)
+			return bw_fail(f, -E2BIG, i, d->count[i], "too many entries");
+	return 0;
+}
+
+static int bw_check_identities(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_identity *id = d->data[BW_S_IDENTITY];
+	u32 i, n = d->count[BW_S_IDENTITY];
+
+	if (n < BW_ID_FIRST)
+		return bw_bad(f, BW_S_IDENTITY, n, "the reserved identities are missing");
+	for (i = 0; i < n; i++)
+		if (id[i].row >= BW_MAX_IDENTITIES ||
+		    id[i].column >= BW_MAX_IDENTITIES)
+			return bw_bad(f, BW_S_IDENTITY, i, "row or column out of range");
+	return 0;
+}
+
+static int bw_check_cells(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_cell4 *c4 = d->data[BW_S_CELL4];
+	const struct bw_nl_cell6 *c6 = d->data[BW_S_CELL6];
+	u32 i, ids = d->count[BW_S_IDENTITY];
+
+	for (i = 0; i < d->count[BW_S_CELL4]; i++) {
+		if (!i && c4[i].start)
+			return bw_bad(f, BW_S_CELL4, i, "the first start is not 0");
+		if (i && be32_to_cpu(c4[i].start) <= be32_to_cpu(c4[i - 1].start))
+			return bw_bad(f, BW_S_CELL4, i, "starts do not ascend");
+		if (c4[i].world >= ids || c4[i].host >= ids)
+			return bw_bad(f, BW_S_CELL4, i, "no such identity");
+	}
+	for (i = 0; i < d->count[BW_S_CELL6]; i++) {
+		if (!i && !bw_all_zero(c6[i].start, 16))
+			return bw_bad(f, BW_S_CELL6, i, "the first start is not 0");
+		if (i && memcmp(c6[i].start, c6[i - 1].start, 16) <= 0)
+			return bw_bad(f, BW_S_CELL6, i, "starts do not ascend");
+		if (c6[i].world >= ids || c6[i].host >= ids)
+			return bw_bad(f, BW_S_CELL6, i, "no such identity");
+	}
+	return 0;
+}
+
+/* 0/8, 127/8, groups and 255.255.255.255 are nobody's. */
+static bool bw_assignable4(const u8 *a)
+{
+	return a[0] && a[0] != 127 && a[0] < 224;
+}
+
+static bool bw_assignable6(const u8 *a)
+{
+	return a[0] != 0xff && !(bw_all_zero(a, 15) && a[15] <= 1);
+}
+
+static int bw_check_endpoints(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_endpoint4 *e4 = d->data[BW_S_ENDPOINT4];
+	const struct bw_nl_endpoint6 *e6 = d->data[BW_S_ENDPOINT6];
+	u32 i, ids = d->count[BW_S_IDENTITY];
+
+	for (i = 0; i < d->count[BW_S_ENDPOINT4]; i++) {
+		if (!bw_assignable4((const u8 *)&e4[i].addr))
+			return bw_bad(f, BW_S_ENDPOINT4, i, "no address of an endpoint");
+		if (e4[i].identity >= ids)
+			return bw_bad(f, BW_S_ENDPOINT4, i, "no such identity");
+		if (!e4[i].link)
+			return bw_bad(f, BW_S_ENDPOINT4, i, "the link is missing");
+	}
+	for (i = 0; i < d->count[BW_S_ENDPOINT6]; i++) {
+		if (!bw_assignable6(e6[i].addr))
+			return bw_bad(f, BW_S_ENDPOINT6, i, "no address of an endpoint");
+		if (e6[i].identity >= ids)
+			return bw_bad(f, BW_S_ENDPOINT6, i, "no such identity");
+		if (!e6[i].link)
+			return bw_bad(f, BW_S_ENDPOINT6, i, "the link is missing");
+	}
+	return 0;
+}
+
+static int bw_check_publish(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_publish *p = d->data[BW_S_PUBLISH];
+	u32 i;
+
+	for (i = 0; i < d->count[BW_S_PUBLISH]; i++, p++) {
+		if ((p->family != AF_INET && p->family != AF_INET6) ||
+		    (p->to_family != AF_INET && p->to_family != AF_INET6))
+			return bw_bad(f, BW_S_PUBLISH, i, "unknown address family");
+		if ((p->family == AF_INET && !bw_all_zero(p->host_addr + 4, 12)) ||
+		    (p->to_family == AF_INET && !bw_all_zero(p->to_addr + 4, 12)))
+			return bw_bad(f, BW_S_PUBLISH, i, "bytes behind an IPv4 address");
+		if (p->to_family == AF_INET ? !bw_assignable4(p->to_addr) :
+					      !bw_assignable6(p->to_addr))
+			return bw_bad(f, BW_S_PUBLISH, i, "no address of an endpoint");
+		if (!p->proto || !p->host_port || !p->to_port)
+			return bw_bad(f, BW_S_PUBLISH, i, "protocol or port is 0");
+		if (p->reserved)
+			return bw_bad(f, BW_S_PUBLISH, i, "reserved byte is not 0");
+	}
+	return 0;
+}
+
+static int bw_check_rules(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_rule *r = d->data[BW_S_RULE];
+	u32 i;
+	int err;
+
+	for (i = 0; i < d->count[BW_S_RULE]; i++, r++) {
+		err = bw_check_action(f, BW_S_RULE, i, r->action);
+		if (err)
+			return err;
+		if (r->flags & ~BW_RULE_F_MASK)
+			return bw_bad(f, BW_S_RULE, i, "unknown flag");
+		if (r->reserved[0] || r->reserved[1] || r->reserved[2])
+			return bw_bad(f, BW_S_RULE, i, "reserved field is not 0");
+		if (!r->name[0] || r->name[BW_NAME_LEN - 1])
+			return bw_bad(f, BW_S_RULE, i, "name is empty or too long");
+	}
+	return 0;
+}
+
+static int bw_check_spans(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_span *s = d->data[BW_S_SPAN];
+	u32 i, rules = d->count[BW_S_RULE];
+
+	for (i = 0; i < d->count[BW_S_SPAN]; i++, s++) {
+		if (s->lo > s->hi || s->hi > BW_SERVICE_MAX)
+			return bw_bad(f, BW_S_SPAN, i, "services out of range");
+		if ((s->rule != BW_RULE_NONE && s->rule >= rules) ||
+		    (s->direct != BW_RULE_NONE && s->direct >= rules))
+			return bw_bad(f, BW_S_SPAN, i, "no such rule");
+	}
+	return 0;
+}
+
+/*
+ * Blocks may share spans, so walking each block would let a small draft ask for
+ * 2^44 steps: the walk is over the spans, once. break_at[i] is the last span
+ * of the ascending and disjoint stretch that i belongs to.
+ */
+static int bw_check_blocks(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_block *b = d->data[BW_S_BLOCK];
+	const struct bw_nl_span *s = d->data[BW_S_SPAN];
+	u32 i, spans = d->count[BW_S_SPAN];
+	u32 *last = bw_alloc(spans, sizeof(*last));
+	int err = 0;
+
+	if (!last)
+		return bw_fail(f, -ENOMEM, BW_S_BLOCK, 0, "no memory");
+	for (i = spans; i-- > 0;)
+		last[i] = i + 1 < spans && s[i].hi < s[i + 1].lo ?
+			  last[i + 1] : i;
+	for (i = 0; i < d->count[BW_S_BLOCK] && !err; i++, b++) {
+		if (b->first > spans || b->count > spans - b->first)
+			err = bw_bad(f, BW_S_BLOCK, i, "no such span");
+		else if (b->count && last[b->first] < b->first + b->count - 1)
+			err = bw_bad(f, BW_S_BLOCK, i, "spans do not ascend or overlap");
+	}
+	bw_free(last);
+	return err;
+}
+
+static int bw_check_pairs(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_pair *p = d->data[BW_S_PAIR];
+	u32 i;
+
+	for (i = 0; i < d->count[BW_S_PAIR]; i++, p++) {
+		if (p->row >= BW_MAX_IDENTITIES || p->column >= BW_MAX_IDENTITIES)
+			return bw_bad(f, BW_S_PAIR, i, "row or column out of range");
+		if (p->block >= d->count[BW_S_BLOCK])
+			return bw_bad(f, BW_S_PAIR, i, "no such block");
+	}
+	return 0;
+}
+
+int bw_draft_check(const struct bw_draft *d, struct bw_fault *f)
+{
+	static int (*const checks[])(const struct bw_draft *d,
+				     struct bw_fault *f) = {
+		bw_check_head, bw_check_identities, bw_check_cells,
+		bw_check_endpoints, bw_check_publish, bw_check_rules,
+		bw_check_spans, bw_check_blocks, bw_check_pairs,
+	};
+	u32 i;
+	int err;
+
+	for (i = 0; i < ARRAY_SIZE(checks); i++) {
+		err = checks[i](d, f);
+		if (err)
+			return err;
+		bw_breathe();
+	}
+	return 0;
+}
+
+/* Endpoints. */
+
+static bool bw_ep4_fill(void *slot, const void *source, u32 i)
+{
+	const struct bw_nl_endpoint4 *from =
+		(const struct bw_nl_endpoint4 *)source + i;
+	struct bw_ep4 *ep = slot;
+
+	ep->addr = from->addr;
+	ep->identity = from->identity;
+	ep->link = from->link;
+	ep->port = from->port;
+	return true;
+}
+
+static u64 bw_ep4_slot_hash(const struct bw_table *t, const void *slot)
+{
+	return bw_ep4_hash(t, ((const struct bw_ep4 *)slot)->addr);
+}
+
+static bool bw_ep4_used(const void *slot)
+{
+	return ((const struct bw_ep4 *)slot)->addr;
+}
+
+static bool bw_ep4_same(const void *a, const void *b)
+{
+	return ((const struct bw_ep4 *)a)->addr ==
+	       ((const struct bw_ep4 *)b)->addr;
+}
+
+static const struct bw_table_ops bw_ep4_ops = {
+	.slot_size = sizeof(struct bw_ep4),
+	.fill = bw_ep4_fill,
+	.hash = bw_ep4_slot_hash,
+	.used = bw_ep4_used,
+	.same = bw_ep4_same,
+};
+
+static bool bw_ep6_fill(void *slot, const void *source, u32 i)
+{
+	const struct bw_nl_endpoint6 *from =
+		(const struct bw_nl_endpoint6 *)source + i;
+	struct bw_ep6 *ep = slot;
+
+	memcpy(ep->addr, from->addr, sizeof(ep->addr));
+	ep->identity = from->identity;
+	ep->link = from->link;
+	ep->port = from->port;
+	ep->used = 1;
+	return true;
+}
+
+static u64 bw_ep6_slot_hash(const struct bw_table *t, const void *slot)
+{
+	const struct bw_ep6 *ep = slot;
+
+	return bw_hash2(t, ep->addr[0], ep->addr[1]);
+}
+
+static bool bw_ep6_used(const void *slot)
+{
+	return ((const struct bw_ep6 *)slot)->used;
+}
+
+static bool bw_ep6_same(const void *a, const void *b)
+{
+	return !memcmp(((const struct bw_ep6 *)a)->addr,
+		       ((const struct bw_ep6 *)b)->addr, 16);
+}
+
+static const struct bw_table_ops bw_ep6_ops = {
+	.slot_size = sizeof(struct bw_ep6),
+	.fill = bw_ep6_fill,
+	.hash = bw_ep6_slot_hash,
+	.used = bw_ep6_used,
+	.same = bw_ep6_same,
+};
+
+static bool bw_published_fill(void *slot, const void *source, u32 i)
+{
+	const struct bw_nl_publish *from =
+		(const struct bw_nl_publish *)source + i;
+	struct bw_published *p = slot;
+
+	memcpy(&p->addr, from->host_addr, sizeof(p->addr));
+	memcpy(&p->to_addr, from->to_addr, sizeof(p->to_addr));
+	p->port = from->host_port;
+	p->to_port = from->to_port;
+	p->family = from->family;
+	p->proto = from->proto;
+	p->to_family = from->to_family;
+	return true;
+}
+
+static u64 bw_published_slot_hash(const struct bw_table *t, const void *slot)
+{
+	const struct bw_published *p = slot;
+
+	return bw_published_hash(t, p->family, p->proto, p->port, &p->addr);
+}
+
+static bool bw_published_used(const void *slot)
+{
+	return ((const struct bw_published *)slot)->family;
+}
+
+static bool bw_published_same(const void *slot_a, const void *slot_b)
+{
+	const struct bw_published *a = slot_a, *b = slot_b;
+
+	return a->family == b->family && a->proto == b->proto &&
+	       a->port == b->port && !memcmp(&a->addr, &b->addr, 16);
+}
+
+static const struct bw_table_ops bw_published_ops = {
+	.slot_size = sizeof(struct bw_published),
+	.fill = bw_published_fill,
+	.hash = bw_published_slot_hash,
+	.used = bw_published_used,
+	.same = bw_published_same,
+};
+
+static int bw_build_table(struct bw_table *t, const struct bw_table_ops *ops,
+			  const void *source, u32 n, u32 section,
+			  struct bw_fault *f)
+{
+	u32 at = 0;
+
+	switch (bw_table_build(t, ops, source, n, &at)) {
+	case BW_TABLE_OK:
+		return 0;
+	case BW_TABLE_DUPLICATE:
+		return bw_fail(f, -EEXIST, section, at, "occurs twice");
+	case BW_TABLE_UNSETTLED:
+		return bw_fail(f, -EAGAIN, section, 0, "the hash does not settle, try again");
+	default:
+		return bw_fail(f, -ENOMEM, section, 0, "no memory");
+	}
+}
+
+static void bw_mark_ifindex(struct bw_endpoints *e, u32 link, u32 port)
+{
+	bw_set_bit(e->ifindex_used, link);
+	if (port)
+		bw_set_bit(e->ifindex_used, port);
+}
+
+struct bw_endpoints *bw_endpoints_build(const struct bw_draft *d,
+					struct bw_fault *f)
+{
+	const struct bw_nl_endpoint4 *e4 = d->data[BW_S_ENDPOINT4];
+	const struct bw_nl_endpoint6 *e6 = d->data[BW_S_ENDPOINT6];
+	const struct bw_nl_publish *p = d->data[BW_S_PUBLISH];
+	struct bw_endpoints *e = bw_alloc(1, sizeof(*e));
+	u32 i;
+
+	if (!e) {
+		bw_fail(f, -ENOMEM, BW_S_NONE, 0, "no memory");
+		return NULL;
+	}
+	e->n_v4 = d->count[BW_S_ENDPOINT4];
+	e->n_v6 = d->count[BW_S_ENDPOINT6];
+	e->n_published = d->count[BW_S_PUBLISH];
+	if (bw_build_table(&e->v4, &bw_ep4_ops, e4, e->n_v4, BW_S_ENDPOINT4, f) ||
+	    bw_build_table(&e->v6, &bw_ep6_ops, e6, e->n_v6, BW_S_ENDPOINT6, f) ||
+	    bw_build_table(&e->published, &bw_published_ops, p, e->n_published,
+			   BW_S_PUBLISH, f)) {
+		bw_endpoints_free(e);
+		return NULL;
+	}
+	for (i = 0; i < e->n_v4; i++)
+		bw_mark_ifindex(e, e4[i].link, e4[i].port);
+	for (i = 0; i < e->n_v6; i++)
+		bw_mark_ifindex(e, e6[i].link, e6[i].port);
+	for (i = 0; i < e->n_published; i++)
+		bw_set_bit(e->published_port, p[i].host_port);
+	return e;
+}
+
+void bw_endpoints_free(struct bw_endpoints *e)
+{
+	if (!e)
+		return;
+	bw_table_free(&e->published);
+	bw_table_free(&e->v6);
+	bw_table_free(&e->v4);
+	bw_free(e);
+}
+
+void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
+{
+	struct bw_ep4 *v4 = e->v4.slots;
+	struct bw_ep6 *v6 = e->v6.slots;
+	u32 i;
+
+	if (!bw_bit(e->ifindex_used, ifindex))
+		return;
+	for (i = 0; i <= e->v4.mask; i++)
+		if (v4[i].addr &&
+		    (v4[i].link == ifindex || v4[i].port == ifindex))
+			WRITE_ONCE(v4[i].identity, BW_ID_UNMANAGED);
+	for (i = 0; i <= e->v6.mask; i++)
+		if (v6[i].used &&
+		    (v6[i].link == ifindex || v6[i].port == ifindex))
+			WRITE_ONCE(v6[i].identity, BW_ID_UNMANAGED);
+}
+
+void bw_endpoint_close4(struct bw_endpoints *e, __be32 addr)
+{
+	struct bw_ep4 *ep = bw_ep4_find(e, addr);
+
+	if (ep)
+		WRITE_ONCE(ep->identity, BW_ID_UNMANAGED);
+}
+
+void bw_endpoint_close6(struct bw_endpoints *e, const u8 *raw)
+{
+	union bw_addr addr;
+	struct bw_ep6 *ep;
+
+	memcpy(&addr, raw, sizeof(addr));
+	ep = bw_ep6_find(e, &addr);
+	if (ep)
+		WRITE_ONCE(ep->identity, BW_ID_UNMANAGED);
+}
+
+/* Rules. */
+
+static bool bw_pair_fill(void *slot, const void *source, u32 i)
+{
+	const struct bw_draft *d = source;
+	const struct bw_nl_pair *from =
+		(const struct bw_nl_pair *)d->data[BW_S_PAIR] + i;
+	const struct bw_nl_block *block =
+		(const struct bw_nl_block *)d->data[BW_S_BLOCK] + from->block;
+	struct bw_pair *pair = slot;
+
+	pair->row = from->row;
+	pair->column = from->column;
+	/* Span 0 matches nothing: an empty block is a run of it alone. */
+	pair->first = block->count ? block->first + 2 : 1;
+	pair->count = block->count ? block->count : 1;
+	return true;
+}
+
+static u64 bw_pair_slot_hash(const struct bw_table *t, const void *slot)
+{
+	const struct bw_pair *pair = slot;
+
+	return bw_pair_hash(t, pair->row, pair->column);
+}
+
+static bool bw_pair_used(const void *slot)
+{
+	return ((const struct bw_pair *)slot)->first;
+}
+
+static bool bw_pair_same(const void *slot_a, const void *slot_b)
+{
+	const struct bw_pair *a = slot_a, *b = slot_b;
+
+	return a->row == b->row && a->column == b->column;
+}
+
+static const struct bw_table_ops bw_pair_ops = {
+	.slot_size = sizeof(struct bw_pair),
+	.fill = bw_pair_fill,
+	.hash = bw_pair_slot_hash,
+	.used = bw_pair_used,
+	.same = bw_pair_same,
+};
+
+static void *bw_copy(const void *from, u32 n, size_t size)
+{
+	void *to = bw_alloc(n, size);
+
+	if (to && n)
+		memcpy(to, from, n * size);
+	return to;
+}
+
+static u32 bw_span_verdict(const struct bw_nl_rule *rule, u32 i)
+{
+	if (i == BW_RULE_NONE)
+		return BW_RULE_NONE;
+	return (BW_REASON_MAX + i) | (u32)rule[i].action << BW_SPAN_ACTION |
+	       (rule[i].flags & BW_RULE_F_LOG ? BW_SPAN_LOG : 0);
+}
+
+/* Span 0 marks unused pairs, span 1 matches no service; then the draft's. */
+static struct bw_nl_span *bw_build_spans(const struct bw_draft *d)
+{
+	const struct bw_nl_rule *rule = d->data[BW_S_RULE];
+	const struct bw_nl_span *from = d->data[BW_S_SPAN];
+	u32 i, n = d->count[BW_S_SPAN];
+	struct bw_nl_span *span = bw_alloc(n + 2, sizeof(*span));
+
+	if (!span)
+		return NULL;
+	for (i = 0; i < 2; i++) {
+		span[i].lo = BW_SERVICE_MAX + 1;
+		span[i].rule = BW_RULE_NONE;
+		span[i].direct = BW_RULE_NONE;
+	}
+	for (i = 0; i < n; i++) {
+		span[i + 2].lo = from[i].lo;
+		span[i + 2].hi = from[i].hi;
+		span[i + 2].rule = bw_span_verdict(rule, from[i].rule);
+		span[i + 2].direct = bw_span_verdict(rule, from[i].direct);
+	}
+	return span;
+}
+
+/* No cells: everything outside is world, everything of the host is host. */
+static int bw_build_cells(struct bw_rules *r, const struct bw_draft *d)
+{
+	const struct bw_nl_cell4 *c4 = d->data[BW_S_CELL4];
+	const struct bw_nl_cell6 *c6 = d->data[BW_S_CELL6];
+	u32 i, n4 = d->count[BW_S_CELL4], n6 = d->count[BW_S_CELL6];
+	struct bw_cell *cell4, *cell6;
+	u64 (*start6)[2];
+	u32 *start4;
+
+	r->n_cell4 = n4 ? n4 : 1;
+	r->n_cell6 = n6 ? n6 : 1;
+	r->start4 = start4 = bw_alloc(r->n_cell4, sizeof(*start4));
+	r->cell4 = cell4 = bw_alloc(r->n_cell4, sizeof(*cell4));
+	start6 = bw_alloc(r->n_cell6, sizeof(*start6));
+	r->start6 = (const u64 (*)[2])start6;
+	r->cell6 = cell6 = bw_alloc(r->n_cell6, sizeof(*cell6));
+	if (!start4 || !cell4 || !start6 || !cell6)
+		return -ENOMEM;
+	cell4[0].identity[BW_KIND_WORLD] = BW_ID_WORLD;
+	cell4[0].identity[BW_KIND_HOST] = BW_ID_HOST;
+	cell6[0] = cell4[0];
+	for (i = 0; i < n4; i++) {
+		start4[i] = be32_to_cpu(c4[i].start);
+		cell4[i].identity[BW_KIND_WORLD] = c4[i].world;
+		cell4[i].identity[BW_KIND_HOST] = c4[i].host;
+	}
+	for (i = 0; i < n6; i++) {
+		__be64 half[2];
+
+		memcpy(half, c6[i].start, sizeof(half));
+		start6[i][0] = be64_to_cpu(half[0]);
+		start6[i][1] = be64_to_cpu(half[1]);
+		cell6[i].identity[BW_KIND_WORLD] = c6[i].world;
+		cell6[i].identity[BW_KIND_HOST] = c6[i].host;
+	}
+	return 0;
+}
+
+#define BW_SET_WORDS	(BW_MAX_IDENTITIES / (8 * sizeof(unsigned long)))
+
+static void bw_set_add(unsigned long *set, u32 i)
+{
+	set[i / (8 * sizeof(long))] |= 1UL << (i % (8 * sizeof(long)));
+}
+
+static bool bw_set_has(const unsigned long *set, u32 i)
+{
+	return set[i / (8 * sizeof(long))] >> (i % (8 * sizeof(long))) & 1;
+}
+
+/* Whether this span can do more to a packet than let it pass unseen. */
+static bool bw_span_acts(const struct bw_nl_span *span)
+{
+	u32 v = span->rule;
+
+	return v != BW_RULE_NONE &&
+	       (v & BW_SPAN_LOG || v >> BW_SPAN_ACTION & 3);
+}
+
+static void bw_mark_cells(const struct bw_rules *r, const struct bw_cell *cell,
+			  u32 n, unsigned long *rows, unsigned long *columns)
+{
+	while (n--) {
+		bw_set_add(rows, r->identity[cell[n].identity[BW_KIND_WORLD]].row);
+		bw_set_add(columns, r->identity[cell[n].identity[BW_KIND_HOST]].column);
+	}
+}
+
+/* acting[i]: how many of the first i spans act. Blocks overlap: count once. */
+static u32 *bw_count_acting(const struct bw_rules *r, u32 n)
+{
+	u32 *acting = bw_alloc(n + 1, sizeof(*acting));
+	u32 i;
+
+	for (i = 0; acting && i < n; i++)
+		acting[i + 1] = acting[i] + bw_span_acts(&r->span[i]);
+	return acting;
+}
+
+/*
+ * Traffic from outside to the host is looked at only where the policy does
+ * something to it: its default, or a rule between a world row and a host column.
+ */
+static int bw_find_host_ingress(struct bw_rules *r, u32 n_span)
+{
+	const struct bw_pair *pair = r->pairs.slots;
+	unsigned long *rows, *columns;
+	u32 *acting;
+	u32 i;
+
+	r->host_ingress = r->defaults[BW_CLASS_HOST_INGRESS] != BW_ACTION_ALLOW;
+	if (r->host_ingress)
+		return 0;
+	acting = bw_count_acting(r, n_span);
+	rows = bw_alloc(2 * BW_SET_WORDS, sizeof(*rows));
+	if (!acting || !rows) {
+		bw_free(rows);
+		bw_free(acting);
+		return -ENOMEM;
+	}
+	columns = rows + BW_SET_WORDS;
+	bw_mark_cells(r, r->cell4, r->n_cell4, rows, columns);
+	bw_mark_cells(r, r->cell6, r->n_cell6, rows, columns);
+	for (i = 0; i <= r->pairs.mask && !r->host_ingress; i++) {
+		u32 first = pair[i].first;
+
+		if (first && bw_set_has(rows, pair[i].row) &&
+		    bw_set_has(columns, pair[i].column))
+			r->host_ingress = acting[first + pair[i].count] != acting[first];
+		if (!(i & 0xfff))
+			bw_breathe();
+	}
+	bw_free(rows);
+	bw_free(acting);
+	return 0;
+}
+
+struct bw_rules *bw_rules_build(const struct bw_draft *d, struct bw_fault *f)
+{
+	struct bw_rules *r = bw_alloc(1, sizeof(*r));
+
+	if (!r)
+		goto nomem;
+	memcpy(r->defaults, d->defaults, sizeof(r->defaults));
+	r->n_identity = d->count[BW_S_IDENTITY];
+	r->n_rule = d->count[BW_S_RULE];
+	r->n_pair = d->count[BW_S_PAIR];
+	r->identity = bw_copy(d->data[BW_S_IDENTITY], r->n_identity,
+			      sizeof(*r->identity));
+	r->rule = bw_copy(d->data[BW_S_RULE], r->n_rule, sizeof(*r->rule));
+	r->span = bw_build_spans(d);
+	if (!r->identity || !r->rule || !r->span || bw_build_cells(r, d))
+		goto nomem;
+	if (bw_build_table(&r->pairs, &bw_pair_ops, d, r->n_pair, BW_S_PAIR, f)) {
+		bw_rules_free(r);
+		return NULL;
+	}
+	if (bw_find_host_ingress(r, d->count[BW_S_SPAN] + 2))
+		goto nomem;
+	return r;
+
+nomem:
+	bw_rules_free(r);
+	bw_fail(f, -ENOMEM, BW_S_NONE, 0, "no memory");
+	return NULL;
+}
+
+void bw_rules_free(struct bw_rules *r)
+{
+	if (!r)
+		return;
+	bw_table_free(&r->pairs);
+	bw_free(r->cell6);
+	bw_free(r->start6);
+	bw_free(r->cell4);
+	bw_free(r->start4);
+	bw_free(r->span);
+	bw_free(r->rule);
+	bw_free(r->identity);
+	bw_free(r);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Transactions: what a socket has sent of a ruleset so far. One per socket,
+ * gone with it; bounded in number and in memory, all of them together.
+ */
+#ifndef _BW_TXN_H
+#define _BW_TXN_H
+
+#include <linux/list.h>
+#include <linux/mutex.h>
+
+#include "ruleset.h"
+
+#define BW_TXN_MAX	16
+#define BW_TXN_BYTES	(512UL << 20)	/* of all open transactions */
+
+struct bw_txn {
+	struct list_head list;
+	u32 portid;
+	bool has_mode;
+	bool has_defaults;
+	bool has_expect;
+	u64 expect;
+	u32 room[BW_S_MAX];	/* entries allocated */
+	struct bw_draft draft;
+};
+
+/* Held for everything below, and while a transaction is in use. */
+extern struct mutex bw_txn_mutex;
+
+struct bw_txn *bw_txn_find(u32 portid);
+/* ERR_PTR: -EBUSY has one already, -EUSERS too many, -ENOMEM. */
+struct bw_txn *bw_txn_open(u32 portid);
+void bw_txn_close(struct bw_txn *txn);
+int bw_txn_append(struct bw_txn *txn, enum bw_section section,
+		  const void *data, size_t bytes, const char **why);
+int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
+		     const char **why);
+
+int bw_txn_init(void);
+void bw_txn_exit(void);
+
+#endif /* _BW_TXN_H */

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What follows from a decision: counted, logged, and turned into what the hook
+ * returns. The only place that knows of audit mode.
+ */
+#ifndef _BW_VERDICT_H
+#define _BW_VERDICT_H
+
+#include <linux/netfilter.h>
+#include <linux/skbuff.h>
+
+#include "state.h"
+
+/* Bottom halves must be off, under rcu_read_lock(). */
+unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
+			const struct nf_hook_state *hs,
+			const struct bw_decision *d);
+
+#endif /* _BW_VERDICT_H */

@@ -2,6 +2,7 @@
 # Installs the Debian packages named in the given list that are missing. Never upgrades or removes anything.
 set -eu
 missing=
+# shellcheck disable=SC2013  # one word a line, comments cut
 for package in $(sed 's/#.*//' "$1"); do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done

@@ -21,18 +21,21 @@ import sys
 
 ensurepip.bootstrap()
 os.environ.pop("PIP_CONFIG_FILE", None)
-sys.argv = ["pip", "install"] + sys.argv[1:]
+# --no-setuptools and --no-wheel are get-pip's own options.
+sys.argv = ["pip", "install"] + [word for word in sys.argv[1:] if not word.startswith("--no-")]
 runpy.run_module("pip.__main__", run_name="__main__", alter_sys=True)
 PY
 done
 
 rm -rf "$copy" && mkdir -p "$copy"
 cd "$top"
-git ls-files -co --exclude-standard -z | grep -zv '^\.collections/' \
+git ls-files -co --exclude-standard -z | grep -zvE '^(\.collections|lab|molecule|tests)/' \
   | while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s\0' "$file"; done \
   | tar --null -T - -cf - | tar -xf - -C "$copy"
 
 cd "$copy"
+# ansible-test asks git which files there are, and would else find the outer checkout, which ignores build/.
+git init -q . && git add -A -f
 # pslint is for PowerShell, of which there is none.
 ansible-test sanity --skip-test pslint --junit --color yes "$@"
 cp tests/output/junit/*.xml "$junit"/

@@ -1,1 +1,1 @@
-"""Real target hosts for bridgewarden: Debian Docker hosts as QEMU machines on the developer's own computer."""
+"""Real target hosts for bridgewarden: Debian Docker hosts as QEMU machines on the developer's computer."""

@@ -1,13 +1,14 @@
 """The command line: `python3 -m lab COMMAND`, from the checkout's root.
 
-Exit codes: what the guest command or the demonstration returned; 1 for a mistake that can be mended; 75 when the
-infrastructure failed (a machine died), which is never a test's failure.
+Exit codes: what the guest command or the demonstration returned; 1 for a mistake that can be mended; 75
+when the infrastructure failed (a machine died), which is never a test's failure.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,9 +102,8 @@ def _status(_args: argparse.Namespace) -> int:
     for machine in every_machine():
         state, why = machine.state(), machine.death()
         dead = dead or why is not None
-        print(
-            f"{machine.name:16} {state.target:18} {state.accelerator:4} port {state.port:<6} {f'DEAD: {why}' if why else 'running'}"
-        )
+        life = f"DEAD: {why}" if why else "running"
+        print(f"{machine.name:16} {state.target:18} {state.accelerator:4} port {state.port:<6} {life}")
     return 75 if dead else 0
 
 
@@ -153,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = _parser().parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that half-built things are removed
     try:
         return int(args.handler(args))
     except LabError as error:

@@ -1,7 +1,8 @@
 """KVM where it truly works, emulation everywhere else.
 
-A /dev/kvm that opens is no proof: some hosts offer one that hangs as soon as Linux starts. So a real kernel is booted
-for a few seconds, once per boot of this machine. BRIDGEWARDEN_LAB_ACCEL=kvm|tcg skips the question.
+A /dev/kvm that opens is no proof: some hosts offer one that hangs as soon as Linux starts. So a real kernel
+is booted for a few seconds, once per boot of this machine. BRIDGEWARDEN_LAB_ACCEL=kvm|tcg skips the
+question.
 """
 
 from __future__ import annotations

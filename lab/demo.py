@@ -1,7 +1,8 @@
 """The main demonstration: a fresh Docker host, probed, hardened by the main playbook, and probed again.
 
-`demo` starts or reuses the machine; `sync` applies the playbook again after an edit and compares with the same "before".
-Both leave build/lab/report.html and build/lab/reachability.json, and both fail when a path is not as expected.
+`demo` starts or reuses the machine; `sync` applies the playbook again after an edit and compares with the
+same "before". Both leave build/lab/report.html and build/lab/reachability.json, and both fail when a path
+is not as expected.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _apply(machine: Machine) -> None:
         status = ssh.watched(machine, command, cwd=CHECKOUT).returncode
     if status:
         raise LabError(
-            f"the playbook failed with status {status}; the machine stays up: python3 -m lab ssh {machine.name}"
+            f"the playbook failed with status {status}; the machine stays up, look: python3 -m lab ssh {NAME}"
         )
 
 
@@ -97,7 +98,7 @@ def _facts(machine: Machine) -> list[tuple[str, str]]:
         "Kernel": "uname -r",
         "Docker": "docker version --format '{{.Server.Version}}'",
         "bridgewarden module": "cat /sys/module/bridgewarden/version || echo not loaded",
-        "bridge-nf-call-iptables": "cat /proc/sys/net/bridge/bridge-nf-call-iptables || echo br_netfilter not loaded",
+        "bridge-nf-call-iptables": "cat /proc/sys/net/bridge/bridge-nf-call-iptables || echo no br_netfilter",
     }
     done = ssh.run(
         machine, "\n".join(f"{{ {command}; }} 2>/dev/null | head -1" for command in asked.values())
@@ -126,9 +127,11 @@ def _show(reaches: list[Reach]) -> int:
     wrong = [reach for reach in reaches if reach.violated]
     for reach in wrong:
         say(
-            f"NOT AS EXPECTED: {reach.source} -> {reach.to}:{reach.port} IPv{reach.family} is {reach.after}, expected {reach.expected}"
+            f"NOT AS EXPECTED: {reach.source} -> {reach.to}:{reach.port} IPv{reach.family} "
+            f"is {reach.after}, expected {reach.expected}"
         )
     say(
-        f"{len(reaches)} paths, {sum(reach.changed for reach in reaches)} changed, {len(wrong)} not as expected: {REPORTS / 'report.html'}"
+        f"{len(reaches)} paths, {sum(reach.changed for reach in reaches)} changed, "
+        f"{len(wrong)} not as expected: {REPORTS / 'report.html'}"
     )
     return 1 if wrong else 0

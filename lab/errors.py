@@ -1,7 +1,8 @@
 """The two ways the lab fails.
 
-A LabError says what is wrong and how to mend it. A MachineDied is an infrastructure error: the virtual machine itself
-went away. It is never retried silently and never looks like a failed test, so it has an exit code of its own.
+A LabError says what is wrong and how to mend it. A MachineDied is an infrastructure error: the virtual
+machine itself went away. It is never retried silently and never looks like a failed test, so it has an exit
+code of its own.
 """
 
 from __future__ import annotations

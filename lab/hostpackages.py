@@ -34,7 +34,8 @@ def require() -> None:
     """Stop with the mend when something is missing."""
     if absent := missing():
         raise LabError(
-            f"the lab needs these packages: {' '.join(absent)}; install them with: python3 -m lab host-packages (as root)"
+            f"the lab needs these packages: {' '.join(absent)}; "
+            "install them with: python3 -m lab host-packages (as root)"
         )
 
 

@@ -1,7 +1,7 @@
 """Builds a target's image: an unpacked root, a disk, a kernel and a tiny initrd, in the user's cache.
 
-Two layers, each keyed by a hash of what it is made from: the installed Debian (minutes), and on top of it the lab's own
-files (seconds). A key that is there is used; nothing depends on its being there.
+Two layers, each keyed by a hash of what it is made from: the installed Debian (minutes), and on top of it
+the lab's own files (seconds). A key that is there is used; nothing depends on its being there.
 """
 
 from __future__ import annotations

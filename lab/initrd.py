@@ -21,7 +21,7 @@ _INIT = """#!/bin/busybox sh
 while read -r module; do /bin/busybox insmod "/modules/$module"; done < /modules/order
 tries=0
 until [ -b /dev/vda ] || [ $tries -ge 500 ]; do /bin/busybox usleep 20000; tries=$((tries + 1)); done
-/bin/busybox mount -t ext4 -o noatime /dev/vda /root || echo "lab initrd: cannot mount /dev/vda" > /dev/console
+/bin/busybox mount -t ext4 -o noatime /dev/vda /root || echo "lab initrd: cannot mount /dev/vda"
 /bin/busybox mount --move /dev /root/dev
 /bin/busybox umount /proc
 exec /bin/busybox switch_root /root /sbin/init

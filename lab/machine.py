@@ -1,6 +1,7 @@
 """What is known about a machine: its folder under build/vms, what is in it, whether it lives.
 
-`state.json` is written once QEMU runs; `death` by the supervisor when the machine ended without being asked to.
+`state.json` is written once QEMU runs; `death` by the supervisor when the machine ended without being asked
+to.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Machine:
     def state(self) -> State:
         if not self.exists():
             raise LabError(
-                f"there is no machine {self.name}; start it with: python3 -m lab up {self.name} --target trixie"
+                f"there is no machine {self.name}; start it: python3 -m lab up {self.name} --target trixie"
             )
         return State(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
 
@@ -107,7 +108,8 @@ class Machine:
     def died(self, why: str) -> MachineDied:
         """The error to raise for a dead machine, with what its console said last."""
         return MachineDied(
-            f"infrastructure error: VM {self.name} died: {why}\n--- last console lines ---\n{self.last_words()}"
+            f"infrastructure error: VM {self.name} died: {why}\n"
+            f"--- last console lines ---\n{self.last_words()}"
         )
 
 

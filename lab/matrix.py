@@ -41,6 +41,8 @@ COLUMNS = (
     Column("The host", "ssh", "host", 22),
 )
 FAMILIES = (4, 6)
+_SSHD = 22
+_SSHD = 22
 
 Key = tuple[str, str, int, int]
 
@@ -98,7 +100,8 @@ def keys() -> list[Key]:
 def probe(machine: Machine, what: str) -> Answers:
     """Probe every path from inside the machine, all at once."""
     asked = [
-        {"from": source, "to": to, "port": port, "family": family} for source, to, port, family in keys()
+        {"from": source, "to": to, "port": port, "family": family, "handshake": port == _SSHD}
+        for source, to, port, family in keys()
     ]
     with step(f"probing {len(asked)} paths {what}"):
         script = (GUEST / "bw-probe.py").read_text(encoding="utf-8")
@@ -156,4 +159,5 @@ def _result(answer: dict[str, Any]) -> str:
 
 
 def _detail(before: dict[str, Any], after: dict[str, Any]) -> str:
-    return f"{after['host']}: before {before['detail']} ({before['seconds']} s), after {after['detail']} ({after['seconds']} s)"
+    was, now = (f"{answer['detail']} ({answer['seconds']} s)" for answer in (before, after))
+    return f"{after['host']}: before {was}, after {now}"

@@ -1,7 +1,7 @@
 """Where the lab keeps things.
 
-Two places: `build/` of the checkout holds running machines and reports; the user's cache directory holds what is
-expensive and can always be built again (images, templates, the lab's SSH key).
+Two places: `build/` of the checkout holds running machines and reports; the user's cache directory holds
+what is expensive and can always be built again (images, templates, the lab's SSH key).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def locked(name: str) -> Iterator[None]:
 
 @contextmanager
 def published(target: Path) -> Iterator[Path]:
-    """A scratch directory that becomes `target` in one rename, or vanishes: nothing half-built is ever found."""
+    """A scratch directory that becomes `target` in one rename, or vanishes: nothing is found half-built."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

@@ -1,6 +1,7 @@
 """One QEMU: its command line, starting it under a supervisor, ending it.
 
-`start` returns when QEMU runs, not when the guest is reachable. Only the supervisor that was started here is ever ended.
+`start` returns when QEMU runs, not when the guest is reachable. Only the supervisor that was started here
+is ever ended.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from lab.qmp import Qmp
 
 MEMORY_MB = 1536
 _START_SECONDS = 20
-# No `panic=`: a kernel that panics must stay where it is until the supervisor has read its last words. An oops
-# counts as a panic, because whatever a test does after one proves nothing.
+# No `panic=`: a kernel that panics must stay where it is until the supervisor has read its last words.
+# An oops counts as a panic, because whatever a test does after one proves nothing.
 _KERNEL_ARGUMENTS = "console=ttyS0 root=/dev/vda rw oops=panic loglevel=5 net.ifnames=0 mitigations=off"
 
 
@@ -48,10 +49,14 @@ def command_line(name: str, image: Image, accel: list[str], disk: Path, extra: l
 
 def make_overlay(base: Path, kind: str, disk: Path) -> None:
     """A throw-away disk over one that stays as it is."""
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", kind, str(disk)], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", kind, str(disk)], check=True
+    )
 
 
-def start(machine: Machine, target: str, image: Image, accel: list[str], disk: Path, extra: list[str]) -> State:
+def start(
+    machine: Machine, target: str, image: Image, accel: list[str], disk: Path, extra: list[str]
+) -> State:
     """Spawn QEMU and write down how to reach it."""
     # a socket path may have 107 bytes, and a checkout's path more than that
     qmp = str(Path(tempfile.mkdtemp(prefix="bw-vm-")) / "qmp")

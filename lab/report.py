@@ -1,11 +1,13 @@
-"""build/lab/report.html: the matrix as one self-contained page, readable in light, dark, print and without colour."""
+"""build/lab/report.html: the matrix as one self-contained page, readable in light, dark, print and without
+colour.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
 
-from lab.matrix import COLUMNS, FAMILIES, FROM, Column, Reach
+from lab.matrix import COLUMNS, FAMILIES, FROM, Column, Key, Reach
 from lab.paths import LAB
 
 _WHO = {
@@ -18,6 +20,12 @@ _WHO = {
     "loner": "docker0",
 }
 _WORDS = {"open": "open", "refused": "refused", "timeout": "silence"}
+_STROKE = 'stroke="currentColor" stroke-linecap="round"'
+_SHAPES = {  # disc, cross, three dots
+    "open": '<circle cx="8" cy="8" r="5.5" fill="currentColor"/>',
+    "refused": f'<path d="M4 4l8 8M12 4l-8 8" stroke-width="2.4" {_STROKE}/>',
+    "timeout": f'<path d="M2.5 8h.01M8 8h.01M13.5 8h.01" stroke-width="3" {_STROKE}/>',
+}
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,12 @@ def _verdict(reaches: list[Reach]) -> str:
     if not wrong:
         return f'<p class="verdict good"><b>All {len(reaches)} paths are as expected</b> after hardening.</p>'
     items = "".join(
-        f"<li>{escape(reach.source)} → {escape(_name(reach))} over IPv{reach.family} is <b>{_WORDS[reach.after]}</b>, "
-        f"expected {escape(reach.expected)}</li>"
+        f"<li>{escape(reach.source)} → {escape(_name(reach))} over IPv{reach.family} "
+        f"is <b>{_WORDS[reach.after]}</b>, expected {escape(reach.expected)}</li>"
         for reach in wrong
     )
-    return f'<div class="verdict bad"><b>{len(wrong)} of {len(reaches)} paths are not as expected</b><ul>{items}</ul></div>'
+    headline = f"<b>{len(wrong)} of {len(reaches)} paths are not as expected</b>"
+    return f'<div class="verdict bad">{headline}<ul>{items}</ul></div>'
 
 
 def _name(reach: Reach) -> str:
@@ -76,27 +85,30 @@ def _figures(reaches: list[Reach]) -> str:
 
 
 def _matrix(reaches: list[Reach]) -> str:
-    found = {(reach.source, reach.to, reach.port, reach.family): reach for reach in reaches}
     groups = list(dict.fromkeys(column.group for column in COLUMNS))
-    head = "".join(
-        f'<th colspan="{sum(column.group == group for column in COLUMNS)}" class="group">{escape(group)}</th>'
-        for group in groups
+    spans = [sum(column.group == group for column in COLUMNS) for group in groups]
+    heads = "".join(
+        f'<th colspan="{span}" class="group">{escape(group)}</th>'
+        for group, span in zip(groups, spans, strict=True)
     )
     titles = "".join(
         f'<th class="{_edge(column)}"><b>{escape(column.title)}</b><span>:{column.port}</span></th>'
         for column in COLUMNS
     )
-    rows = "".join(
-        f'<tr class="{"border" if source == "host" or source == "web" else ""}"><th scope="row"><b>{escape(source)}</b>'
-        f"<span>{escape(_WHO[source])}</span></th>"
-        + "".join(
-            _cell([found.get((source, column.to, column.port, family)) for family in FAMILIES], column)
-            for column in COLUMNS
-        )
-        + "</tr>"
-        for source in FROM
+    found = {(reach.source, reach.to, reach.port, reach.family): reach for reach in reaches}
+    rows = "".join(_row(source, found) for source in FROM)
+    corner = '<th class="corner">from ↓ &nbsp; to →</th>'
+    return f"<thead><tr><th></th>{heads}</tr><tr>{corner}{titles}</tr></thead><tbody>{rows}</tbody>"
+
+
+def _row(source: str, found: dict[Key, Reach]) -> str:
+    border = ' class="border"' if source in ("host", "web") else ""
+    cells = "".join(
+        _cell([found.get((source, column.to, column.port, family)) for family in FAMILIES], column)
+        for column in COLUMNS
     )
-    return f"<thead><tr><th></th>{head}</tr><tr><th class=corner>from ↓ &nbsp; to →</th>{titles}</tr></thead><tbody>{rows}</tbody>"
+    who = f"<b>{escape(source)}</b><span>{escape(_WHO[source])}</span>"
+    return f'<tr{border}><th scope="row">{who}</th>{cells}</tr>'
 
 
 def _edge(column: Column) -> str:
@@ -111,36 +123,38 @@ def _cell(pair: list[Reach | None], column: Column) -> str:
 
 
 def _line(reach: Reach) -> str:
-    kind = " ".join(
-        [reach.after, *(["changed"] if reach.changed else []), *(["violated"] if reach.violated else [])]
-    )
+    marks = {"changed": reach.changed, "violated": reach.violated}
+    kind = " ".join([reach.after, *(mark for mark, holds in marks.items() if holds)])
     was = f"{_sign(reach.before, 'was')}<em>→</em>" if reach.changed else "<s></s><em></em>"
-    title = f"{reach.source} to {_name(reach)}, IPv{reach.family}: {_WORDS[reach.before]} before, {_WORDS[reach.after]} after; {reach.detail}"
-    return f'<div class="{kind}" title="{escape(title)}"><small>v{reach.family}</small>{was}{_sign(reach.after, "is")}</div>'
+    title = (
+        f"{reach.source} to {_name(reach)}, IPv{reach.family}: {_WORDS[reach.before]} before, "
+        f"{_WORDS[reach.after]} after; {reach.detail}"
+    )
+    signs = f"<small>v{reach.family}</small>{was}{_sign(reach.after, 'is')}"
+    return f'<div class="{kind}" title="{escape(title)}">{signs}</div>'
 
 
 def _sign(state: str, role: str) -> str:
-    """A sign that differs in shape: disc, cross, ring of dots."""
-    shapes = {
-        "open": '<circle cx="8" cy="8" r="5.5" fill="currentColor"/>',
-        "refused": '<path d="M4 4l8 8M12 4l-8 8" stroke="currentColor" stroke-width="2.4" stroke-linecap="round"/>',
-        "timeout": '<path d="M2.5 8h.01M8 8h.01M13.5 8h.01" stroke="currentColor" stroke-width="3" stroke-linecap="round"/>',
-    }
-    return f'<svg class="{state} {role}" viewBox="0 0 16 16" role="img" aria-label="{_WORDS[state]}">{shapes[state]}</svg>'
+    """A sign that differs in shape, so that colour is never needed."""
+    label = f'role="img" aria-label="{_WORDS[state]}"'
+    return f'<svg class="{state} {role}" viewBox="0 0 16 16" {label}>{_SHAPES[state]}</svg>'
 
 
 def _legend() -> str:
     signs = "".join(f"<span>{_sign(state, 'is')} {word}</span>" for state, word in _WORDS.items())
+    changed = f"{_sign('open', 'was')}<em>→</em>{_sign('timeout', 'is')}"
     return (
-        f'{signs}<span><b class="key changed">{_sign("open", "was")}<em>→</em>{_sign("timeout", "is")}</b> changed: before → after</span>'
+        f'{signs}<span><b class="key changed">{changed}</b> changed by hardening</span>'
         f'<span><b class="key violated">{_sign("open", "is")}</b> not as expected</span>'
+        "<span>no line: no such address there, or no route to it</span>"
     )
 
 
 def _timing(seconds: list[tuple[str, float]]) -> str:
     longest = max((value for _, value in seconds), default=1.0)
     return "".join(
-        f'<tr><th scope="row">{escape(label)}</th><td><i style="width:{100 * value / longest:.1f}%"></i></td><td>{value:.1f} s</td></tr>'
+        f'<tr><th scope="row">{escape(label)}</th>'
+        f'<td><i style="width:{100 * value / longest:.1f}%"></i></td><td>{value:.1f} s</td></tr>'
         for label, value in seconds
     )
 

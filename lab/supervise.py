@@ -1,8 +1,8 @@
 """`python3 -m lab.supervise FOLDER`: the parent of one machine's QEMU, from its start to its end.
 
-It exists so that a dead machine is known at once: it sees QEMU exit, and it reads the serial console for a kernel
-panic, after which it ends QEMU (open SSH sessions then break instead of hanging). Either way it writes down the reason.
-SIGTERM means the machine is no longer wanted: QEMU ends, and no death is recorded.
+It exists so that a dead machine is known at once: it sees QEMU exit, and it reads the serial console for a
+kernel panic, after which it ends QEMU (open SSH sessions then break instead of hanging). Either way it
+writes down the reason. SIGTERM means the machine is no longer wanted: QEMU ends, and no death is recorded.
 """
 
 from __future__ import annotations

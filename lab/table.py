@@ -10,7 +10,7 @@ from lab.matrix import COLUMNS, FROM, Column, Reach
 SIGNS = {"open": "●", "refused": "✕", "timeout": "·"}
 _COLOURS = {"open": "32", "refused": "31", "timeout": "90", "changed": "1;36", "violated": "1;97;41"}
 _WIDTH = 11
-_HEAD = 10
+_HEAD = 11
 
 
 def render(reaches: list[Reach], colour: bool) -> str:
@@ -38,7 +38,7 @@ def _head() -> list[str]:
 def _row(source: str, reaches: list[Reach], colour: bool) -> list[str]:
     lines = []
     for family in (4, 6):
-        label = f"{source if family == 4 else '':8}{family} "
+        label = f"{source if family == 4 else '':9}{family} "
         lines.append(
             label + "".join(_cell(_find(reaches, source, column, family), colour) for column in COLUMNS)
         )

@@ -1,9 +1,10 @@
 """Templates: a booted machine with its shop running, frozen, from which others are restored in seconds.
 
-The guest's memory is a file. Freezing saves the devices' state beside it; a restored machine maps that file privately
-(copy on write) and puts its own disk over the frozen one. A template is bound to the exact QEMU and command line, so
-both are in its key. What must not be shared between clones is renewed after restoring: clock, machine id, host name,
-random seed. The kernel command line is the machine's own, so it holds from its first reboot on.
+The guest's memory is a file. Freezing saves the devices' state beside it; a restored machine maps that file
+privately (copy on write) and puts its own disk over the frozen one. A template is bound to the exact QEMU
+and command line, so both are in its key. What must not be shared between clones is renewed after restoring:
+clock, machine id, host name, random seed. The kernel command line is the machine's own, so it holds from
+its first reboot on.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def restore(machine: Machine, target: Target, image: Image, accel: list[str]) ->
 
 
 def _ensure(target: Target, image: Image, accel: list[str]) -> Path:
-    version = subprocess.run(["qemu-system-x86_64", "--version"], check=True, capture_output=True, text=True).stdout
+    version = subprocess.run(
+        ["qemu-system-x86_64", "--version"], check=True, capture_output=True, text=True
+    ).stdout
     shape = qemu.command_line("NAME", image, accel, Path("DISK"), [])
     folder = cache() / "templates" / f"{target.name}-{digest(version, shape, _WARM_UP)}"
     with locked(f"template-{target.name}"):
@@ -80,7 +83,9 @@ def _make(machine: Machine, target: Target, image: Image, accel: list[str], scra
 
 
 def _memory(file: Path, *, shared: bool) -> list[str]:
-    backend = f"memory-backend-file,id=ram,size={qemu.MEMORY_MB}M,mem-path={file},share={'on' if shared else 'off'}"
+    backend = (
+        f"memory-backend-file,id=ram,size={qemu.MEMORY_MB}M,mem-path={file},share={'on' if shared else 'off'}"
+    )
     return ["-machine", "pc,memory-backend=ram", "-object", backend]
 
 
@@ -88,7 +93,9 @@ def _until_migrated(machine: Machine, control: Qmp) -> None:
     deadline = time.monotonic() + _FREEZE_SECONDS
     while (status := control.ask("query-migrate").get("status")) != "completed":
         if status == "failed":
-            raise LabError(f"{machine.name}: QEMU could not save or load its state; see {machine.folder}/qemu.log")
+            raise LabError(
+                f"{machine.name}: QEMU could not save or load its state; see {machine.folder}/qemu.log"
+            )
         if time.monotonic() > deadline:
             raise machine.died(f"its state was not transferred within {_FREEZE_SECONDS} s (status {status})")
         time.sleep(0.05)

@@ -13,7 +13,7 @@ from lab.targets import Target
 
 
 def up(name: str, target: Target, cold: bool = False) -> Machine:
-    """Start a machine, or reuse the one that runs; return when ssh and dockerd answer and the shop is open."""
+    """Start a machine, or reuse the running one; return when ssh and dockerd answer and the shop is open."""
     machine = Machine(name)
     base = image.ensure(target)
     if machine.exists() and not machine.death():
@@ -49,6 +49,8 @@ def _boot(machine: Machine, target: Target, base: image.Image, accel: list[str])
 def _must_match(machine: Machine, target: Target, base: image.Image) -> None:
     state = machine.state()
     if state.target != target.name:
-        raise LabError(f"{machine.name} is up as {state.target}; end it first: python3 -m lab down {machine.name}")
+        raise LabError(
+            f"{machine.name} is up as {state.target}; end it first: python3 -m lab down {machine.name}"
+        )
     if state.image != base.key:
         say(f"{machine.name}: note: its image is older than this checkout's recipe; down and up renew it")

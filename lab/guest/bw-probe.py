@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Who reaches whom: real connections from inside network namespaces of a Docker host.
 
-Reads a JSON list of probes (argument or standard input) and writes a JSON list of answers, one for each, in the same order:
+Reads a JSON list of probes (argument or standard input) and writes a JSON list of answers in the same order:
 
     {"from": "office", "to": "web", "port": 8080}
 
-`from` is `host`, a container's name or a namespace of /run/netns; `to` likewise, or `host`, its outside address. Optional:
-`host` (a literal address instead of `to`'s own), `proto` (tcp, udp, icmp; default tcp), `family` (4, 6; default 4),
-`timeout` (seconds, default 3). An answer repeats the probe and adds
+`from` is `host`, a container's name or a namespace of /run/netns; `to` is a container's name, or `host`,
+its outside address. Optional: `host` (a literal address instead of `to`'s own), `proto` (tcp, udp, icmp;
+default tcp), `family` (4, 6; default 4), `timeout` (seconds, default 5), `handshake` (true: a TCP
+handshake is proof enough, for servers that are slow to speak or count unfinished logins, like sshd). An
+answer repeats the probe and adds
 
-    result   open     a byte came back: an echo, a greeting, a ping's reply (a mere TCP handshake may be docker-proxy's)
+    result   open     a byte came back: an echo, a greeting, a ping's reply
+                      (a mere TCP handshake may be docker-proxy's)
              refused  somebody said no: a reset, an ICMP error, a close without a byte
              timeout  silence
              absent   nothing was sent: no such address, or no route to it from there
@@ -142,7 +145,7 @@ class Attempt:
     """One probe on its way: a socket that is waited for until it has an answer or its time is up."""
 
     def __init__(self, probe: Probe, address: str | None) -> None:
-        self.probe = {"proto": "tcp", "family": 4, "timeout": 3.0, **probe, "host": address}
+        self.probe = {"proto": "tcp", "family": 4, "timeout": 5.0, **probe, "host": address}
         self.socket: socket.socket | None = None
         self.connected = False
         self.began = self.deadline = 0.0
@@ -172,6 +175,8 @@ class Attempt:
                 if code := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     raise OSError(code, os.strerror(code))
                 self.connected = True
+                if self.probe.get("handshake"):
+                    self._end("open", "handshake")
                 return
             if events & selectors.EVENT_READ:
                 self._receive()

@@ -8,7 +8,7 @@ echo "$1" > /etc/hostname
 printf '127.0.0.1 localhost %s\n::1 localhost\n' "$1" > /etc/hosts
 rm -f /etc/resolv.conf
 echo 'nameserver 10.0.2.3' > /etc/resolv.conf
-echo '/dev/vda / ext4 defaults,noatime 0 0' > /etc/fstab
+: > /etc/fstab # the initrd mounts the one disk
 echo 'LANG=C.UTF-8' > /etc/default/locale
 : > /etc/machine-id # each machine makes its own
 chmod 700 /root/.ssh
@@ -19,6 +19,12 @@ systemctl enable --quiet systemd-networkd bw-lab-net
 # housekeeping that would take the emulated processor and the dpkg lock at moments of its own choice
 systemctl mask --quiet systemd-networkd-wait-online.service e2scrub_reap.service \
     apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer man-db.timer dpkg-db-backup.timer
+# loaders of modules that no lab machine has a use for
+systemctl mask --quiet modprobe@drm.service modprobe@efi_pstore.service modprobe@configfs.service
+
+# AppArmor is on, as on any Debian; but the hundred profiles of desktop programs that trixie ships take an emulated
+# processor a quarter of a minute at every boot
+find /etc/apparmor.d -maxdepth 1 -type f ! -name runc ! -name crun ! -name lsb_release -delete
 
 # the shop's image: the server, and busybox for a look around
 shop=$(mktemp -d)

@@ -466,7 +466,7 @@ class _Work:
         for key, (other, path) in sorted(host.elsewhere.items()):
             if other != value and os.path.basename(path) > ours:
                 self.outcome.warnings.append(
-                    "%s sets net.bridge.%s = %d and is applied after %s: take it out there, or it returns at boot"
+                    "%s sets net.bridge.%s = %d and is applied after %s: take it out there"
                     % (path, key, other, ours)
                 )
         strangers = [bridge.name for bridge in host.bridges if bridge.guarded and not bridge.docker]

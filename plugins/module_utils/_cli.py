@@ -1,0 +1,480 @@
+# -*- coding: utf-8 -*-
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command `bridgewarden` on a host: looks at the kernel, and steers it.
+
+Each command makes one record; --json prints it as it is, without it people get
+a table made of the same record.  Decides nothing about policy: what it changes
+goes through the engine, as for the modules.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import os
+import socket
+import sys
+import typing as t
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import DEFAULT_SOCKET, collect
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    REASON_MAX,
+    Info,
+    Kernel,
+    Kind,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+Json = t.Dict[str, t.Any]
+
+EXIT_CODES = """\
+exit codes:
+  0   all is well
+  1   other error
+  2   the policy is wrong
+  3   refused, it would cut somebody off
+  4   Docker does not answer, or a Python library is missing
+  5   the kernel module is not loaded, or speaks another version
+  6   no permission
+  7   the kernel refused (stale generation, busy, sealed)
+  8   a file of bridgewarden's is damaged
+  9   another writer holds the lock
+  10  status, ready: the module is loaded, but not all is well
+  64  wrong usage
+"""
+NOT_WELL = 10
+USAGE = 64
+
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
+
+
+class Reply(t.NamedTuple):
+    record: t.Any
+    lines: t.List[str]
+    code: int = 0
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> t.NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, "%s: error: %s\n" % (self.prog, message))
+
+
+# Text for people.
+
+
+def table(rows: t.Sequence[t.Sequence[t.Any]], head: t.Sequence[str]) -> t.List[str]:
+    """Columns as wide as they must be; numbers to the right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max([len(title)] + [len(row[i]) for row in texts]) for i, title in enumerate(head)]
+    right = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(head))]
+
+    def line(cells: t.Sequence[str]) -> str:
+        parts = [
+            cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(cells, widths, right)
+        ]
+        return "  ".join(parts).rstrip()
+
+    return [line([title.upper() for title in head])] + [line(row) for row in texts]
+
+
+def paint(word: str, code: str) -> str:
+    """In colour where somebody looks; NO_COLOR is respected."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return word
+    return "\033[%sm%s\033[0m" % (code, word)
+
+
+def good(word: str) -> str:
+    return paint(word, "32")
+
+
+def bad(word: str) -> str:
+    return paint(word, "1;31")
+
+
+def link_name(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return "#%d" % index
+
+
+# The commands.
+
+
+def cmd_status(args: argparse.Namespace) -> Reply:
+    with Kernel() as kernel:
+        info = kernel.info()
+    record = info_record(info)
+    well = info.generation > 0 and info.hooks_in_place
+    rows = [
+        ("module", "version %s" % info.version),
+        ("generation", good(str(info.generation)) if info.generation else bad("none: the guards are closed")),
+        ("mode", info.mode if info.mode == "enforce" else bad(info.mode + ": nothing is dropped")),
+        ("guards", ", ".join(info.guards) or "none"),
+        ("guarded links", ", ".join(record["guard_links"]) or "none"),
+        ("defaults", ", ".join("%s %s" % item for item in sorted(info.defaults.items()))),
+        ("holds", ", ".join("%d %s" % (count, name) for name, count in sorted(info.counts.items()))),
+        ("policy", info.policy_digest[:16] or "none"),
+        (
+            "hooks",
+            good("run first")
+            if info.hooks_in_place
+            else bad("not all run first: " + ", ".join(behind(info))),
+        ),
+    ]
+    if info.confirm_remaining:
+        rows.append(("confirm", bad("rolls back in %d s unless confirmed" % info.confirm_remaining)))
+    lines = ["%-14s %s" % row for row in rows]
+    return Reply(record, lines, 0 if well else NOT_WELL)
+
+
+def info_record(info: Info) -> Json:
+    return {
+        "version": info.version,
+        "generation": info.generation,
+        "mode": info.mode,
+        "defaults": info.defaults,
+        "policy_digest": info.policy_digest,
+        "ruleset_digest": info.ruleset_digest,
+        "confirm_remaining": info.confirm_remaining,
+        "guards": list(info.guards),
+        "guard_links": [link_name(index) for index in info.guard_links],
+        "counts": info.counts,
+        "hooks_in_place": info.hooks_in_place,
+        "hooks_behind": behind(info),
+    }
+
+
+def behind(info: Info) -> t.List[str]:
+    """The hooks before which somebody else runs."""
+    names = ("PRE_ROUTING", "LOCAL_IN", "FORWARD", "LOCAL_OUT", "POST_ROUTING")
+    missing = info.hooks_expected & ~info.hooks_first
+    return [
+        "%s %s" % (family, name)
+        for pf, family in enumerate(("IPv4", "IPv6"))
+        for hook, name in enumerate(names)
+        if missing >> (pf * 8 + hook) & 1
+    ]
+
+
+def cmd_ready(args: argparse.Namespace) -> Reply:
+    with Kernel() as kernel:
+        generation = kernel.info().generation
+    words = "generation %d is in force" % generation if generation else "the module holds no policy"
+    return Reply(
+        {"generation": generation, "ready": bool(generation)}, [words], 0 if generation else NOT_WELL
+    )
+
+
+def cmd_rules(args: argparse.Namespace) -> Reply:
+    with Kernel() as kernel:
+        rules = kernel.rules()
+    record: t.List[Json] = [
+        {
+            "index": rule.index,
+            "name": rule.name,
+            "builtin": rule.index < REASON_MAX,
+            "action": rule.action,
+            "packets": rule.packets,
+            "bytes": rule.bytes,
+        }
+        for rule in rules
+    ]
+    shown = [row for row in record if args.all or not row["builtin"] or row["packets"]]
+    rows = [
+        (row["action"], row["packets"], row["bytes"], row["name"] + (" (built in)" if row["builtin"] else ""))
+        for row in shown
+    ]
+    return Reply(record, table(rows, ("action", "packets", "bytes", "rule")))
+
+
+def cmd_endpoints(args: argparse.Namespace) -> Reply:
+    with Kernel() as kernel:
+        endpoints = kernel.endpoints()
+    names = container_names(args.docker_socket)
+    record = [
+        {
+            "address": endpoint.address,
+            "container": names.get(endpoint.address),
+            "identity": endpoint.identity,
+            "link": link_name(endpoint.link),
+            "port": link_name(endpoint.port) if endpoint.port else None,
+        }
+        for endpoint in endpoints
+    ]
+    record.sort(key=lambda row: (row["container"] or "", str(row["address"])))
+    rows = [
+        (row["address"], row["container"] or "?", row["identity"], row["link"], row["port"] or "any")
+        for row in record
+    ]
+    return Reply(record, table(rows, ("address", "container", "identity", "link", "port")))
+
+
+def container_names(docker_socket: str) -> t.Dict[str, str]:
+    """address -> container; empty where Docker does not answer, since the kernel's answer stands without it."""
+    try:
+        return {address: name for name, address in container_addresses(collect(docker_socket))}
+    except BridgewardenError:
+        return {}
+
+
+def container_addresses(facts: Json) -> t.Iterator[t.Tuple[str, str]]:
+    for container in facts["containers"]:
+        for network in container["Networks"].values():
+            for key in ("IPAddress", "GlobalIPv6Address"):
+                if network[key]:
+                    yield container["Name"], network[key]
+
+
+def cmd_explain(args: argparse.Namespace) -> Reply:
+    facts: t.Optional[Json] = None
+    protocol, port = parse_service(args.service)
+    parties = []
+    for text, own in ((args.source, "from"), (args.target, "to")):
+        if not is_address(text) and text not in ("host", "world") and facts is None:
+            facts = collect(args.docker_socket)
+        parties.append(candidates(text, facts, own))
+    source, target = pair(parties[0], parties[1], args.source, args.target)
+    with Kernel() as kernel:
+        guarded = {endpoint.address for endpoint in kernel.endpoints()}
+        kinds = [
+            stated or kind_of(address, guarded)
+            for stated, address in ((args.from_kind, source), (args.to_kind, target))
+        ]
+        answer = kernel.explain(
+            source, target, protocol, port, Kind[kinds[0].upper()], Kind[kinds[1].upper()], args.direct
+        )
+    record = {
+        "from": {"address": source, "kind": kinds[0], "identity": answer.from_identity},
+        "to": {"address": target, "kind": kinds[1], "identity": answer.to_identity},
+        "service": args.service or "any",
+        "action": answer.action,
+        "class": answer.direction_class,
+        "rule": answer.rule_name,
+        "builtin": answer.builtin,
+    }
+    verdict = good(answer.action) if answer.action == "allow" else bad(answer.action)
+    lines = [
+        "%s (%s) to %s (%s), %s: %s"
+        % (source, kinds[0], target, kinds[1], args.service or "any service", verdict),
+        "class %s, by %s%s" % (answer.direction_class, "" if answer.builtin else "rule ", answer.rule_name),
+    ]
+    return Reply(record, lines)
+
+
+def parse_service(text: str) -> t.Tuple[int, int]:
+    """ "8080/tcp" -> (6, 8080); "icmp" -> (1, type 8 code 0)."""
+    if not text:
+        return 0, 0
+    head, slash, tail = text.partition("/")
+    name = (tail if slash else head).lower()
+    if name not in PROTOCOLS or (slash and not head.isdigit()) or (slash and int(head) > 65535):
+        raise BridgewardenError(
+            "%r is no service" % text, "service", "write it like 8080/tcp, 53/udp or icmp"
+        )
+    if not slash:
+        # An echo request is what people mean by "icmp".
+        return PROTOCOLS[name], {1: 8 << 8, 58: 128 << 8}.get(PROTOCOLS[name], 0)
+    return PROTOCOLS[name], int(head)
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def candidates(text: str, facts: t.Optional[Json], own: str) -> t.List[str]:
+    if is_address(text):
+        return [text]
+    if text == "host":
+        return ["127.0.0.1", "::1"]
+    if text == "world":
+        # Documentation addresses: in no CIDR of a sane policy.
+        return ["192.0.2.1", "2001:db8::1"]
+    name = text[len("container:") :] if text.startswith("container:") else text
+    found = [address for other, address in container_addresses(facts or {"containers": []}) if other == name]
+    if not found:
+        raise BridgewardenError(
+            "no running container %r with an address" % name,
+            own,
+            "give an address, a container's name, host or world",
+        )
+    return found
+
+
+def pair(sources: t.List[str], targets: t.List[str], source: str, target: str) -> t.Tuple[str, str]:
+    """Two addresses of one family, of one network if there is a choice."""
+    pairs = [(a, b) for a in sources for b in targets if (":" in a) == (":" in b)]
+    if not pairs:
+        raise BridgewardenError(
+            "%s and %s share no address family" % (source, target), "explain", "give two addresses"
+        )
+
+    def distance(both: t.Tuple[str, str]) -> int:
+        return int(ipaddress.ip_address(both[0])) ^ int(ipaddress.ip_address(both[1]))
+
+    return min(pairs, key=lambda both: (":" in both[0], distance(both)))
+
+
+def kind_of(address: str, guarded: t.Collection[str]) -> str:
+    if address in guarded:
+        return "guarded"
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))  # only the host's own addresses can be bound to
+        except OSError:
+            return "world"
+    return "host"
+
+
+def cmd_confirm(args: argparse.Namespace) -> Reply:
+    with Kernel() as kernel:
+        generation = engine.confirm(kernel, Store(), args.generation)
+    return Reply({"generation": generation}, ["generation %d is kept" % generation])
+
+
+def cmd_rollback(args: argparse.Namespace) -> Reply:
+    with Kernel() as kernel:
+        generation = engine.rollback(kernel, Store(), args.generation)
+    return Reply({"generation": generation}, ["back to generation %d" % generation])
+
+
+def cmd_sync(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import sync
+
+    synced = sync(Store(), args.docker_socket)
+    if synced is None:
+        raise BridgewardenError(
+            "no policy yet", "/etc/bridgewarden/policy.json", "apply one with bridgewarden.docker.policy"
+        )
+    record = {
+        "changed": synced.changed,
+        "generation": synced.generation,
+        "endpoints": synced.endpoints,
+        "actions": synced.actions,
+        "warnings": synced.warnings,
+    }
+    lines = list(synced.actions) or ["in step already"]
+    lines += ["warning: " + warning for warning in synced.warnings]
+    return Reply(record, lines + ["generation %d, %d endpoints" % (synced.generation, synced.endpoints)])
+
+
+def cmd_policy(args: argparse.Namespace) -> Reply:
+    store = Store()
+    desired, pending, applied = store.read_policy(), store.read_pending(), store.read_applied()
+    record = {"desired": desired, "pending": pending, "applied": applied}
+    if desired is None and pending is None:
+        return Reply(record, ["no policy yet"])
+    lines = list((applied or {}).get("words") or ["nothing is applied yet"])
+    if pending is not None:
+        lines.append(bad("a commit waits for its confirmation"))
+    return Reply(record, lines)
+
+
+def cmd_boot(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Log, boot
+
+    code = boot(Store(), Log())
+    return Reply({"code": code}, [], code)
+
+
+def cmd_agent(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Agent, Settings
+
+    code = Agent(Settings(docker_socket=args.docker_socket)).run()
+    return Reply({"code": code}, [], code)
+
+
+def parser() -> Parser:
+    top = Parser(
+        prog="bridgewarden",
+        description="Looks at and steers the bridgewarden kernel module of this host.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+
+    def command(name: str, run: t.Callable[[argparse.Namespace], Reply], words: str) -> Parser:
+        sub: Parser = commands.add_parser(
+            name,
+            help=words,
+            description=words,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="one JSON record instead of text for people")
+        return sub
+
+    command(
+        "status", cmd_status, "The module's state: generation, mode, guards, whether our hooks run first."
+    )
+    command("ready", cmd_ready, "Whether a policy is in force; for other units to wait on.")
+    rules = command("rules", cmd_rules, "Rules and built-in reasons with their counters.")
+    rules.add_argument("--all", action="store_true", help="built-in reasons without packets too")
+    asks_docker(command("endpoints", cmd_endpoints, "The containers' addresses as the kernel knows them."))
+    explain = command("explain", cmd_explain, "Which verdict a connection would get, and by which rule.")
+    asks_docker(explain)
+    explain.add_argument("source", metavar="FROM", help="an address, a container's name, host or world")
+    explain.add_argument("target", metavar="TO", help="the same; for a container, its own address and port")
+    explain.add_argument(
+        "service", metavar="SERVICE", nargs="?", default="", help="like 8080/tcp, 53/udp, icmp"
+    )
+    explain.add_argument("--direct", action="store_true", help="not through a published port")
+    for own in ("from", "to"):
+        explain.add_argument(
+            "--%s-kind" % own, choices=("world", "host", "guarded"), help="instead of what the address tells"
+        )
+    for name, run, words in (
+        ("confirm", cmd_confirm, "Keeps a commit whose confirm window is open."),
+        ("rollback", cmd_rollback, "Restores the rules before the last commit."),
+    ):
+        settle = command(name, run, words)
+        settle.add_argument("--generation", type=int, help="only if this generation is in force")
+    asks_docker(command("sync", cmd_sync, "Brings the kernel in step with policy and Docker, once."))
+    command("policy", cmd_policy, "The desired policy, and what is applied, in words.")
+    command(
+        "boot",
+        cmd_boot,
+        "Loads the module closed and commits the policy without endpoints; for bridgewarden.service.",
+    )
+    asks_docker(command("agent", cmd_agent, "Follows Docker; for bridgewarden-agent.service."))
+    return top
+
+
+def asks_docker(sub: Parser) -> None:
+    sub.add_argument("--docker-socket", default=DEFAULT_SOCKET, metavar="URL", help="default: %(default)s")
+
+
+def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
+    args = parser().parse_args(argv)
+    try:
+        reply: Reply = args.run(args)
+    except BridgewardenError as error:
+        if args.json:
+            print(json.dumps({"error": error.text(), **error.as_result()}, indent=2, sort_keys=True))
+        else:
+            print("bridgewarden: " + error.text(), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os._exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if args.json:
+        print(json.dumps(reply.record, indent=2, sort_keys=True))
+    elif reply.lines:
+        print("\n".join(reply.lines))
+    sys.exit(reply.code)

@@ -64,6 +64,10 @@ class Reach:
     detail: str
 
     @property
+    def key(self) -> Key:
+        return (self.source, self.to, self.port, self.family)
+
+    @property
     def changed(self) -> bool:
         """Whether the hardening made a difference (refused or timeout is the same closed door)."""
         return (self.before == "open") != (self.after == "open")
@@ -86,7 +90,7 @@ class Reach:
         }
 
 
-def keys() -> list[Key]:
+def all_paths() -> list[Key]:
     """Every path of the matrix; a container does not probe itself."""
     return [
         (source, column.to, column.port, family)
@@ -101,7 +105,7 @@ def probe(machine: Machine, what: str) -> Answers:
     """Probe every path from inside the machine, all at once."""
     asked = [
         {"from": source, "to": to, "port": port, "family": family, "handshake": port == _SSHD}
-        for source, to, port, family in keys()
+        for source, to, port, family in all_paths()
     ]
     with step(f"probing {len(asked)} paths {what}"):
         script = (GUEST / "bw-probe.py").read_text(encoding="utf-8")
@@ -122,7 +126,7 @@ def expected_open(text: str) -> set[tuple[str, str, int]]:
         for entry in yaml.safe_load(text)["open"]
         for source in entry["from"]
     }
-    if unknown := wanted - {path[:3] for path in keys()}:
+    if unknown := wanted - {path[:3] for path in all_paths()}:
         raise LabError(f"lab/expected.yml names paths that the matrix does not have: {sorted(unknown)}")
     return wanted
 
@@ -134,7 +138,7 @@ def expected_of_this_checkout() -> set[tuple[str, str, int]]:
 def compare(before: Answers, after: Answers, wanted: set[tuple[str, str, int]]) -> list[Reach]:
     """Join both runs. A path that does not exist (no such address, no route) before and after is left out."""
     reaches = []
-    for path in keys():
+    for path in all_paths():
         first, second = before[path], after[path]
         if first["result"] == second["result"] == "absent":
             continue

@@ -95,7 +95,7 @@ def _matrix(reaches: list[Reach]) -> str:
         f'<th class="{_edge(column)}"><b>{escape(column.title)}</b><span>:{column.port}</span></th>'
         for column in COLUMNS
     )
-    found = {(reach.source, reach.to, reach.port, reach.family): reach for reach in reaches}
+    found = {reach.key: reach for reach in reaches}
     rows = "".join(_row(source, found) for source in FROM)
     corner = '<th class="corner">from ↓ &nbsp; to →</th>'
     return f"<thead><tr><th></th>{heads}</tr><tr>{corner}{titles}</tr></thead><tbody>{rows}</tbody>"

@@ -47,9 +47,7 @@ def _row(source: str, reaches: list[Reach], colour: bool) -> list[str]:
 
 def _find(reaches: list[Reach], source: str, column: Column, family: int) -> Reach | None:
     wanted = (source, column.to, column.port, family)
-    return next(
-        (reach for reach in reaches if (reach.source, reach.to, reach.port, reach.family) == wanted), None
-    )
+    return next((reach for reach in reaches if reach.key == wanted), None)
 
 
 def _cell(reach: Reach | None, colour: bool) -> str:

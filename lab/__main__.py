@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import demo, hostpackages, image, shop, ssh, targets, vm
+from lab import demo, hostpackages, image, prune, shop, ssh, targets, vm
 from lab.errors import LabError
 from lab.machine import Machine, every_machine
 from lab.progress import say
@@ -32,6 +32,11 @@ def _image(args: argparse.Namespace) -> int:
     hostpackages.require()
     for name in args.target:
         print(image.ensure(targets.find(name)).folder)
+    return 0
+
+
+def _prune(_args: argparse.Namespace) -> int:
+    prune.prune()
     return 0
 
 
@@ -128,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     command("image", _image, "build images, or find them in the cache; prints their folders").add_argument(
         "target", nargs="+", help="a target of lab/targets.yml"
     )
+    command("prune", _prune, "remove superseded images and templates from the cache")
     up = command("up", _up, "start a machine, or reuse the running one", machine=True)
     up.add_argument("--target", default="trixie", help="a target of lab/targets.yml (default: %(default)s)")
     up.add_argument("--cold", action="store_true", help="boot, even where a template would be faster")

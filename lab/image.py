@@ -21,6 +21,7 @@ from lab.progress import step
 from lab.targets import Target
 
 _DISK_SIZE = "12G"
+_BASE = "base.tar.zst"
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
@@ -67,34 +68,39 @@ def guest_files() -> list[Path]:
     return [GUEST / "customize.sh", *rootfs]
 
 
+def locate(target: Target) -> tuple[Path, Image]:
+    """Where a target's base and image are, or will be once they are built."""
+    sources = mirror.sources(target, mirror.of_this_machine())
+    base = digest(asdict(target), sources, _UNWANTED)
+    key = digest(base, *guest_files(), ssh_key().with_suffix(".pub"), initrd.RECIPE, _DISK_SIZE)
+    return cache() / "bases" / f"{target.name}-{base}", Image(
+        key, cache() / "images" / f"{target.name}-{key}"
+    )
+
+
 def ensure(target: Target) -> Image:
     """The image of a target, from the cache or built now."""
-    sources = mirror.sources(target, mirror.of_this_machine())
-    base_key = digest(asdict(target), sources, _UNWANTED)
-    key = digest(base_key, *guest_files(), ssh_key().with_suffix(".pub"), initrd.RECIPE, _DISK_SIZE)
-    image = Image(key, cache() / "images" / f"{target.name}-{key}")
+    base, image = locate(target)
     with locked(f"image-{target.name}"):
         if not image.folder.exists():
-            base = _ensure_base(target, sources, base_key)
-            with (
-                step(f"image {target.name}: adding the lab's files, making the disk"),
-                published(image.folder) as scratch,
-            ):
-                _assemble(base, scratch, target)
+            _ensure_base(target, base)
+            what = f"image {target.name}: adding the lab's files, making the disk"
+            with step(what), published(image.folder) as scratch:
+                _assemble(base / _BASE, scratch, target)
     return image
 
 
-def _ensure_base(target: Target, sources: list[str], key: str) -> Path:
+def _ensure_base(target: Target, folder: Path) -> None:
     """The installed Debian as a compressed tar."""
-    folder = cache() / "bases" / f"{target.name}-{key}"
-    if not folder.exists():
-        if os.geteuid() != 0:
-            raise LabError(
-                "building an image needs root (it installs Debian into a directory): run it with sudo -E once"
-            )
-        with step(f"image {target.name}: installing Debian {target.base}"), published(folder) as scratch:
-            _install(target, sources, scratch)
-    return folder / "base.tar.zst"
+    if folder.exists():
+        return
+    if os.geteuid() != 0:
+        raise LabError(
+            "building an image needs root (it installs Debian into a directory): run it with sudo -E once"
+        )
+    with step(f"image {target.name}: installing Debian {target.base}"), published(folder) as scratch:
+        sources = mirror.sources(target, mirror.of_this_machine())
+        _install(target, sources, scratch)
 
 
 def _install(target: Target, sources: list[str], scratch: Path) -> None:
@@ -110,7 +116,7 @@ def _install(target: Target, sources: list[str], scratch: Path) -> None:
     log = scratch / "mmdebstrap.log"
     with log.open("wb") as out:
         done = subprocess.run(
-            ["nice", *command, target.base, str(scratch / "base.tar.zst"), *sources],
+            ["nice", *command, target.base, str(scratch / _BASE), *sources],
             stdout=out,
             stderr=subprocess.STDOUT,
             check=False,

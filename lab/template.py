@@ -49,12 +49,17 @@ def restore(machine: Machine, target: Target, image: Image, accel: list[str]) ->
         _renew(machine)
 
 
-def _ensure(target: Target, image: Image, accel: list[str]) -> Path:
+def locate(target: Target, image: Image, accel: list[str]) -> Path:
+    """Where a target's template is, or will be."""
     version = subprocess.run(
         ["qemu-system-x86_64", "--version"], check=True, capture_output=True, text=True
     ).stdout
     shape = qemu.command_line("NAME", image, accel, Path("DISK"), [])
-    folder = cache() / "templates" / f"{target.name}-{digest(version, shape, _WARM_UP)}"
+    return cache() / "templates" / f"{target.name}-{digest(version, shape, _WARM_UP)}"
+
+
+def _ensure(target: Target, image: Image, accel: list[str]) -> Path:
+    folder = locate(target, image, accel)
     with locked(f"template-{target.name}"):
         if not folder.exists():
             with step(f"template {target.name}: booting and freezing it, once"), published(folder) as scratch:

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    DIGEST_LEN,
     MAX_ENDPOINTS,
     MAX_GUARDS,
     MAX_PAIRS,
@@ -161,6 +162,26 @@ def compile(policy: Policy, resolution: Resolution, facts: Json) -> Ruleset:
     )
     _within_bounds(ruleset)
     return ruleset
+
+
+def empty() -> Ruleset:
+    """Guards nothing, judges nothing: what is left in the kernel after an uninstall."""
+    return Ruleset(
+        mode=Mode.ENFORCE,
+        defaults=tuple(int(Action[action.upper()]) for action in DEFAULTS.values()),
+        guards=(),
+        policy_digest=bytes(DIGEST_LEN),
+        identities=[(0, 0)] * Identity.FIRST,
+        cells4=[],
+        cells6=[],
+        endpoints4=[],
+        endpoints6=[],
+        publish=[],
+        rules=[],
+        spans=[],
+        blocks=[],
+        pairs=[],
+    )
 
 
 def _within_bounds(ruleset: Ruleset) -> None:

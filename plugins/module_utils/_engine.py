@@ -8,27 +8,71 @@
 `apply()` compares the plan with the kernel, commits what differs and keeps the
 store in step.  The modules, the agent and the command call these two; none of
 them commits on its own.
+
+The files follow the kernel: a policy is written as *pending* before its commit
+and becomes the desired one after it (after its confirmation, if it has a
+window).  Whoever reads in between finds out by the digest in the kernel which
+of the two is at work, so neither a crash nor a roll back leaves a doubt.
 PRIVATE to the collection: it may change at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import time
 import typing as t
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import (
+    Connection,
+    Judge,
+    Ruleset,
+    compile,
+    empty,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    KernelError,
+    RefusedError,
+    Stale,
+    StoreCorrupt,
+    did_you_mean,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    REASON_MAX,
+    Explanation,
+    Info,
+    Kernel,
+    Kind,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import (
+    digest,
+    glob_match,
+    normalise,
+    service_number,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._resolve import resolve, sentences
+from ansible_collections.bridgewarden.docker.plugins.module_utils._selectors import Host
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
-if t.TYPE_CHECKING:
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
-
 Json = t.Dict[str, t.Any]
+
+NOTHING = "no guards, no rules: nothing is judged"
+
+#: How often a commit is tried again on fresh facts before it is given up.
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Options:
     on_empty_selector: str = "warn"  # warn | fail | ignore
     force: bool = False  # commit although it may cut somebody off
+    adopt: bool = True  # make the policy the desired one; False for those who only follow it
 
 
 @dataclass(frozen=True)
@@ -51,10 +95,11 @@ class Result:
 
     changed: bool
     generation: int  # in force now; in a dry run the one before
-    confirm_timeout: int  # seconds of the window that is now open; 0: none
+    confirm_timeout: int  # seconds of the window that is open; 0: none
     actions: t.List[str]  # in plain words, the same in a dry run
     before: str  # for Ansible's diff
     after: str
+    plan: t.Optional[Plan] = field(default=None, repr=False)  # the one that was applied
 
     @property
     def diff(self) -> t.Dict[str, str]:
@@ -66,14 +111,47 @@ class Result:
         }
 
 
+# Plans
+
+
 def plan(policy: Json, facts: Json, options: t.Optional[Options] = None) -> Plan:
     """Resolves and compiles `policy` (raw or normal form). Raises PolicyError; touches nothing."""
-    raise NotImplementedError
+    options = options or Options()
+    wanted = normalise(policy)
+    resolution = resolve(wanted, facts, options.on_empty_selector)
+    ruleset = compile(wanted, resolution, facts)
+    words = [f"guards: {', '.join(ruleset.guards) or 'none'}", *sentences(resolution)]
+    endpoints = len(ruleset.endpoints4) + len(ruleset.endpoints6)
+    words.append(f"endpoints: {endpoints}, ruleset {ruleset.digest().hex()[:12]}")
+    warnings = list(resolution.warnings)
+    if options.on_empty_selector != "ignore":
+        warnings += _shadow_warnings(ruleset)
+    return Plan(
+        policy=wanted.as_dict(),
+        policy_digest=digest(wanted),
+        ruleset=ruleset,
+        ruleset_digest=ruleset.digest().hex(),
+        effective=resolution.effective(),
+        words=words,
+        warnings=warnings,
+        facts=facts,
+    )
+
+
+def _shadow_warnings(ruleset: Ruleset) -> t.List[str]:
+    return [
+        f'rule "{ruleset.rule_name(loser)}": it decides nothing here now, because whatever it matches is '
+        f'decided by others first, for example by "{ruleset.rule_name(winner)}"'
+        for loser, winner in ruleset.shadowed
+    ]
 
 
 def boot_plan(policy: Json) -> Plan:
     """The plan before Docker runs: no endpoint is known, everything behind the guards is closed."""
-    raise NotImplementedError
+    return plan(policy, {}, Options(on_empty_selector="ignore"))
+
+
+# Apply
 
 
 def apply(
@@ -93,7 +171,246 @@ def apply(
     fresh facts, a bounded number of times.  `kernel` may be None in a dry run
     on a host without the module.  Raises RefusedError unless options.force.
     """
-    raise NotImplementedError
+    with _lock_unless(dry_run, store):
+        return _apply(plan, kernel, store, dry_run, confirm_timeout, refresh, options or Options())
+
+
+def sync(
+    kernel: Kernel, store: Store, replan: t.Callable[[Json], Plan], options: t.Optional[Options] = None
+) -> t.Optional[Result]:
+    """For the agent: the policy in force, resolved anew by `replan(policy)`. None where there is none.
+
+    The policy is read under the lock.  Read before it, a policy that somebody
+    applies meanwhile would be undone by the commit of the former one.
+    """
+    options = options or Options(on_empty_selector="ignore", adopt=False)
+    with store.lock():
+        policy = current_policy(store, kernel.info())
+        if policy is None:
+            return None
+        wanted = policy
+
+        def again() -> Plan:
+            return replan(wanted)
+
+        return _apply(again(), kernel, store, False, 0, again, options)
+
+
+def _lock_unless(dry_run: bool, store: Store) -> t.ContextManager[t.Any]:
+    return contextlib.nullcontext() if dry_run else store.lock()
+
+
+def _apply(
+    plan: Plan,
+    kernel: t.Optional[Kernel],
+    store: Store,
+    dry_run: bool,
+    confirm_timeout: int,
+    refresh: t.Optional[t.Callable[[], Plan]],
+    options: Options,
+) -> Result:
+    for attempt in range(ATTEMPTS):
+        if not options.force:
+            refuse_lockout(plan)
+        info = kernel.info() if kernel is not None else None
+        before = _before(info, kernel, store)
+        if info is not None and in_force(plan, info):
+            return _in_step(plan, info, store, dry_run, options.adopt, before)
+        actions = _actions(plan, info, confirm_timeout)
+        if kernel is None or info is None:
+            return Result(True, 0, 0, actions, before, _text(plan.words), plan)
+        if not dry_run and options.adopt:
+            store.write_pending(plan.policy)
+        try:
+            generation = kernel.commit(plan.ruleset, info.generation, dry_run, confirm_timeout)
+        except Stale:
+            if refresh is None or attempt + 1 == ATTEMPTS:
+                raise
+            plan = refresh()
+            continue
+        if dry_run:
+            return Result(True, info.generation, 0, actions, before, _text(plan.words), plan)
+        _remember(plan, generation, store)
+        if options.adopt and not confirm_timeout:
+            _settle(plan.policy, store)
+        return Result(True, generation, confirm_timeout, actions, before, _text(plan.words), plan)
+    raise AssertionError("unreachable")
+
+
+def in_force(plan: Plan, info: Info) -> bool:
+    """Whether the kernel has exactly this plan."""
+    return (info.ruleset_digest, info.policy_digest, info.mode) == (
+        plan.ruleset_digest,
+        plan.policy_digest,
+        plan.policy["mode"],
+    )
+
+
+def _in_step(plan: Plan, info: Info, store: Store, dry_run: bool, adopt: bool, before: str) -> Result:
+    """Nothing to commit; the files may still lag behind, after a crash or by somebody's hand."""
+    actions = []
+    # A pending policy without an open window was confirmed by somebody who did not get to write it down.
+    adopt = adopt or store.read_pending_or_none() == plan.policy
+    if adopt and not info.confirm_remaining:
+        if store.read_policy_or_none() != plan.policy:
+            actions.append(f"write {store.policy_path}")
+        if not dry_run:
+            _settle(plan.policy, store)
+    return Result(bool(actions), info.generation, info.confirm_remaining, actions, before, before, plan)
+
+
+def _actions(plan: Plan, info: t.Optional[Info], confirm_timeout: int) -> t.List[str]:
+    ruleset = plan.ruleset
+    what = (
+        f"{len(ruleset.rules)} rules, {len(ruleset.endpoints4) + len(ruleset.endpoints6)} endpoints, "
+        f"{len(ruleset.guards)} guard patterns, mode {plan.policy['mode']}"
+    )
+    if info is None:
+        return [f"commit a ruleset ({what}) once the kernel module is loaded"]
+    kept = info.generation and info.policy_digest == plan.policy_digest
+    actions = [
+        f"commit {'the containers as they are now to the same policy' if kept else 'a ruleset'} ({what})"
+    ]
+    if confirm_timeout:
+        actions.append(f"roll it back after {confirm_timeout} s unless it is confirmed")
+    return actions
+
+
+def _settle(policy: Json, store: Store) -> None:
+    """The commit is there to stay."""
+    store.write_policy(policy)
+    store.write_last_good(policy)
+    store.drop_pending()
+
+
+# What was in force, in words
+
+
+def _remember(plan: Plan, generation: int, store: Store) -> None:
+    """Keeps the words of this ruleset and the one before: a roll back may bring that one back."""
+    former = _applied(store)
+    store.write_applied(
+        {
+            "generation": generation,
+            "policy_digest": plan.policy_digest,
+            "ruleset_digest": plan.ruleset_digest,
+            "mode": plan.policy["mode"],
+            "effective": plan.effective,
+            "words": plan.words,
+            "time": int(time.time()),
+            "former": {key: former[key] for key in ("ruleset_digest", "words") if key in former},
+        }
+    )
+
+
+def _applied(store: Store) -> Json:
+    with contextlib.suppress(StoreCorrupt):  # it serves the diff only
+        return store.read_applied() or {}
+    return {}
+
+
+def _before(info: t.Optional[Info], kernel: t.Optional[Kernel], store: Store) -> str:
+    if info is None or kernel is None:
+        return _text(["no ruleset: the kernel module is not loaded"])
+    if info.ruleset_digest == empty().digest().hex():
+        return _text([NOTHING])
+    if not info.generation:
+        return _text(["no ruleset yet" + (": the guards are closed" if info.guards else "")])
+    applied = _applied(store)
+    for known in (applied, applied.get("former") or {}):
+        if known.get("ruleset_digest") == info.ruleset_digest:
+            return _text(known["words"])
+    lines = [
+        f"generation {info.generation}: not the ruleset this host's files describe; by the kernel's own account:",
+        f"guards: {', '.join(info.guards) or 'none'}",
+        f"mode: {info.mode}",
+    ]
+    lines += [f"default: {action} {name}" for name, action in info.defaults.items()]
+    lines += [f"{row.action} {row.name}" for row in kernel.rules() if not row.builtin]
+    lines.append(f"endpoints: {info.counts.get('endpoints', 0)}, ruleset {info.ruleset_digest[:12]}")
+    return _text(lines)
+
+
+def _text(lines: t.Sequence[str]) -> str:
+    return "".join(line + "\n" for line in lines)
+
+
+# Not cutting anybody off
+
+
+def refuse_lockout(plan: Plan, connection: t.Optional[t.Tuple[str, str, int]] = None) -> None:
+    """Raises RefusedError where the plan would take the default route or the controller's own path."""
+    for link in plan.facts.get("default_route_links") or []:
+        for pattern in plan.ruleset.guards:
+            if glob_match(pattern, link):
+                raise RefusedError(
+                    f'the guard pattern "{pattern}" matches {link}, which carries the default route',
+                    "guards",
+                    "narrow the pattern, or set force if all traffic of this link shall be judged",
+                )
+    found = connection or controller_connection()
+    if found is None or plan.ruleset.mode:
+        return
+    client, server, port = found
+    judge = Judge(plan.ruleset)
+    # A controller that is itself a container of this host comes from behind a guard.
+    kind = Kind.GUARDED if judge.identity(client, Kind.GUARDED) else Kind.WORLD
+    decision = judge.decide(Connection(client, server, 6, port, kind, Kind.HOST))
+    if decision.action != "allow":
+        by = (
+            f'the rule "{plan.ruleset.rule_name(decision.index - REASON_MAX)}"'
+            if decision.index >= REASON_MAX
+            else f"the default of {decision.direction_class}"
+        )
+        raise RefusedError(
+            f"this policy would cut the connection it comes over, {client} to port {port} of {server}",
+            by,
+            f"allow {client} to reach host on {port}/tcp, or set force",
+        )
+
+
+def controller_connection(pid: t.Optional[int] = None) -> t.Optional[t.Tuple[str, str, int]]:
+    """(client, server, server's port) of the SSH session this process descends from; None without one.
+
+    sudo drops SSH_CONNECTION from the environment, so the ancestors are asked.
+    """
+    texts = [os.environ.get("SSH_CONNECTION", "")] if pid is None else []
+    current = pid or os.getpid()
+    while current > 1:
+        texts.append(_environment(current).get("SSH_CONNECTION", ""))
+        current = _parent(current)
+    for text in texts:
+        parts = text.split()
+        if len(parts) == 4 and parts[3].isdigit():
+            with contextlib.suppress(ValueError):
+                return _plain(parts[0]), _plain(parts[2]), int(parts[3])
+    return None
+
+
+def _plain(text: str) -> str:
+    address = ipaddress.ip_address(text.split("%", 1)[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def _environment(pid: int) -> t.Dict[str, str]:
+    try:
+        content = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (item.decode("utf-8", "replace").partition("=") for item in content.split(b"\0"))
+    return {key: value for key, _equals, value in pairs}
+
+
+def _parent(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])  # the name before may hold blanks and brackets
+
+
+# The files' side
 
 
 def current_policy(store: Store, info: t.Optional[Info] = None) -> t.Optional[Json]:
@@ -103,14 +420,210 @@ def current_policy(store: Store, info: t.Optional[Info] = None) -> t.Optional[Js
     recognised by its digest, so after a roll back the former policy holds again
     without anybody having to tell.
     """
-    raise NotImplementedError
+    if info is not None and info.policy_digest:
+        pending = store.read_pending_or_none()
+        if pending is not None and digest(normalise(pending)) == info.policy_digest:
+            return pending
+    return store.read_policy() or store.read_last_good()
 
 
 def confirm(kernel: Kernel, store: Store, generation: t.Optional[int] = None) -> int:
     """Keeps the open commit; the pending policy becomes the desired and the last good one."""
-    raise NotImplementedError
+    with store.lock():
+        try:
+            now = kernel.confirm(generation)
+        except KernelError as error:
+            raise _no_window(
+                error, kernel, "it was confirmed before, or rolled back for want of it"
+            ) from None
+        pending = store.read_pending_or_none()
+        if pending is not None and digest(normalise(pending)) == kernel.info().policy_digest:
+            _settle(pending, store)
+        return now
 
 
 def rollback(kernel: Kernel, store: Store, generation: t.Optional[int] = None) -> int:
     """Restores the ruleset before the last commit, and the files with it."""
-    raise NotImplementedError
+    with store.lock():
+        try:
+            now = kernel.rollback(generation)
+        except KernelError as error:
+            mend = "what is confirmed stays; apply the former policy to go back to it"
+            raise _no_window(error, kernel, mend) from None
+        store.drop_pending()
+        return now
+
+
+def _no_window(error: KernelError, kernel: Kernel, mend: str) -> KernelError:
+    if error.errno != errno.ENOENT:
+        return error
+    place = f"generation {kernel.info().generation} is in force"
+    return KernelError("no commit waits for its confirmation", place, mend, errno.ENOENT)
+
+
+def remove(kernel: t.Optional[Kernel], store: Store, dry_run: bool = False) -> Result:
+    """Takes everything back: no guard, no rule, no file. The module itself stays loaded."""
+    with _lock_unless(dry_run, store):
+        info = kernel.info() if kernel is not None else None
+        before = _before(info, kernel, store)
+        actions = [f"remove {path}" for path in store.present()]
+        generation = info.generation if info else 0
+        ruleset = empty()
+        if info is not None and (info.guards or info.ruleset_digest not in ("", ruleset.digest().hex())):
+            actions.insert(0, "commit an empty ruleset without guards: nothing is judged any more")
+            if kernel is not None and not dry_run:
+                _close_window(kernel, info)
+                generation = kernel.commit(ruleset, kernel.info().generation)
+        if not dry_run:
+            store.remove()
+        after = _text([NOTHING]) if actions else before
+        return Result(bool(actions), generation, 0, actions, before, after)
+
+
+def _close_window(kernel: Kernel, info: Info) -> None:
+    if info.confirm_remaining:
+        with contextlib.suppress(KernelError):  # it may run out this moment
+            kernel.rollback()
+
+
+# Explain
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One side of a connection somebody asks about."""
+
+    name: str
+    address: str
+    kind: Kind
+
+
+def explain(
+    kernel: Kernel, facts: Json, source: str, target: str, service: str, direct: bool = False
+) -> t.List[Json]:
+    """The kernel's verdict on a connection, once for each pair of addresses the two names have in common.
+
+    A side is a container's name, an address, `host` or `world`.  The address of
+    `host` is taken to be the first of the other side's network, as Docker does
+    it; that of `world` is one for documentation (192.0.2.1, 2001:db8::1).
+    """
+    host = Host(facts)
+    number = service_number(service)
+    answers = []
+    for one, other in _pairs(host, facts, source, target):
+        found = kernel.explain(
+            one.address, other.address, number >> 16, number & 0xFFFF, one.kind, other.kind, direct
+        )
+        answers.append(
+            {
+                "from": one.address,
+                "to": other.address,
+                "from_kind": one.kind.name.lower(),
+                "to_kind": other.kind.name.lower(),
+                "service": service,
+                "action": found.action,
+                "class": found.direction_class,
+                "rule": "" if found.builtin else found.rule_name,
+                "reason": found.rule_name if found.builtin else "",
+                "from_identity": found.from_identity,
+                "to_identity": found.to_identity,
+                "generation": found.generation,
+                "words": _verdict_words(one, other, service, found),
+            }
+        )
+    return answers
+
+
+def _verdict_words(one: Peer, other: Peer, service: str, found: Explanation) -> str:
+    by = found.rule_name if found.builtin else f'the rule "{found.rule_name}"'
+    return f"{found.action} {one.name} ({one.address}) -> {other.name} ({other.address}) {service}: {by}"
+
+
+def _pairs(host: Host, facts: Json, source: str, target: str) -> t.List[t.Tuple[Peer, Peer]]:
+    sources, targets = _peers(host, facts, source), _peers(host, facts, target)
+    pairs = []
+    for one, its_network in sources:
+        for other, other_network in targets:
+            if (":" in one.address) != (":" in other.address):
+                continue
+            if its_network and other_network and its_network != other_network and _share(sources, targets):
+                continue
+            pairs.append((one, other))
+    # The stand-ins of host and world: one address a family and network, not all combinations.
+    if not pairs:
+        raise BridgewardenError(
+            f"{source} and {target} have no address family in common", "", "name addresses of one family"
+        )
+    return pairs
+
+
+_Located = t.List[t.Tuple[Peer, str]]  # with the network, "" where it is on none
+
+
+def _share(sources: _Located, targets: _Located) -> bool:
+    """Whether both are on one network: then the connection takes that one."""
+    return bool({network for _peer, network in sources if network} & {n for _peer, n in targets if n})
+
+
+def _peers(host: Host, facts: Json, name: str) -> _Located:
+    container = host.container(name)
+    if container is not None:
+        found = [
+            (Peer(name, host.endpoints[i].text, Kind.GUARDED), host.endpoints[i].network)
+            for i in host.endpoints_of(container)
+        ]
+        if not found:
+            raise BridgewardenError(
+                f'the container "{name}" has no address behind a guard',
+                "",
+                "start it, or name host or an address",
+            )
+        return found
+    if name == "world":
+        return [(Peer(name, address, Kind.WORLD), "") for address in ("192.0.2.1", "2001:db8::1")]
+    if name == "host":
+        return _gateways(facts)
+    try:
+        address = str(ipaddress.ip_address(name))
+    except ValueError:
+        known = [c["Name"] for c in host.containers]
+        raise BridgewardenError(
+            f'"{name}" is neither a container nor an address',
+            "",
+            f"name a container, an address, host or world.{did_you_mean(name, [*known, 'host', 'world'])}",
+        ) from None
+    return [(Peer(address, address, _kind(host, facts, address)), "")]
+
+
+def _gateways(facts: Json) -> _Located:
+    found = []
+    for network in facts.get("networks") or []:
+        for subnet in network.get("Subnets") or [] if network.get("Bridge") else []:
+            first = str(ipaddress.ip_network(subnet)[1])
+            found.append((Peer("host", first, Kind.HOST), network["Name"]))
+    return found or [(Peer("host", address, Kind.HOST), "") for address in ("127.0.0.1", "::1")]
+
+
+def _kind(host: Host, facts: Json, address: str) -> Kind:
+    number = ipaddress.ip_address(address)
+    if host.within([(number.version, int(number), int(number))]):
+        return Kind.GUARDED
+    if _is_local(address):
+        return Kind.HOST
+    for network in facts.get("networks") or []:
+        if network.get("Bridge") and any(
+            number in ipaddress.ip_network(s) for s in network.get("Subnets") or []
+        ):
+            return Kind.GUARDED
+    return Kind.WORLD
+
+
+def _is_local(address: str) -> bool:
+    """Whether this host has the address: only then a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True

@@ -33,6 +33,9 @@ def path_text(path: t.Sequence[t.Union[str, int]]) -> str:
 def did_you_mean(word: str, known: t.Iterable[str]) -> str:
     """' Did you mean "web"?' for a near miss, else ''."""
     lowered = {name.lower(): name for name in known}
+    if len(lowered) > 1000:  # comparing costs; a near miss mostly has its first letter right
+        lowered = {low: name for low, name in lowered.items() if low[:1] == word[:1].lower()}
+        lowered = dict(sorted(lowered.items())[:1000])
     near = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
     return f' Did you mean "{lowered[near[0]]}"?' if near else ""
 

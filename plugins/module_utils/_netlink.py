@@ -500,9 +500,9 @@ class Kernel:
             (Attr.RULESET_DIGEST, ruleset.digest()),
         ]
         begin += [(Attr.GUARD, pattern.encode("ascii") + b"\0") for pattern in ruleset.guards]
-        if expect is not None:
-            begin.append((Attr.EXPECT_GENERATION, struct.pack("=Q", expect)))
-        commit: _Attrs = []
+        if expect is None:
+            expect = self.info().generation
+        commit: _Attrs = [(Attr.EXPECT_GENERATION, struct.pack("=Q", expect))]
         if dry_run:
             commit.append((Attr.DRY_RUN, b""))
         if confirm_timeout:
@@ -511,15 +511,27 @@ class Kernel:
         try:
             for part in chunked(ruleset.to_sections()):
                 self._request(Cmd.ADD, part, doing)
-            replies = self._request(Cmd.COMMIT, commit, doing)
+            replies = self._commit_patiently(commit, doing)
         except BridgewardenError:
             self._abort()
             raise
+        if dry_run:
+            self._abort()  # a dry run leaves the transaction open
         for reply in replies:
             number = _first(reply, Attr.GENERATION)
             if number:
                 return int(struct.unpack("=Q", number)[0])
         return self.info().generation
+
+    def _commit_patiently(self, commit: _Attrs, doing: str) -> t.List[t.Any]:
+        # EAGAIN: the hash seed was unlucky; the transaction is still there.
+        for _attempt in range(4):
+            try:
+                return self._request(Cmd.COMMIT, commit, doing)
+            except KernelError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+        return self._request(Cmd.COMMIT, commit, doing)
 
     def _abort(self) -> None:
         try:

@@ -548,6 +548,11 @@ def services(ports: t.Iterable[str]) -> t.Tuple[Service, ...]:
     return tuple(merged)
 
 
+def service_number(text: str) -> int:
+    """The one service `text` names, or the first of a range; raises PolicyError."""
+    return _service(text, ())[0]
+
+
 def _service(text: str, path: Path, rule: str = "") -> Service:
     """ "8080/tcp", "8000-8100/udp", "tcp", "icmp", "icmp:8", "icmp:3/4", "icmpv6:128", "proto:47"."""
     head, colon, tail = text.partition(":")

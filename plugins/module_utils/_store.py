@@ -90,10 +90,26 @@ class Store:
     def write_applied(self, applied: Json) -> bool:
         return self._write(self.applied_path, applied)
 
+    # For readers that have something to fall back on.
+
+    def read_policy_or_none(self) -> t.Optional[Json]:
+        with contextlib.suppress(StoreCorrupt):
+            return self.read_policy()
+        return None
+
+    def read_pending_or_none(self) -> t.Optional[Json]:
+        with contextlib.suppress(StoreCorrupt):
+            return self.read_pending()
+        return None
+
+    def present(self) -> t.List[str]:
+        """The paths of the files that are there."""
+        paths = (self.policy_path, self.pending_path, self.last_good_path, self.applied_path)
+        return [path for path in paths if os.path.lexists(path)]
+
     def remove(self) -> t.List[str]:
         """Removes all files; returns the paths that were there. For uninstall."""
-        paths = (self.policy_path, self.pending_path, self.last_good_path, self.applied_path)
-        return [path for path in paths if self._remove(path)]
+        return [path for path in self.present() if self._remove(path)]
 
     @contextlib.contextmanager
     def lock(self, timeout: float = 10.0) -> t.Iterator[None]:

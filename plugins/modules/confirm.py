@@ -1,0 +1,91 @@
+#!/usr/bin/python
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: confirm
+short_description: Keep a commit that has a confirm window
+version_added: 0.1.0
+description:
+  - Closes the window that M(bridgewarden.docker.policy) opened with O(bridgewarden.docker.policy#module:confirm_timeout),
+    and makes its policy the host's desired one.
+  - Fails where the kernel has rolled the commit back in the meantime.
+author:
+  - The bridgewarden developers (@bridgewarden)
+extends_documentation_fragment:
+  - bridgewarden.docker._attributes
+  - bridgewarden.docker._attributes.actiongroup
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: partial
+    details:
+      - With O(generation), a second run changes nothing. Without it, a second run fails, because it cannot tell a
+        commit that was confirmed from one that was rolled back.
+options:
+  generation:
+    description:
+      - The generation to keep, as M(bridgewarden.docker.policy) returned it.
+      - Without it, whatever waits is confirmed.
+    type: int
+requirements:
+  - python3-pyroute2 0.5.14 or newer
+"""
+
+EXAMPLES = r"""
+- name: Prove that a new connection gets through
+  ansible.builtin.meta: reset_connection
+
+- name: Keep the commit
+  bridgewarden.docker.confirm:
+    generation: "{{ commit.generation }}"
+"""
+
+RETURN = r"""
+generation:
+  description: The generation in force.
+  returned: success
+  type: int
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError, Stale
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+
+def confirm(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]:
+    with Kernel() as kernel:
+        info = kernel.info()
+        if generation is not None and info.generation != generation:
+            raise Stale(
+                f"generation {generation} is not in force any more",
+                f"generation {info.generation} is",
+                "it was rolled back for want of a confirmation, or somebody else has committed; apply the policy again",
+            )
+        if generation is not None and not info.confirm_remaining:
+            return {"changed": False, "generation": info.generation}
+        if check_mode:
+            return {"changed": bool(info.confirm_remaining), "generation": info.generation}
+        return {"changed": True, "generation": engine.confirm(kernel, Store(), generation)}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={"generation": {"type": "int"}}, supports_check_mode=True)
+    try:
+        module.exit_json(**confirm(module.params["generation"], module.check_mode))
+    except BridgewardenError as error:
+        module.fail_json(msg=error.text(), **error.as_result())
+
+
+if __name__ == "__main__":
+    main()

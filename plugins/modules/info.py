@@ -1,0 +1,165 @@
+#!/usr/bin/python
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: info
+short_description: State and counters of the kernel module
+version_added: 0.1.0
+description:
+  - Returns what the kernel module C(bridgewarden) has in force on the host, and what each rule has counted.
+  - Does not fail where the module is not loaded, RV(loaded) tells.
+author:
+  - The bridgewarden developers (@bridgewarden)
+extends_documentation_fragment:
+  - bridgewarden.docker._attributes
+  - bridgewarden.docker._attributes.info_module
+  - bridgewarden.docker._attributes.actiongroup
+options:
+  rules:
+    description: Whether to return the rules with their counters.
+    type: bool
+    default: true
+  endpoints:
+    description: Whether to return the endpoints the kernel knows now.
+    type: bool
+    default: false
+requirements:
+  - python3-pyroute2 0.5.14 or newer
+"""
+
+EXAMPLES = r"""
+- name: Read the state
+  bridgewarden.docker.info:
+  register: bridgewarden
+
+- name: The hooks must run before everybody else's
+  ansible.builtin.assert:
+    that: bridgewarden.hooks_in_place
+"""
+
+RETURN = r"""
+loaded:
+  description: Whether the kernel module is loaded.
+  returned: always
+  type: bool
+version:
+  description: Version of the loaded module.
+  returned: when loaded
+  type: str
+  sample: 0.1.0
+generation:
+  description: Of the ruleset in force. V(0) where there is none.
+  returned: when loaded
+  type: int
+mode:
+  description: V(enforce) or V(audit).
+  returned: when loaded
+  type: str
+defaults:
+  description: The verdict of each direction class where no rule matches.
+  returned: when loaded
+  type: dict
+policy_digest:
+  description: Of the policy in force, as M(bridgewarden.docker.policy) returns it.
+  returned: when loaded
+  type: str
+ruleset_digest:
+  description: Of the ruleset in force.
+  returned: when loaded
+  type: str
+confirm_remaining:
+  description: Seconds left of an open confirm window. V(0) where none is open.
+  returned: when loaded
+  type: int
+guards:
+  description: Patterns of link names that are guarded.
+  returned: when loaded
+  type: list
+  elements: str
+guard_links:
+  description: The links that are guarded now.
+  returned: when loaded
+  type: list
+  elements: dict
+  sample: [{index: 5, name: docker0}]
+counts:
+  description: Sizes of the ruleset.
+  returned: when loaded
+  type: dict
+hooks_in_place:
+  description: Whether the module's hooks run first wherever they should.
+  returned: when loaded
+  type: bool
+rules:
+  description: Rules and built-in reasons with their counters.
+  returned: when loaded and O(rules)
+  type: list
+  elements: dict
+  sample: [{name: office reaches the web shop, action: allow, packets: 42, bytes: 5040, builtin: false, index: 16}]
+endpoints:
+  description: The endpoints the kernel knows now. Identity 0 is closed, its link is gone.
+  returned: when loaded and O(endpoints)
+  type: list
+  elements: dict
+  sample: [{address: 172.18.0.2, identity: 3, link: 5, port: 9}]
+"""
+
+import contextlib
+import socket
+import typing as t
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    ModuleMissing,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
+
+
+def state(info: Info) -> t.Dict[str, t.Any]:
+    found = asdict(info)
+    del found["hooks_first"], found["hooks_expected"]
+    found["hooks_in_place"] = info.hooks_in_place
+    found["guard_links"] = [{"index": index, "name": link_name(index)} for index in info.guard_links]
+    return found
+
+
+def link_name(index: int) -> str:
+    with contextlib.suppress(OSError):
+        return socket.if_indextoname(index)
+    return ""
+
+
+def collect(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+    with Kernel() as kernel:
+        found = dict(state(kernel.info()), loaded=True)
+        if params["rules"]:
+            found["rules"] = [dict(asdict(row), builtin=row.builtin) for row in kernel.rules()]
+        if params["endpoints"]:
+            found["endpoints"] = [asdict(row) for row in kernel.endpoints()]
+        return found
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "rules": {"type": "bool", "default": True},
+            "endpoints": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(changed=False, **collect(module.params))
+    except ModuleMissing:
+        module.exit_json(changed=False, loaded=False)
+    except BridgewardenError as error:
+        module.fail_json(msg=error.text(), **error.as_result())
+
+
+if __name__ == "__main__":
+    main()

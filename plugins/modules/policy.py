@@ -1,0 +1,306 @@
+#!/usr/bin/python
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: policy
+short_description: Resolve and commit the network policy of a Docker host
+version_added: 0.1.0
+description:
+  - Resolves the policy against the containers that run on the host, compiles it and commits it to the kernel module
+    C(bridgewarden), as one exchange that no packet sees half of.
+  - The policy is checked on the controller first. What is wrong is reported with its file and line, and no host is
+    touched.
+  - Changes nothing where the kernel has exactly this policy, resolved to exactly these containers, already.
+author:
+  - The bridgewarden developers (@bridgewarden)
+extends_documentation_fragment:
+  - bridgewarden.docker._attributes
+  - bridgewarden.docker._attributes.action
+  - bridgewarden.docker._attributes.actiongroup
+attributes:
+  action:
+    support: full
+  check_mode:
+    support: full
+    details:
+      - With the module loaded the kernel itself verifies the ruleset in a dry run. Without it the policy is resolved
+        and compiled only.
+  diff_mode:
+    support: full
+    details:
+      - Shows the effective rules as sentences.
+  idempotent:
+    support: full
+options:
+  policy:
+    description:
+      - The policy. All keys are optional, what is left out keeps its default.
+      - Required unless O(state=absent).
+    type: dict
+    suboptions:
+      mode:
+        description:
+          - V(enforce) or V(audit). V(audit) judges, counts and logs, but drops nothing.
+        type: raw
+      defaults:
+        description:
+          - The verdict (V(allow), V(deny) or V(reject)) of each direction class where no rule matches.
+          - The classes are V(ingress), V(egress), V(inter_container), V(to_host), V(from_host) and V(host_ingress).
+        type: raw
+      groups:
+        description:
+          - Names for peers, as a dictionary. A group has either V(cidrs) and perhaps V(except), or one or more of
+            V(labels), V(names), V(networks) and V(query), which must all hold.
+        type: raw
+      rules:
+        description:
+          - The rules, a list. Each has V(name), V(from) and V(to), and may have V(action), V(ports) or V(published),
+            V(direct) and V(log).
+          - Their order does not matter. The most restrictive matching rule wins, deny before reject before allow.
+        type: raw
+      guards:
+        description:
+          - Patterns of link names whose traffic is judged. The default matches Docker's own bridges. Bridges of Docker
+            with other names are added by themselves.
+        type: raw
+  state:
+    description:
+      - V(applied) commits the policy and makes it the host's desired one, which the agent keeps in step.
+      - V(rendered) resolves it, returns what it means on this host, and touches nothing. Needs no kernel module.
+      - V(absent) empties the kernel's ruleset and removes the host's policy files.
+    type: str
+    choices: [applied, rendered, absent]
+    default: applied
+  on_empty_selector:
+    description: What to do about a selector that matches no container on this host, or a port nobody publishes.
+    type: str
+    choices: [warn, fail, ignore]
+    default: warn
+  confirm_timeout:
+    description:
+      - Seconds after which the kernel restores the ruleset before this one, unless M(bridgewarden.docker.confirm) comes
+        first. Nothing on the host has to survive for that.
+      - V(0) keeps the commit at once.
+      - No window is opened where nothing changes.
+    type: int
+    default: 0
+  force:
+    description:
+      - Commit although a guard matches the link with the default route, or although the policy would cut off the
+        connection that Ansible itself uses.
+    type: bool
+    default: false
+  docker_socket:
+    description: Docker's socket on the target.
+    type: str
+    default: unix:///var/run/docker.sock
+requirements:
+  - python3-docker
+  - python3-pyroute2 0.5.14 or newer
+  - python3-jmespath, where a group has a query
+seealso:
+  - module: bridgewarden.docker.confirm
+  - module: bridgewarden.docker.rollback
+  - module: bridgewarden.docker.info
+"""
+
+EXAMPLES = r"""
+- name: Apply the policy, to be confirmed within a minute
+  bridgewarden.docker.policy:
+    policy:
+      mode: enforce
+      groups:
+        office: {cidrs: [10.10.10.0/24, "2001:db8:10::/64"]}
+        web: {labels: {tier: web}}
+      rules:
+        - name: office reaches the web shop
+          from: [office]
+          to: [web]
+          ports: [8080/tcp]
+    confirm_timeout: 60
+  register: commit
+
+- name: Close the connection, so that the next task proves that a new one gets through
+  ansible.builtin.meta: reset_connection
+
+- name: Keep it
+  bridgewarden.docker.confirm:
+    generation: "{{ commit.generation }}"
+
+- name: What would it mean on this host
+  bridgewarden.docker.policy:
+    policy: "{{ my_policy }}"
+    state: rendered
+  register: rendered
+
+- name: Judge nothing any more
+  bridgewarden.docker.policy:
+    state: absent
+"""
+
+RETURN = r"""
+generation:
+  description: The generation of the ruleset in force after the task. In check mode, the one before.
+  returned: when O(state) is not V(rendered)
+  type: int
+  sample: 7
+confirm_timeout:
+  description: Seconds of the confirm window that is open now. V(0) where none is.
+  returned: when O(state) is not V(rendered)
+  type: int
+  sample: 60
+policy_digest:
+  description: SHA-256 of the policy in its normal form. It does not depend on the order of lists.
+  returned: when O(state) is not V(absent)
+  type: str
+ruleset_digest:
+  description: SHA-256 of the compiled ruleset.
+  returned: when O(state) is not V(absent)
+  type: str
+effective:
+  description: What the policy means on this host now, one sentence each.
+  returned: when O(state) is not V(absent)
+  type: list
+  elements: str
+  sample: ["allow office reaches the web shop: 10.10.10.0/24 -> web(172.18.0.2) 8080/tcp"]
+rules:
+  description: The effective rules as data.
+  returned: when O(state) is not V(absent)
+  type: list
+  elements: dict
+actions:
+  description: What was done, or would be done in check mode, in plain words.
+  returned: always
+  type: list
+  elements: str
+policy_warnings:
+  description: What the policy says in vain on this host. Shown as warnings too.
+  returned: when O(state) is not V(absent)
+  type: list
+  elements: str
+error_kind:
+  description: One word for scripts.
+  returned: on failure
+  type: str
+  sample: refused
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    ModuleMissing,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+
+def argument_spec() -> t.Dict[str, t.Any]:
+    # What the policy may say is checked by the library, with better words; its types are open here.
+    keys = ("mode", "defaults", "groups", "rules", "guards")
+    return {
+        "policy": {"type": "dict", "options": {key: {"type": "raw"} for key in keys}},
+        "state": {"type": "str", "choices": ["applied", "rendered", "absent"], "default": "applied"},
+        "on_empty_selector": {"type": "str", "choices": ["warn", "fail", "ignore"], "default": "warn"},
+        "confirm_timeout": {"type": "int", "default": 0},
+        "force": {"type": "bool", "default": False},
+        "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+    }
+
+
+def kernel_or_none(needed: bool) -> t.Optional[Kernel]:
+    kernel = Kernel()
+    try:
+        kernel.open()
+    except ModuleMissing:
+        if needed:
+            raise
+        return None
+    return kernel
+
+
+def wanted(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+    """The policy without the keys that Ansible has filled in."""
+    return {key: value for key, value in params["policy"].items() if value is not None}
+
+
+def described(plan: engine.Plan) -> t.Dict[str, t.Any]:
+    return {
+        "policy_digest": plan.policy_digest,
+        "ruleset_digest": plan.ruleset_digest,
+        "effective": plan.words,
+        "rules": plan.effective,
+        "policy_warnings": plan.warnings,
+    }
+
+
+def rendered(module: AnsibleModule) -> t.Dict[str, t.Any]:
+    options = engine.Options(module.params["on_empty_selector"])
+    plan = engine.plan(wanted(module.params), collect(module.params["docker_socket"]), options)
+    for text in plan.warnings:
+        module.warn(text)
+    return dict(described(plan), changed=False, actions=[])
+
+
+def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
+    options = engine.Options(module.params["on_empty_selector"], module.params["force"])
+
+    def plan() -> engine.Plan:
+        return engine.plan(wanted(module.params), collect(module.params["docker_socket"]), options)
+
+    first = plan()
+    kernel = kernel_or_none(needed=not module.check_mode)
+    try:
+        result = engine.apply(
+            first, kernel, Store(), module.check_mode, module.params["confirm_timeout"], plan, options
+        )
+    finally:
+        if kernel is not None:
+            kernel.close()
+    last = result.plan or first
+    for text in last.warnings:
+        module.warn(text)
+    return dict(described(last), **outcome(result))
+
+
+def absent(module: AnsibleModule) -> t.Dict[str, t.Any]:
+    kernel = kernel_or_none(needed=False)
+    try:
+        return outcome(engine.remove(kernel, Store(), module.check_mode))
+    finally:
+        if kernel is not None:
+            kernel.close()
+
+
+def outcome(result: engine.Result) -> t.Dict[str, t.Any]:
+    return {
+        "changed": result.changed,
+        "generation": result.generation,
+        "confirm_timeout": result.confirm_timeout,
+        "actions": result.actions,
+        "diff": result.diff,
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=argument_spec(),
+        supports_check_mode=True,
+        required_if=[("state", "applied", ["policy"]), ("state", "rendered", ["policy"])],
+    )
+    run = {"applied": applied, "rendered": rendered, "absent": absent}[module.params["state"]]
+    try:
+        module.exit_json(**run(module))
+    except BridgewardenError as error:
+        module.fail_json(msg=error.text(), **error.as_result())
+
+
+if __name__ == "__main__":
+    main()

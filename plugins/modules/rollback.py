@@ -1,0 +1,103 @@
+#!/usr/bin/python
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollback
+short_description: Undo a commit that is not confirmed yet
+version_added: 0.1.0
+description:
+  - Restores the ruleset before the commit whose confirm window is open, now and not only when the window runs out.
+  - Changes nothing where no window is open. A commit that was confirmed stays; apply the former policy to go back to it.
+author:
+  - The bridgewarden developers (@bridgewarden)
+extends_documentation_fragment:
+  - bridgewarden.docker._attributes
+  - bridgewarden.docker._attributes.actiongroup
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+options:
+  generation:
+    description:
+      - The generation to undo, as M(bridgewarden.docker.policy) returned it.
+      - Fails where this very generation is in force and confirmed already.
+    type: int
+requirements:
+  - python3-pyroute2 0.5.14 or newer
+"""
+
+EXAMPLES = r"""
+- name: Apply, look, and go back if something is wrong
+  block:
+    - name: Commit
+      bridgewarden.docker.policy:
+        policy: "{{ my_policy }}"
+        confirm_timeout: 60
+
+    - name: Look
+      ansible.builtin.uri:
+        url: http://shop.example.com/
+  rescue:
+    - name: Go back
+      bridgewarden.docker.rollback:
+
+    - name: A rescued host would count as a success
+      ansible.builtin.fail:
+        msg: The shop was not reachable, the former policy is back.
+"""
+
+RETURN = r"""
+generation:
+  description: The generation in force.
+  returned: success
+  type: int
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    RefusedError,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+
+def rollback(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]:
+    with Kernel() as kernel:
+        info = kernel.info()
+        if not info.confirm_remaining:
+            if generation is not None and generation == info.generation:
+                raise RefusedError(
+                    f"generation {generation} is confirmed already",
+                    "",
+                    "apply the former policy to go back to it",
+                )
+            return {"changed": False, "generation": info.generation}
+        if generation is not None and generation != info.generation:
+            return {"changed": False, "generation": info.generation}
+        if check_mode:
+            return {"changed": True, "generation": info.generation}
+        return {"changed": True, "generation": engine.rollback(kernel, Store(), generation)}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={"generation": {"type": "int"}}, supports_check_mode=True)
+    try:
+        module.exit_json(**rollback(module.params["generation"], module.check_mode))
+    except BridgewardenError as error:
+        module.fail_json(msg=error.text(), **error.as_result())
+
+
+if __name__ == "__main__":
+    main()

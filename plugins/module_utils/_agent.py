@@ -270,7 +270,7 @@ class Agent:
     # Waiting.
 
     def next_reason(self, wait: float) -> str:
-        """Why to sync now: an event, a changed policy file, or that `wait` seconds have passed. '' to stop."""
+        """Why to sync now: an event, a changed policy, or that `wait` seconds have passed; '' to stop."""
         deadline = self.clock() + wait
         beat = watchdog_interval()
         while not self.stopping:

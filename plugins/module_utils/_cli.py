@@ -21,18 +21,20 @@ import socket
 import sys
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import DEFAULT_SOCKET, collect
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._light import pyroute2_parts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
     REASON_MAX,
     Info,
     Kernel,
     Kind,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+# What only some commands need they import themselves: a zipapp is compiled at each start.
 
 Json = t.Dict[str, t.Any]
+
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 EXIT_CODES = """\
 exit codes:
@@ -220,7 +222,9 @@ def cmd_endpoints(args: argparse.Namespace) -> Reply:
 
 
 def container_names(docker_socket: str) -> t.Dict[str, str]:
-    """address -> container; empty where Docker does not answer, since the kernel's answer stands without it."""
+    """address -> container; empty where Docker does not answer: the kernel's answer stands without it."""
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
+
     try:
         return {address: name for name, address in container_addresses(collect(docker_socket))}
     except BridgewardenError:
@@ -236,6 +240,8 @@ def container_addresses(facts: Json) -> t.Iterator[t.Tuple[str, str]]:
 
 
 def cmd_explain(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
+
     facts: t.Optional[Json] = None
     protocol, port = parse_service(args.service)
     parties = []
@@ -341,12 +347,18 @@ def kind_of(address: str, guarded: t.Collection[str]) -> str:
 
 
 def cmd_confirm(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
     with Kernel() as kernel:
         generation = engine.confirm(kernel, Store(), args.generation)
     return Reply({"generation": generation}, ["generation %d is kept" % generation])
 
 
 def cmd_rollback(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
     with Kernel() as kernel:
         generation = engine.rollback(kernel, Store(), args.generation)
     return Reply({"generation": generation}, ["back to generation %d" % generation])
@@ -354,6 +366,7 @@ def cmd_rollback(args: argparse.Namespace) -> Reply:
 
 def cmd_sync(args: argparse.Namespace) -> Reply:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import sync
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
     synced = sync(Store(), args.docker_socket)
     if synced is None:
@@ -373,6 +386,8 @@ def cmd_sync(args: argparse.Namespace) -> Reply:
 
 
 def cmd_policy(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
     store = Store()
     desired, pending, applied = store.read_policy(), store.read_pending(), store.read_applied()
     record = {"desired": desired, "pending": pending, "applied": applied}
@@ -386,6 +401,7 @@ def cmd_policy(args: argparse.Namespace) -> Reply:
 
 def cmd_boot(args: argparse.Namespace) -> Reply:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Log, boot
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
     code = boot(Store(), Log())
     return Reply({"code": code}, [], code)
@@ -461,6 +477,7 @@ def asks_docker(sub: Parser) -> None:
 
 def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
     args = parser().parse_args(argv)
+    pyroute2_parts()
     try:
         reply: Reply = args.run(args)
     except BridgewardenError as error:

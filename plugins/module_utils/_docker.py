@@ -20,12 +20,14 @@ import os
 import shutil
 import socket as socketlib
 import typing as t
+from dataclasses import dataclass
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     DockerUnavailable,
     LibraryMissing,
     PermissionDenied,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._light import pyroute2_parts
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 DEFAULT_TIMEOUT = 30.0
@@ -40,7 +42,8 @@ BRIDGE_NAME_OPTION = "com.docker.network.bridge.name"
 _MAIN_TABLE = 254
 
 
-class Link(t.NamedTuple):
+@dataclass(frozen=True)
+class Link:
     """One network device of the host's namespace."""
 
     index: int
@@ -243,7 +246,7 @@ def client(
     try:
         # "auto": old daemons refuse new API versions, new daemons refuse old ones.
         return (
-            docker.APIClient(base_url=socket, version="auto", timeout=timeout),
+            docker.APIClient(base_url=socket, version="auto", timeout=int(timeout)),
             errors,
             docker.errors.NotFound,
         )
@@ -325,8 +328,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _ask_kernel(sandboxes: t.Sequence[str]) -> t.Tuple[t.List[Link], t.List[str], t.Dict[str, int]]:
+    pyroute2_parts()
     try:
-        from pyroute2 import IPRoute
+        from pyroute2.iproute import IPRoute
     except ImportError:
         raise LibraryMissing(
             "the netlink library for Python is not installed",

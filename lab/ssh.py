@@ -110,7 +110,7 @@ def wait_for_docker(machine: Machine, seconds: float = BOOT_SECONDS) -> None:
     """Return when dockerd answers; ssh must work already."""
     deadline = time.monotonic() + seconds
     while not _quiet(
-        machine, "for i in $(seq 40); do docker info >/dev/null 2>&1 && exit 0; sleep 0.3; done; exit 1"
+        machine, "for i in $(seq 40); do docker ps -q >/dev/null 2>&1 && exit 0; sleep 0.3; done; exit 1"
     ):
         machine.must_live()
         if time.monotonic() > deadline:

@@ -44,6 +44,7 @@ def files():
         if os.path.isdir(root):
             found[root] = entry(root)
         for folder, folders, names in os.walk(root):
+            folders[:] = [name for name in folders if not name.startswith("linux-")]  # the kernels' own headers
             for name in folders + names:
                 path = os.path.join(folder, name)
                 if path not in PASSING:

@@ -88,6 +88,10 @@ class Guest:
         about = "{{.Name}} {{.Id}} {{.State.StartedAt}} {{.State.Pid}}"
         return sorted(self.run(f"docker inspect -f '{about}' $(docker ps -q)").splitlines())
 
+    def counters(self) -> dict[str, int]:
+        """Packets of each rule and built-in reason."""
+        return {row["name"]: row["packets"] for row in self.json("bridgewarden rules --all --json")}
+
     def matrix(self, wanted: set[tuple[str, str, int]], seconds: float = 60) -> dict[matrix.Key, str]:
         """Every path of the lab's matrix, see `_word`. Those that are wanted open get more than one chance: an emulated
         sshd may take longer than a probe, and after a boot the containers come up one by one."""

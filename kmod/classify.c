@@ -10,7 +10,7 @@
  * labels and CIDRs; what arrives here is numbers.
  *
  *   address --(endpoint hash, or search in the partition)--> identity
- *   identity of the initiator -> row, identity of the responder -> column
+ *   the initiator's identity gives the row, the responder's the column
  *   (row, column) --(pair hash)--> a run of spans
  *   service = proto << 16 | port --(search in the run)--> rule
  *

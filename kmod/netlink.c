@@ -334,11 +334,10 @@ static int bw_commit_read(const struct bw_txn *txn, struct genl_info *info,
 {
 	struct nlattr **attrs = info->attrs;
 
-	if (attrs[BW_ATTR_EXPECT_GENERATION])
+	c->expect = txn->expect;
+	if (attrs[BW_ATTR_EXPECT_GENERATION]) {
 		c->expect = nla_get_u64(attrs[BW_ATTR_EXPECT_GENERATION]);
-	else if (txn->has_expect)
-		c->expect = txn->expect;
-	else {
+	} else if (!txn->has_expect) {
 		NL_SET_ERR_MSG(info->extack,
 			       "expect-generation is missing: name the generation to replace");
 		return -EINVAL;

@@ -218,8 +218,8 @@ static int bw_check_spans(const struct bw_draft *d, struct bw_fault *f)
 
 /*
  * Blocks may share spans, so walking each block would let a small draft ask for
- * 2^44 steps: the walk is over the spans, once. break_at[i] is the last span
- * of the ascending and disjoint stretch that i belongs to.
+ * 2^44 steps: the walk is over the spans, once. last[i] ends the ascending and
+ * disjoint stretch that span i belongs to.
  */
 static int bw_check_blocks(const struct bw_draft *d, struct bw_fault *f)
 {
@@ -604,11 +604,14 @@ static int bw_build_cells(struct bw_rules *r, const struct bw_draft *d)
 
 	r->n_cell4 = n4 ? n4 : 1;
 	r->n_cell6 = n6 ? n6 : 1;
-	r->start4 = start4 = bw_alloc(r->n_cell4, sizeof(*start4));
-	r->cell4 = cell4 = bw_alloc(r->n_cell4, sizeof(*cell4));
+	start4 = bw_alloc(r->n_cell4, sizeof(*start4));
+	cell4 = bw_alloc(r->n_cell4, sizeof(*cell4));
 	start6 = bw_alloc(r->n_cell6, sizeof(*start6));
+	cell6 = bw_alloc(r->n_cell6, sizeof(*cell6));
+	r->start4 = start4;
+	r->cell4 = cell4;
 	r->start6 = (const u64 (*)[2])start6;
-	r->cell6 = cell6 = bw_alloc(r->n_cell6, sizeof(*cell6));
+	r->cell6 = cell6;
 	if (!start4 || !cell4 || !start6 || !cell6)
 		return -ENOMEM;
 	cell4[0].identity[BW_KIND_WORLD] = BW_ID_WORLD;

@@ -12,6 +12,7 @@
 #include "state.h"
 
 struct bw_state __rcu *bw_state __read_mostly;
+/* Guards the pointer above, the window below, guarded links: see state.h. */
 DEFINE_MUTEX(bw_mutex);
 
 /* Never given out twice, so a generation names one ruleset for good. */

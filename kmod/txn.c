@@ -12,6 +12,7 @@
 
 #include "txn.h"
 
+/* Held while a draft is filled, checked and committed. */
 DEFINE_MUTEX(bw_txn_mutex);
 
 static LIST_HEAD(bw_txns);

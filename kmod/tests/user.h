@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 typedef uint8_t u8;
 typedef uint16_t u16;
@@ -21,8 +22,6 @@ typedef uint64_t u64;
 
 #define __force
 #define U32_MAX UINT32_MAX
-#define AF_INET 2
-#define AF_INET6 10
 #define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 #define be32_to_cpu(x) be32toh(x)

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The naive twin: see naive.h. Must stay too simple to be wrong, not fast. */
+#include "naive.h"
+
+struct place {
+	bool known;
+	u32 identity, link, port;
+};
+
+static struct place lookup(const struct bw_draft *d, u8 family, const union bw_addr *a)
+{
+	const struct bw_nl_endpoint4 *e4 = d->data[BW_S_ENDPOINT4];
+	const struct bw_nl_endpoint6 *e6 = d->data[BW_S_ENDPOINT6];
+	u32 i;
+
+	if (family == AF_INET) {
+		for (i = 0; i < d->count[BW_S_ENDPOINT4]; i++)
+			if (!memcmp(&e4[i].addr, a, 4))
+				return (struct place){ true, e4[i].identity,
+						       e4[i].link, e4[i].port };
+	} else {
+		for (i = 0; i < d->count[BW_S_ENDPOINT6]; i++)
+			if (!memcmp(e6[i].addr, a, 16))
+				return (struct place){ true, e6[i].identity,
+						       e6[i].link, e6[i].port };
+	}
+	return (struct place){ false, 0, 0, 0 };
+}
+
+static u32 cidr(const struct bw_draft *d, const struct bw_party *p, bool host)
+{
+	const struct bw_nl_cell4 *c4 = d->data[BW_S_CELL4];
+	const struct bw_nl_cell6 *c6 = d->data[BW_S_CELL6];
+	u32 i, id = host ? BW_ID_HOST : BW_ID_WORLD;
+
+	if (p->family == AF_INET) {
+		for (i = 0; i < d->count[BW_S_CELL4]; i++)
+			if (memcmp(&c4[i].start, &p->addr, 4) <= 0)
+				id = host ? c4[i].host : c4[i].world;
+	} else {
+		for (i = 0; i < d->count[BW_S_CELL6]; i++)
+			if (memcmp(c6[i].start, &p->addr, 16) <= 0)
+				id = host ? c6[i].host : c6[i].world;
+	}
+	return id;
+}
+
+static bool group(const struct bw_party *p)
+{
+	const u8 *a = p->addr.raw;
+
+	if (p->family == AF_INET6)
+		return a[0] == 0xff;
+	return (a[0] >= 224 && a[0] <= 239) || (a[0] & a[1] & a[2] & a[3]) == 255;
+}
+
+/* Returns true if the packet is spoofed. */
+static bool party(const struct bw_draft *d, const struct bw_query *q, int side, u32 *id)
+{
+	const struct bw_party *p = &q->side[side];
+	bool sender = q->sender == side;
+	struct place at;
+
+	if (p->kind != BW_KIND_GUARDED) {
+		*id = cidr(d, p, p->kind == BW_KIND_HOST);
+		return false;
+	}
+	*id = BW_ID_UNMANAGED;
+	if (sender && q->flags & BW_Q_ERROR) {
+		at = lookup(d, p->family, &q->source);
+		if (!at.known)
+			return false;
+		if ((p->link && at.link != p->link) ||
+		    (p->port && at.port && at.port != p->port))
+			return true;
+		sender = false;
+	}
+	at = lookup(d, p->family, &p->addr);
+	if (!at.known) {
+		if (side == 1 && group(p))
+			*id = cidr(d, p, false);
+		return false;
+	}
+	if (!at.identity)
+		return false;
+	if (p->link && at.link != p->link)
+		return sender;
+	if (sender && p->port && at.port && at.port != p->port)
+		return true;
+	*id = at.identity;
+	return false;
+}
+
+static u8 class_of(const struct bw_query *q)
+{
+	switch (q->side[0].kind * 3 + q->side[1].kind) {
+	case BW_KIND_WORLD * 3 + BW_KIND_GUARDED:
+		return BW_CLASS_INGRESS;
+	case BW_KIND_GUARDED * 3 + BW_KIND_WORLD:
+		return BW_CLASS_EGRESS;
+	case BW_KIND_GUARDED * 3 + BW_KIND_GUARDED:
+		return BW_CLASS_INTER_CONTAINER;
+	case BW_KIND_GUARDED * 3 + BW_KIND_HOST:
+		return BW_CLASS_TO_HOST;
+	case BW_KIND_HOST * 3 + BW_KIND_GUARDED:
+		return BW_CLASS_FROM_HOST;
+	case BW_KIND_WORLD * 3 + BW_KIND_HOST:
+		return BW_CLASS_HOST_INGRESS;
+	}
+	return BW_CLASS_NONE;
+}
+
+static u32 rule_for(const struct bw_draft *d, u32 row, u32 column, u32 service, bool direct)
+{
+	const struct bw_nl_pair *p = d->data[BW_S_PAIR];
+	const struct bw_nl_block *b = d->data[BW_S_BLOCK];
+	const struct bw_nl_span *s = d->data[BW_S_SPAN];
+	u32 i, j;
+
+	for (i = 0; i < d->count[BW_S_PAIR]; i++) {
+		if (p[i].row != row || p[i].column != column)
+			continue;
+		for (j = 0; j < b[p[i].block].count; j++) {
+			const struct bw_nl_span *x = &s[b[p[i].block].first + j];
+
+			if (x->lo <= service && service <= x->hi)
+				return direct ? x->direct : x->rule;
+		}
+	}
+	return BW_RULE_NONE;
+}
+
+static void deny(struct bw_decision *out, u32 reason)
+{
+	out->index = reason;
+	out->action = BW_ACTION_DENY;
+}
+
+void naive_classify(const struct bw_draft *d, const struct bw_query *q,
+		    struct bw_decision *out)
+{
+	const struct bw_nl_identity *id = d->data[BW_S_IDENTITY];
+	const struct bw_nl_rule *rules = d->data[BW_S_RULE];
+	bool spoofed, direct;
+	u32 rule;
+	int i;
+
+	memset(out, 0, sizeof(*out));
+	out->class = class_of(q);
+	if (out->class == BW_CLASS_NONE)
+		return;
+	spoofed = party(d, q, 0, &out->identity[0]);
+	if (party(d, q, 1, &out->identity[1]) || spoofed) {
+		deny(out, BW_REASON_SPOOFED);
+		return;
+	}
+	for (i = 0; i < 2; i++)
+		if (q->side[i].kind == BW_KIND_GUARDED && !out->identity[i]) {
+			deny(out, BW_REASON_UNMANAGED);
+			return;
+		}
+	direct = out->class == BW_CLASS_INGRESS && q->flags & BW_Q_DIRECT;
+	rule = rule_for(d, id[out->identity[0]].row, id[out->identity[1]].column,
+			q->service, direct);
+	if (rule != BW_RULE_NONE) {
+		out->index = BW_REASON_MAX + rule;
+		out->action = rules[rule].action;
+		out->log = rules[rule].flags & BW_RULE_F_LOG;
+	} else if (direct) {
+		deny(out, BW_REASON_DIRECT);
+	} else {
+		out->index = out->class;
+		out->action = d->defaults[out->class];
+	}
+}

@@ -20,6 +20,8 @@ DEATH = "death"
 PID = "pid"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+_LINES = 25
+_TROUBLE = re.compile(r"\bBUG: |\bOops: |general protection fault|Kernel panic - not syncing")
 _PANIC = re.compile(r"Kernel panic - not syncing.*")
 
 
@@ -27,6 +29,15 @@ def panic_line(console: str) -> str | None:
     """The line in which a kernel announces its end."""
     found = _PANIC.search(console)
     return found.group(0).strip() if found else None
+
+
+def last_words(console: str) -> str:
+    """The part of a console log that a person wants to see first."""
+    lines = console.splitlines()
+    trouble = [number for number, line in enumerate(lines) if _TROUBLE.search(line)]
+    if trouble:
+        return "\n".join(lines[max(0, trouble[0] - 3) : trouble[0] + _LINES])
+    return "\n".join(lines[-_LINES:])
 
 
 @dataclass(frozen=True)
@@ -94,11 +105,11 @@ class Machine:
             return False
         return b"lab.supervise" in words and str(self.folder).encode() in words
 
-    def last_words(self, lines: int = 25) -> str:
-        """The end of the serial console."""
+    def last_words(self) -> str:
+        """What the serial console said about the end: from the first sign of trouble on, or its last lines."""
         if not self.console.exists():
             return "(the console is empty)"
-        return "\n".join(self.console.read_text(errors="replace").splitlines()[-lines:])
+        return last_words(self.console.read_text(errors="replace"))
 
     def must_live(self) -> None:
         """Raise the infrastructure error when the machine is dead."""
@@ -108,8 +119,7 @@ class Machine:
     def died(self, why: str) -> MachineDied:
         """The error to raise for a dead machine, with what its console said last."""
         return MachineDied(
-            f"infrastructure error: VM {self.name} died: {why}\n"
-            f"--- last console lines ---\n{self.last_words()}"
+            f"infrastructure error: VM {self.name} died: {why}\n--- from its console ---\n{self.last_words()}"
         )
 
 

@@ -17,7 +17,8 @@ from lab.machine import Machine
 from lab.paths import ssh_key
 from lab.progress import say
 
-BOOT_SECONDS = 300.0
+BOOT_SECONDS = 600.0  # an overloaded computer emulates slowly; a dead machine is noticed anyway
+_LOST_CONNECTION = (255, 4)  # of ssh and of ansible-playbook
 _OPTIONS = {
     "StrictHostKeyChecking": "no",
     "UserKnownHostsFile": "/dev/null",
@@ -71,6 +72,8 @@ def watched(
     while True:
         try:
             out, _ = process.communicate(stdin, timeout=0.5)
+            if process.returncode in _LOST_CONNECTION:
+                time.sleep(1)  # the supervisor may need a moment to see it
             if process.returncode:
                 machine.must_live()
             return subprocess.CompletedProcess(command, process.returncode, out)

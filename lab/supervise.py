@@ -37,7 +37,7 @@ def _end(qemu: subprocess.Popen[bytes]) -> None:
 
 
 def _watch(qemu: subprocess.Popen[bytes], console: Path) -> str:
-    """Return why the machine died."""
+    """Return why the machine died, once it did."""
     seen = 0
     while True:
         try:
@@ -54,8 +54,13 @@ def _watch(qemu: subprocess.Popen[bytes], console: Path) -> str:
         seen = size
         if line := panic_line(news):
             time.sleep(_LAST_WORDS)
-            _end(qemu)
             return line
+
+
+def _record(folder: Path, why: str) -> None:
+    scratch = folder / (DEATH + ".new")
+    scratch.write_text(why, encoding="utf-8")
+    scratch.rename(folder / DEATH)
 
 
 def main(folder: Path) -> None:
@@ -72,9 +77,8 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, unwanted)
     (folder / PID).write_text(str(qemu.pid), encoding="ascii")
     why = _watch(qemu, folder / CONSOLE)
-    scratch = folder / (DEATH + ".new")
-    scratch.write_text(why, encoding="utf-8")
-    scratch.rename(folder / DEATH)
+    _record(folder, why)  # before connections break, so that whoever they break under finds the reason
+    _end(qemu)
 
 
 if __name__ == "__main__":

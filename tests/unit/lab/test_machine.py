@@ -14,7 +14,7 @@ import pytest
 
 from lab import ssh
 from lab.errors import LabError, MachineDied
-from lab.machine import COMMAND, CONSOLE, DEATH, PID, Machine, State, panic_line
+from lab.machine import COMMAND, CONSOLE, DEATH, PID, Machine, State, last_words, panic_line
 from lab.paths import CHECKOUT
 
 
@@ -52,6 +52,14 @@ def test_a_panic_is_found_and_an_ordinary_line_is_not() -> None:
     text = "[  3.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b\nmore"
     assert panic_line(text) == "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
     assert panic_line("kernel panics are logged to /var/crash\n") is None
+
+
+def test_last_words_begin_where_the_trouble_began() -> None:
+    lines = [f"line {number}" for number in range(100)]
+    lines[50] = "[ 5.0] BUG: unable to handle page fault for address: 0000"
+    lines[80] = "[ 5.1] Kernel panic - not syncing: Fatal exception"
+    assert last_words("\n".join(lines)).startswith("line 47\nline 48\nline 49\n[ 5.0] BUG")
+    assert last_words("\n".join(lines[:40])).endswith("line 39")
 
 
 def test_a_panic_on_the_console_kills_the_machine_and_is_recorded(machine: Machine) -> None:

@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -58,15 +57,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return result
 
-    def _send(self, source: str, exclude: t.Union[None, str, t.Sequence[str]]) -> str:
+    def _send(self, source: str, exclude: t.Union[str, t.Sequence[str], None]) -> str:
         try:
             folder = self._find_needle("files", source)
         except AnsibleError:
             raise AnsibleActionFail(
-                "no folder %s on the controller: point source at the folder with dkms.conf" % source
+                f"no folder {source} on the controller: point source at the folder with dkms.conf"
             )
         if not os.path.isfile(os.path.join(folder, "dkms.conf")):
-            raise AnsibleActionFail("%s holds no dkms.conf: point source at the folder that does" % folder)
+            raise AnsibleActionFail(f"{folder} holds no dkms.conf: point source at the folder that does")
         if isinstance(exclude, str):
             exclude = [part.strip() for part in exclude.split(",")]
         handle, local = tempfile.mkstemp(suffix=".tar")

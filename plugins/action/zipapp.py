@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -39,7 +38,7 @@ def members(library: str = LIBRARY) -> t.Dict[str, bytes]:
     for name in os.listdir(library):
         if name.startswith("_") and name.endswith(".py"):
             with open(os.path.join(library, name), "rb") as handle:
-                found["%s/%s" % (PACKAGE, name)] = handle.read()
+                found[f"{PACKAGE}/{name}"] = handle.read()
     return found
 
 

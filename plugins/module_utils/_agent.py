@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -184,7 +183,9 @@ def describe(event: Json) -> str:
     actor = event.get("Actor") or {}
     attributes = actor.get("Attributes") or {}
     name = attributes.get("name") or str(actor.get("ID") or event.get("id") or "")[:12]
-    return "%s %s: %s" % (event.get("Type") or "container", name, event.get("Action") or event.get("status"))
+    return "{} {}: {}".format(
+        event.get("Type") or "container", name, event.get("Action") or event.get("status")
+    )
 
 
 # One step of the work.
@@ -206,27 +207,21 @@ def sync(
     facts_of: t.Callable[[str], Json] = collect,
 ) -> t.Optional[Synced]:
     """Brings the kernel in step with the policy and Docker. None where there is no policy yet."""
-    # A container that is gone must not stop the others from being kept in step.
-    options = engine.Options(on_empty_selector="ignore")
+    # A container that is gone must not stop the others from being kept in step, and whether the policy may
+    # cut somebody off was decided when it was applied.
+    options = engine.Options(on_empty_selector="ignore", force=True, adopt=False)
+
+    def replan(policy: Json) -> engine.Plan:
+        return engine.plan(policy, facts_of(docker_socket), options)
+
     with kernel_factory() as kernel:
-        info = kernel.info()
-        policy = engine.current_policy(store, info)
-        if policy is None:
+        result = engine.sync(kernel, store, replan, options)
+        if result is None:
             return None
-
-        def plan() -> engine.Plan:
-            return engine.plan(policy, facts_of(docker_socket), options)
-
-        first = plan()
-        result = engine.apply(first, kernel, store, refresh=plan, options=options)
-        after = kernel.info() if result.changed else info
+        info = kernel.info()
+    warnings = result.plan.warnings if result.plan else []
     return Synced(
-        result.changed,
-        result.generation,
-        after.counts.get("endpoints", 0),
-        result.actions,
-        first.warnings,
-        after,
+        result.changed, info.generation, info.counts.get("endpoints", 0), result.actions, warnings, info
     )
 
 
@@ -255,7 +250,7 @@ class Agent:
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
         EventStream(self.settings.docker_socket, self.wake, self.settings).start()
-        self.log.info("following Docker at %s" % self.settings.docker_socket)
+        self.log.info(f"following Docker at {self.settings.docker_socket}")
         wait = self.step("start")
         # Ready although Docker may be down: waiting for it is the agent's work.
         sd_notify("READY=1")
@@ -289,7 +284,7 @@ class Agent:
             if kind == "stop":
                 return ""
             if kind == "lost":
-                self.log.trouble("Docker's events are lost: %s; the rules stay, trying again" % words)
+                self.log.trouble(f"Docker's events are lost: {words}; the rules stay, trying again")
                 sd_notify("STATUS=waiting for Docker; the rules stay in force")
                 continue
             if kind == "connected":
@@ -382,14 +377,16 @@ class Agent:
 
 def boot(store: Store, log: Log, kernel_factory: t.Callable[[], Kernel] = Kernel) -> int:
     """Loads the module with its guards closed and commits the policy with no endpoint; the exit code."""
+    # The file that was refused stays for people to look at.
+    options = engine.Options("ignore", force=True, adopt=False)
     policy, refusal = boot_policy(store)
     if refusal:
         log.warning(refusal)
     if not module_loaded(MODULE):
-        code, out, err = run(["modprobe", MODULE, "closed=%s" % ",".join(closed_guards(policy))])
+        code, out, err = run(["modprobe", MODULE, "closed={}".format(",".join(closed_guards(policy)))])
         if code != 0:
             said = " ".join((err + out).split())
-            log.trouble("the kernel module cannot be loaded: %s" % said)
+            log.trouble(f"the kernel module cannot be loaded: {said}")
             return 5
     if policy is None:
         log.warning("no policy yet: the guards are closed until one is applied")
@@ -400,9 +397,7 @@ def boot(store: Store, log: Log, kernel_factory: t.Callable[[], Kernel] = Kernel
             # Not the boot: a ruleset is at work, and one without endpoints would cut off what runs.
             log.info("generation %d is in force already" % info.generation)
             return 0
-        result = engine.apply(
-            engine.boot_plan(policy), kernel, store, options=engine.Options("ignore", force=True)
-        )
+        result = engine.apply(engine.boot_plan(policy), kernel, store, options=options)
     log.info("generation %d is in force, closed until the containers are known" % result.generation)
     return 0
 

@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -15,6 +14,7 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -112,11 +112,16 @@ class Host:
 class Outcome:
     scope: str
     scope_reason: str
-    actions: t.List[str] = field(default_factory=list)
+    files: t.List[str] = field(default_factory=list)  # what was done to them, in words
+    live: t.List[str] = field(default_factory=list)  # what was done to the running kernel
     warnings: t.List[str] = field(default_factory=list)
     bridges: t.List[Json] = field(default_factory=list)
     before: t.List[str] = field(default_factory=list)
     after: t.List[str] = field(default_factory=list)
+
+    @property
+    def actions(self) -> t.List[str]:
+        return self.files + self.live
 
     @property
     def changed(self) -> bool:
@@ -228,17 +233,21 @@ def choose_scope(wanted: str, host: Host) -> t.Tuple[str, str]:
         return "global", "every bridge of this host is Docker's or guarded"
     kubernetes = [name for name in foreign if matches(name, KUBERNETES_NAMES)]
     if kubernetes:
-        return "global", "%s looks like Kubernetes, which needs the global setting" % ", ".join(kubernetes)
+        return "global", "{} looks like Kubernetes, which needs the global setting".format(
+            ", ".join(kubernetes)
+        )
     for value, path in host.elsewhere.values():
         if value == 1:
-            return "global", "%s asks for the global setting already" % path
-    return "guarded", "with the global setting, Docker's own rules would act on %s too" % ", ".join(foreign)
+            return "global", f"{path} asks for the global setting already"
+    return "guarded", "with the global setting, Docker's own rules would act on {} too".format(
+        ", ".join(foreign)
+    )
 
 
 def contents(scope: str, host: Host, guards: t.Sequence[str], paths: Paths) -> t.Dict[str, t.Optional[str]]:
     """path -> text; None: the file must not be there."""
     value = 1 if scope == "global" else 0
-    sysctl = _HEAD + "# bridgewarden_bridge_scope: %s\n" % scope
+    sysctl = _HEAD + f"# bridgewarden_bridge_scope: {scope}\n"
     sysctl += "".join("net.bridge.%s = %d\n" % (key, value) for key in SWITCHES)
     return {
         paths.of(paths.modules_load): _HEAD
@@ -258,8 +267,8 @@ def udev_rules(names: t.Sequence[str]) -> str:
     lines = [_HEAD + "# Traffic within these bridges passes netfilter from the moment they appear."]
     for name in names:
         lines.append(
-            'ACTION=="add", SUBSYSTEM=="net", KERNEL=="%s", TEST=="bridge/nf_call_iptables", '
-            'ATTR{bridge/nf_call_iptables}="1", ATTR{bridge/nf_call_ip6tables}="1"' % name
+            f'ACTION=="add", SUBSYSTEM=="net", KERNEL=="{name}", TEST=="bridge/nf_call_iptables", '
+            'ATTR{bridge/nf_call_iptables}="1", ATTR{bridge/nf_call_ip6tables}="1"'
         )
     return "\n".join(lines) + "\n"
 
@@ -268,7 +277,7 @@ def check_guards(guards: t.Sequence[str]) -> None:
     for guard in guards:
         if not re.match(r"^[A-Za-z0-9_.:@*?\[\]!^-]{1,31}$", guard):
             raise BridgeError(
-                "%r is no pattern for link names" % guard, "guards", "write it like br-* or docker0"
+                f"{guard!r} is no pattern for link names", "guards", "write it like br-* or docker0"
             )
 
 
@@ -324,6 +333,9 @@ class _Work:
                 self._bridge(bridge, (own.get(bridge.name) or 0) if ours else None)
             self._restore(host, remembered)
             self._file(self.paths.of(self.paths.before), None)
+            with contextlib.suppress(OSError):  # others' files may be in it
+                if not self.check_mode:
+                    os.rmdir(os.path.dirname(self.paths.of(self.paths.before)))
         return self.outcome
 
     # One thing each; all of them note what they do and do nothing in check mode.
@@ -332,7 +344,7 @@ class _Work:
         present = read_exact(path)
         if present == text:
             return
-        self.outcome.actions.append("%s %s" % ("removed" if text is None else "wrote", path))
+        self.outcome.files.append("{} {}".format("removed" if text is None else "wrote", path))
         self.outcome.before += _listing(path, present)
         self.outcome.after += _listing(path, text)
         if self.check_mode:
@@ -347,7 +359,7 @@ class _Work:
     def _load(self, host: Host) -> None:
         if host.loaded:
             return
-        self.outcome.actions.append("loaded br_netfilter")
+        self.outcome.live.append("loaded br_netfilter")
         self.outcome.before.append("br_netfilter: not loaded")
         self.outcome.after.append("br_netfilter: loaded")
         if self.check_mode:
@@ -361,9 +373,7 @@ class _Work:
         code, out, err = self.runner(["modprobe", "br_netfilter"])
         if code != 0:
             said = ((err + out).strip().splitlines() or ["it ended with %d" % code])[-1]
-            raise BridgeError(
-                "br_netfilter cannot be loaded: %s" % said, "modprobe br_netfilter", "see dmesg"
-            )
+            raise BridgeError(f"br_netfilter cannot be loaded: {said}", "modprobe br_netfilter", "see dmesg")
 
     def _sysctl(self, host: Host, value: int) -> None:
         for key, present in host.sysctl.items():
@@ -379,7 +389,7 @@ class _Work:
             after[own] = present if value is None or present is None else value
             if present is not None and after[own] != present:
                 path = os.path.join(self.paths.of(self.paths.net), bridge.name, "bridge", own)
-                self._set(path, "%s %s" % (bridge.name, own), present, after[own] or 0)
+                self._set(path, f"{bridge.name} {own}", present, after[own] or 0)
         self.outcome.bridges.append(
             {
                 "name": bridge.name,
@@ -392,7 +402,7 @@ class _Work:
         )
 
     def _set(self, path: str, name: str, present: t.Optional[int], value: int) -> None:
-        self.outcome.actions.append("set %s to %d" % (name, value))
+        self.outcome.live.append("set %s to %d" % (name, value))
         if present is not None:
             self.outcome.before.append("%s = %d" % (name, present))
         self.outcome.after.append("%s = %d" % (name, value))
@@ -452,10 +462,10 @@ class _Work:
             code, out, err = self.runner(["modprobe", "-r", "br_netfilter"])
             if code != 0:
                 self.outcome.warnings.append(
-                    "br_netfilter stays loaded, something has come to need it: %s" % (err + out).strip()
+                    f"br_netfilter stays loaded, something has come to need it: {(err + out).strip()}"
                 )
                 return False
-        self.outcome.actions.append("unloaded br_netfilter")
+        self.outcome.live.append("unloaded br_netfilter")
         self.outcome.before.append("br_netfilter: loaded")
         self.outcome.after.append("br_netfilter: not loaded")
         return True
@@ -472,18 +482,20 @@ class _Work:
         strangers = [bridge.name for bridge in host.bridges if bridge.guarded and not bridge.docker]
         if strangers and host.docker_asked:
             self.outcome.warnings.append(
-                "the guards cover %s, which is not Docker's: its traffic is judged too" % ", ".join(strangers)
+                "the guards cover {}, which is not Docker's: its traffic is judged too".format(
+                    ", ".join(strangers)
+                )
             )
 
 
 def _listing(path: str, text: t.Optional[str]) -> t.List[str]:
-    return [] if text is None else ["%s:" % path] + ["  " + line for line in text.splitlines()]
+    return [] if text is None else [f"{path}:"] + ["  " + line for line in text.splitlines()]
 
 
 def _denied(path: str, error: OSError) -> BridgewardenError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return PermissionDenied("cannot write: %s" % error.strerror, path, "run as root (become: true)")
-    return BridgeError("cannot write: %s" % error.strerror, path, "mend that and run again")
+        return PermissionDenied(f"cannot write: {error.strerror}", path, "run as root (become: true)")
+    return BridgeError(f"cannot write: {error.strerror}", path, "mend that and run again")
 
 
 def read_exact(path: str) -> t.Optional[str]:
@@ -502,7 +514,7 @@ def write(path: str, text: str) -> None:
     temporary = ""
     try:
         os.makedirs(folder, mode=0o755, exist_ok=True)
-        handle_no, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path), dir=folder)
+        handle_no, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
         with os.fdopen(handle_no, "w", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()

@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -14,7 +13,6 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
 import os
 import socket
@@ -27,7 +25,6 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     REASON_MAX,
     Info,
     Kernel,
-    Kind,
 )
 
 # What only some commands need they import themselves: a zipapp is compiled at each start.
@@ -54,8 +51,6 @@ exit codes:
 NOT_WELL = 10
 USAGE = 64
 
-PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
-
 
 class Reply(t.NamedTuple):
     record: t.Any
@@ -66,7 +61,7 @@ class Reply(t.NamedTuple):
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> t.NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(USAGE, "%s: error: %s\n" % (self.prog, message))
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
 
 
 # Text for people.
@@ -91,7 +86,7 @@ def paint(word: str, code: str) -> str:
     """In colour where somebody looks; NO_COLOR is respected."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return word
-    return "\033[%sm%s\033[0m" % (code, word)
+    return f"\033[{code}m{word}\033[0m"
 
 
 def good(word: str) -> str:
@@ -118,19 +113,19 @@ def cmd_status(args: argparse.Namespace) -> Reply:
     record = info_record(info)
     well = info.generation > 0 and info.hooks_in_place
     rows = [
-        ("module", "version %s" % info.version),
+        ("module", f"version {info.version}"),
         ("generation", good(str(info.generation)) if info.generation else bad("none: the guards are closed")),
         ("mode", info.mode if info.mode == "enforce" else bad(info.mode + ": nothing is dropped")),
         ("guards", ", ".join(info.guards) or "none"),
         ("guarded links", ", ".join(record["guard_links"]) or "none"),
-        ("defaults", ", ".join("%s %s" % item for item in sorted(info.defaults.items()))),
+        ("defaults", ", ".join("{} {}".format(*item) for item in sorted(info.defaults.items()))),
         ("holds", ", ".join("%d %s" % (count, name) for name, count in sorted(info.counts.items()))),
         ("policy", info.policy_digest[:16] or "none"),
         (
             "hooks",
             good("run first")
             if info.hooks_in_place
-            else bad("not all run first: " + ", ".join(behind(info))),
+            else bad("not all run first: " + ", ".join(hooks_behind(info))),
         ),
     ]
     if info.confirm_remaining:
@@ -152,16 +147,16 @@ def info_record(info: Info) -> Json:
         "guard_links": [link_name(index) for index in info.guard_links],
         "counts": info.counts,
         "hooks_in_place": info.hooks_in_place,
-        "hooks_behind": behind(info),
+        "hooks_behind": hooks_behind(info),
     }
 
 
-def behind(info: Info) -> t.List[str]:
+def hooks_behind(info: Info) -> t.List[str]:
     """The hooks before which somebody else runs."""
     names = ("PRE_ROUTING", "LOCAL_IN", "FORWARD", "LOCAL_OUT", "POST_ROUTING")
     missing = info.hooks_expected & ~info.hooks_first
     return [
-        "%s %s" % (family, name)
+        f"{family} {name}"
         for pf, family in enumerate(("IPv4", "IPv6"))
         for hook, name in enumerate(names)
         if missing >> (pf * 8 + hook) & 1
@@ -240,110 +235,14 @@ def container_addresses(facts: Json) -> t.Iterator[t.Tuple[str, str]]:
 
 
 def cmd_explain(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
     from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
 
-    facts: t.Optional[Json] = None
-    protocol, port = parse_service(args.service)
-    parties = []
-    for text, own in ((args.source, "from"), (args.target, "to")):
-        if not is_address(text) and text not in ("host", "world") and facts is None:
-            facts = collect(args.docker_socket)
-        parties.append(candidates(text, facts, own))
-    source, target = pair(parties[0], parties[1], args.source, args.target)
     with Kernel() as kernel:
-        guarded = {endpoint.address for endpoint in kernel.endpoints()}
-        kinds = [
-            stated or kind_of(address, guarded)
-            for stated, address in ((args.from_kind, source), (args.to_kind, target))
-        ]
-        answer = kernel.explain(
-            source, target, protocol, port, Kind[kinds[0].upper()], Kind[kinds[1].upper()], args.direct
+        answers = engine.explain(
+            kernel, collect(args.docker_socket), args.source, args.target, args.service, args.direct
         )
-    record = {
-        "from": {"address": source, "kind": kinds[0], "identity": answer.from_identity},
-        "to": {"address": target, "kind": kinds[1], "identity": answer.to_identity},
-        "service": args.service or "any",
-        "action": answer.action,
-        "class": answer.direction_class,
-        "rule": answer.rule_name,
-        "builtin": answer.builtin,
-    }
-    verdict = good(answer.action) if answer.action == "allow" else bad(answer.action)
-    lines = [
-        "%s (%s) to %s (%s), %s: %s"
-        % (source, kinds[0], target, kinds[1], args.service or "any service", verdict),
-        "class %s, by %s%s" % (answer.direction_class, "" if answer.builtin else "rule ", answer.rule_name),
-    ]
-    return Reply(record, lines)
-
-
-def parse_service(text: str) -> t.Tuple[int, int]:
-    """ "8080/tcp" -> (6, 8080); "icmp" -> (1, type 8 code 0)."""
-    if not text:
-        return 0, 0
-    head, slash, tail = text.partition("/")
-    name = (tail if slash else head).lower()
-    if name not in PROTOCOLS or (slash and not head.isdigit()) or (slash and int(head) > 65535):
-        raise BridgewardenError(
-            "%r is no service" % text, "service", "write it like 8080/tcp, 53/udp or icmp"
-        )
-    if not slash:
-        # An echo request is what people mean by "icmp".
-        return PROTOCOLS[name], {1: 8 << 8, 58: 128 << 8}.get(PROTOCOLS[name], 0)
-    return PROTOCOLS[name], int(head)
-
-
-def is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def candidates(text: str, facts: t.Optional[Json], own: str) -> t.List[str]:
-    if is_address(text):
-        return [text]
-    if text == "host":
-        return ["127.0.0.1", "::1"]
-    if text == "world":
-        # Documentation addresses: in no CIDR of a sane policy.
-        return ["192.0.2.1", "2001:db8::1"]
-    name = text[len("container:") :] if text.startswith("container:") else text
-    found = [address for other, address in container_addresses(facts or {"containers": []}) if other == name]
-    if not found:
-        raise BridgewardenError(
-            "no running container %r with an address" % name,
-            own,
-            "give an address, a container's name, host or world",
-        )
-    return found
-
-
-def pair(sources: t.List[str], targets: t.List[str], source: str, target: str) -> t.Tuple[str, str]:
-    """Two addresses of one family, of one network if there is a choice."""
-    pairs = [(a, b) for a in sources for b in targets if (":" in a) == (":" in b)]
-    if not pairs:
-        raise BridgewardenError(
-            "%s and %s share no address family" % (source, target), "explain", "give two addresses"
-        )
-
-    def distance(both: t.Tuple[str, str]) -> int:
-        return int(ipaddress.ip_address(both[0])) ^ int(ipaddress.ip_address(both[1]))
-
-    return min(pairs, key=lambda both: (":" in both[0], distance(both)))
-
-
-def kind_of(address: str, guarded: t.Collection[str]) -> str:
-    if address in guarded:
-        return "guarded"
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))  # only the host's own addresses can be bound to
-        except OSError:
-            return "world"
-    return "host"
+    return Reply(answers, [answer["words"] for answer in answers])
 
 
 def cmd_confirm(args: argparse.Namespace) -> Reply:
@@ -382,7 +281,7 @@ def cmd_sync(args: argparse.Namespace) -> Reply:
     }
     lines = list(synced.actions) or ["in step already"]
     lines += ["warning: " + warning for warning in synced.warnings]
-    return Reply(record, lines + ["generation %d, %d endpoints" % (synced.generation, synced.endpoints)])
+    return Reply(record, [*lines, "generation %d, %d endpoints" % (synced.generation, synced.endpoints)])
 
 
 def cmd_policy(args: argparse.Namespace) -> Reply:
@@ -450,10 +349,6 @@ def parser() -> Parser:
         "service", metavar="SERVICE", nargs="?", default="", help="like 8080/tcp, 53/udp, icmp"
     )
     explain.add_argument("--direct", action="store_true", help="not through a published port")
-    for own in ("from", "to"):
-        explain.add_argument(
-            "--%s-kind" % own, choices=("world", "host", "guarded"), help="instead of what the address tells"
-        )
     for name, run, words in (
         ("confirm", cmd_confirm, "Keeps a commit whose confirm window is open."),
         ("rollback", cmd_rollback, "Restores the rules before the last commit."),

@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -144,7 +143,7 @@ class Dkms:
             module = os.path.join(base, kernel, self.arch, "module")
             if kernel in ("build", "source") or not os.path.isdir(module) or not os.listdir(module):
                 continue
-            link = os.path.join(self.tree, "kernel-%s-%s" % (kernel, self.arch))
+            link = os.path.join(self.tree, f"kernel-{kernel}-{self.arch}")
             installed = os.path.realpath(link) == os.path.realpath(os.path.join(base, kernel, self.arch))
             found[kernel] = "installed" if installed and os.path.islink(link) else "built"
         return found
@@ -172,7 +171,7 @@ class Dkms:
         return ""
 
     def source_path(self, version: str) -> str:
-        return os.path.join(self.sources, "%s-%s" % (self.name, version))
+        return os.path.join(self.sources, f"{self.name}-{version}")
 
     # What shall be.
 
@@ -185,47 +184,45 @@ class Dkms:
             return
         exact, meta = header_packages(kernel)
         raise DkmsError(
-            "no headers for kernel %s" % kernel,
+            f"no headers for kernel {kernel}",
             os.path.join(self.modules, kernel, "build"),
-            "install %s%s" % (exact, ", and %s so that upgrades bring theirs" % meta if meta else ""),
+            "install {}{}".format(exact, f", and {meta} so that upgrades bring theirs" if meta else ""),
         )
 
     def add(self, version: str) -> None:
-        self._dkms("add", version, [], "adding %s %s to dkms" % (self.name, version))
+        self._dkms("add", version, [], f"adding {self.name} {version} to dkms")
 
     def build(self, version: str, kernel: str, force: bool = False) -> None:
         self.require_headers(kernel)
         # --force builds anew over an old build and does not touch what is installed.
         arguments = ["-k", kernel] + (["--force"] if force else [])
-        self._dkms("build", version, arguments, "building %s %s for %s" % (self.name, version, kernel))
+        self._dkms("build", version, arguments, f"building {self.name} {version} for {kernel}")
 
     def install(self, version: str, kernel: str) -> None:
         # --force: dkms otherwise refuses to install over a module that claims the same or a newer version.
         arguments = ["-k", kernel, "--force"]
-        self._dkms("install", version, arguments, "installing %s %s for %s" % (self.name, version, kernel))
+        self._dkms("install", version, arguments, f"installing {self.name} {version} for {kernel}")
 
     def uninstall(self, version: str, kernel: str) -> None:
         arguments = ["-k", kernel]
-        self._dkms(
-            "uninstall", version, arguments, "uninstalling %s %s for %s" % (self.name, version, kernel)
-        )
+        self._dkms("uninstall", version, arguments, f"uninstalling {self.name} {version} for {kernel}")
 
     def remove(self, version: str) -> None:
         """From dkms, for all kernels, and its source."""
         if self.level(version, "") != "absent":
-            self._dkms("remove", version, ["--all"], "removing %s %s from dkms" % (self.name, version))
+            self._dkms("remove", version, ["--all"], f"removing {self.name} {version} from dkms")
         source = self.source_path(version)
         if os.path.lexists(source):
             remove_path(source)
 
     def _dkms(self, verb: str, version: str, arguments: t.Sequence[str], doing: str) -> None:
-        code, out, err = self.runner(["dkms", verb, "-m", self.name, "-v", version] + list(arguments))
+        code, out, err = self.runner(["dkms", verb, "-m", self.name, "-v", version, *list(arguments)])
         if code == 0:
             return
         said = (err.strip() or out.strip()).splitlines()
         log = self.make_log(version) if verb == "build" else []
         thing = "%s failed (dkms %s ended with %d)" % (doing, verb, code)
-        place = os.path.join(self.tree, version, "build", "make.log") if log else "dkms %s" % verb
+        place = os.path.join(self.tree, version, "build", "make.log") if log else f"dkms {verb}"
         if code == 77:
             raise DkmsError(
                 thing, place, "its dkms.conf excludes this kernel or architecture (BUILD_EXCLUSIVE_*)", log
@@ -284,7 +281,7 @@ def _absent(dkms: Dkms, wish: Wish, before: t.Dict[str, t.Any], check_mode: bool
     gone = [
         version for version in versions if version in before or os.path.lexists(dkms.source_path(version))
     ]
-    actions = ["removed %s %s from dkms" % (dkms.name, version) for version in gone]
+    actions = [f"removed {dkms.name} {version} from dkms" for version in gone]
     if gone and not check_mode:
         if any(version in before for version in gone):
             dkms.require()
@@ -308,7 +305,7 @@ def source_versions(dkms: Dkms) -> t.List[str]:
                 text = handle.read()
         except OSError:
             continue
-        if re.search(r'^PACKAGE_NAME=["\']?%s["\']?\s*$' % re.escape(dkms.name), text, re.MULTILINE):
+        if re.search(rf'^PACKAGE_NAME=["\']?{re.escape(dkms.name)}["\']?\s*$', text, re.MULTILINE):
             found.append(folder[len(prefix) :])
     return found
 
@@ -334,12 +331,12 @@ class _Work:
             check_source(self.wish.source, self.dkms.name, self.version)
             if tree_digest(self.wish.source, self.wish.exclude) != tree_digest(target, self.wish.exclude):
                 self.stale = os.path.lexists(target)
-                self.actions.append("%s source %s" % ("replaced" if self.stale else "placed", target))
+                self.actions.append("{} source {}".format("replaced" if self.stale else "placed", target))
                 if not self.check_mode:
                     replace_tree(self.wish.source, target, kept, self.wish.exclude)
         elif not os.path.isdir(target):
             raise DkmsError(
-                "no source of %s %s" % (self.dkms.name, self.version),
+                f"no source of {self.dkms.name} {self.version}",
                 target,
                 "give it as source or remote_source",
             )
@@ -378,7 +375,7 @@ class _Work:
         damage = dkms.damage(self.version, wish.kernel) if self.level == "installed" and not again else ""
         if self.level != "installed" or again or damage:
             self._step(
-                "installed %s %s for " + wish.kernel + (" (%s)" % damage if damage else ""), self._install
+                "installed %s %s for " + wish.kernel + (f" ({damage})" if damage else ""), self._install
             )
             self.level = "installed"
 
@@ -401,7 +398,7 @@ class _Work:
         for other in self.superseded:
             if not self._carry_over(other):
                 continue
-            self.actions.append("removed %s %s from dkms" % (self.dkms.name, other))
+            self.actions.append(f"removed {self.dkms.name} {other} from dkms")
             if not self.check_mode:
                 self.dkms.remove(other)
 
@@ -416,7 +413,7 @@ class _Work:
                 self._step("installed %s %s for " + kernel, functools.partial(self._carry, kernel))
             except DkmsError as error:
                 self.warnings.append(
-                    "%s %s stays, kernel %s has no successor: %s" % (self.dkms.name, other, kernel, error)
+                    f"{self.dkms.name} {other} stays, kernel {kernel} has no successor: {error}"
                 )
                 return False
         return True
@@ -432,7 +429,7 @@ class _Work:
         self.actions.append(words % (self.dkms.name, self.version))
 
     def _kept(self) -> str:
-        return os.path.join(self.dkms.sources, ".%s-%s.before" % (self.dkms.name, self.version))
+        return os.path.join(self.dkms.sources, f".{self.dkms.name}-{self.version}.before")
 
     def _restore(self) -> None:
         kept, target = self._kept(), self.dkms.source_path(self.version)
@@ -447,7 +444,7 @@ class _Work:
             mine[self.wish.kernel] = self.level
         for action in self.actions:
             for other in self.superseded:
-                if action == "removed %s %s from dkms" % (self.dkms.name, other):
+                if action == f"removed {self.dkms.name} {other} from dkms":
                     del after[other]
         if self.level == "installed":
             for version, kernels in after.items():
@@ -494,11 +491,11 @@ def check_source(path: str, name: str, version: str) -> None:
     except OSError:
         raise DkmsError("the source has no dkms.conf", path, "point source at the folder that holds it")
     for key, value in (("PACKAGE_NAME", name), ("PACKAGE_VERSION", version)):
-        match = re.search(r'^%s=["\']?([^"\'\s#]*)' % key, text, re.MULTILINE)
+        match = re.search(rf'^{key}=["\']?([^"\'\s#]*)', text, re.MULTILINE)
         # A value made by the shell cannot be judged here; dkms will.
         if match and "$" not in match.group(1) and match.group(1) != value:
             raise DkmsError(
-                "the source says %s=%s, wanted is %s" % (key, match.group(1), value),
+                f"the source says {key}={match.group(1)}, wanted is {value}",
                 conf,
                 "give the one that it has",
             )
@@ -528,7 +525,7 @@ def unpack(archive: str, folder: str) -> None:
             path = os.path.realpath(os.path.join(folder, member.name))
             if not member.isfile() or not path.startswith(os.path.realpath(folder) + os.sep):
                 raise DkmsError(
-                    "the archive holds %r" % member.name, archive, "it may hold plain files inside it only"
+                    f"the archive holds {member.name!r}", archive, "it may hold plain files inside it only"
                 )
             os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
             content = tar.extractfile(member)

@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -213,7 +212,7 @@ def _ask_docker(socket: str, timeout: float) -> Json:
         version = str(api.version(False).get("Version") or "")
     except errors as error:
         raise DockerUnavailable(
-            "dockerd does not answer as expected: %s" % _first_line(error),
+            f"dockerd does not answer as expected: {_first_line(error)}",
             socket,
             "look at 'journalctl -u docker' and run again",
         )
@@ -252,7 +251,7 @@ def client(
         )
     except errors as error:
         raise DockerUnavailable(
-            "dockerd does not answer: %s" % _first_line(error), socket, "look at 'systemctl status docker'"
+            f"dockerd does not answer: {_first_line(error)}", socket, "look at 'systemctl status docker'"
         )
 
 
@@ -260,7 +259,7 @@ def socket_path(socket: str) -> str:
     path = socket[len("unix://") :] if socket.startswith("unix://") else socket
     if not path.startswith("/"):
         raise DockerUnavailable(
-            "%r is no local socket" % socket, "docker socket", "give it as unix:///var/run/docker.sock"
+            f"{socket!r} is no local socket", "docker socket", "give it as unix:///var/run/docker.sock"
         )
     return path
 
@@ -310,7 +309,7 @@ def userland_proxy(pidfile: str = "/var/run/docker.pid", proc: str = "/proc") ->
         if name == "userland-proxy":
             return value.lower() not in ("false", "0", "f") if has_value else True
         if name == "config-file":
-            config_file = value if has_value else (arguments + [""])[position + 1]
+            config_file = value if has_value else ([*arguments, ""])[position + 1]
     try:
         with open(config_file, encoding="utf-8") as handle:
             return bool(json.load(handle).get("userland-proxy", True))

@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -99,7 +98,7 @@ class KernelModule:
         )
 
     def load(self, parameters: t.Mapping[str, str]) -> None:
-        argv = ["modprobe", self.name] + ["%s=%s" % item for item in sorted(parameters.items())]
+        argv = ["modprobe", self.name] + ["{}={}".format(*item) for item in sorted(parameters.items())]
         code, out, err = self.runner(argv)
         if code != 0:
             raise self.explain((err + out).strip())
@@ -112,7 +111,7 @@ class KernelModule:
     def explain(self, said: str) -> LoadError:
         """What modprobe's words mean, and what to do."""
         log = self.kernel_log()
-        place = "modprobe %s" % self.name
+        place = f"modprobe {self.name}"
         if "Key was rejected" in said or "Required key not available" in said:
             return LoadError("the kernel rejects the module's signature (Secure Boot)", place, MOK_STEPS, log)
         if "Operation not permitted" in said:
@@ -128,7 +127,7 @@ class KernelModule:
             )
         if "Invalid module format" in said or "Exec format error" in said:
             return LoadError(
-                "the module was built for another kernel than %s (vermagic)" % os.uname().release,
+                f"the module was built for another kernel than {os.uname().release} (vermagic)",
                 place,
                 "build it for the running kernel (bridgewarden.docker.dkms with force: true), or reboot",
                 log,
@@ -150,8 +149,8 @@ class KernelModule:
 
     def missing(self) -> LoadError:
         return LoadError(
-            "there is no module %s for kernel %s" % (self.name, os.uname().release),
-            "/lib/modules/%s" % os.uname().release,
+            f"there is no module {self.name} for kernel {os.uname().release}",
+            f"/lib/modules/{os.uname().release}",
             "build it with bridgewarden.docker.dkms",
         )
 
@@ -194,13 +193,13 @@ def _absent(
         why = module.unload()
         if why and module.loaded() is not None:
             raise LoadError(
-                "the module cannot be unloaded: %s" % why.splitlines()[-1],
-                "modprobe -r %s" % module.name,
+                f"the module cannot be unloaded: {why.splitlines()[-1]}",
+                f"modprobe -r {module.name}",
                 "end what uses it (%d users), or reboot; a sealed module stays until then" % before.users,
                 module.kernel_log(),
             )
     after = _facts(None if check_mode else module.loaded())
-    return Outcome(True, ["unloaded %s" % module.name], False, "", state_before, after)
+    return Outcome(True, [f"unloaded {module.name}"], False, "", state_before, after)
 
 
 def _load(
@@ -219,10 +218,10 @@ def _load(
             raise ModuleMissing(
                 "the module was loaded and is gone again",
                 module.folder,
-                "look at the kernel log: dmesg | grep %s" % module.name,
+                f"look at the kernel log: dmesg | grep {module.name}",
             )
     after = _wanted(module.on_disk()) if check_mode else _facts(module.loaded())
-    return Outcome(True, ["loaded %s" % module.name], False, "", state_before, after)
+    return Outcome(True, [f"loaded {module.name}"], False, "", state_before, after)
 
 
 def _renew(
@@ -252,13 +251,13 @@ def _renew(
         return Outcome(
             False, [], True, reason + "; %d users hold it" % before.users, state_before, state_before
         )
-    words = ["reloaded %s: %s" % (module.name, reason)]
+    words = [f"reloaded {module.name}: {reason}"]
     if check_mode:
         return Outcome(True, words, False, reason, state_before, _wanted(disk))
     why = module.unload()
     if module.loaded() is not None:
-        reason += (
-            "; the kernel does not let it go: %s" % (why.splitlines() or ["it was loaded again at once"])[-1]
+        reason += "; the kernel does not let it go: {}".format(
+            (why.splitlines() or ["it was loaded again at once"])[-1]
         )
         return Outcome(False, [], True, reason, state_before, state_before)
     module.load(parameters)
@@ -268,9 +267,9 @@ def _renew(
 def _difference(before: Loaded, disk: OnDisk) -> str:
     if before.srcversion and disk.srcversion:
         if before.srcversion != disk.srcversion:
-            return "loaded is srcversion %s, on disk is %s" % (before.srcversion, disk.srcversion)
+            return f"loaded is srcversion {before.srcversion}, on disk is {disk.srcversion}"
     elif before.version != disk.version:
-        return "loaded is version %s, on disk is %s" % (before.version, disk.version)
+        return f"loaded is version {before.version}, on disk is {disk.version}"
     return ""
 
 

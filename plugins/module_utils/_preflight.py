@@ -1,4 +1,3 @@
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -49,7 +48,7 @@ class Problem(t.NamedTuple):
     mend: str
 
     def text(self) -> str:
-        return "%s (%s): %s" % self
+        return "{} ({}): {}".format(*self)
 
 
 class Report(t.NamedTuple):
@@ -133,7 +132,7 @@ def modules_disabled() -> bool:
 
 
 def module_loaded(name: str) -> bool:
-    return os.path.exists("/sys/module/%s" % name)
+    return os.path.exists(f"/sys/module/{name}")
 
 
 # Secure Boot.
@@ -223,14 +222,14 @@ def docker(socket: str, problems: t.List[Problem]) -> Json:
         return facts
     except (OSError, ValueError, http.client.HTTPException) as error:
         problems.append(
-            Problem("dockerd does not answer: %s" % error, place, "look at 'systemctl status docker'")
+            Problem(f"dockerd does not answer: {error}", place, "look at 'systemctl status docker'")
         )
         return facts
     facts["version"] = str(version.get("Version") or "")
     facts["api_version"] = version.get("ApiVersion")
     if numbers(facts["version"])[:2] < MINIMUM_DOCKER:
         problems.append(
-            Problem("Docker %s is too old" % facts["version"], place, "upgrade to 20.10 or newer")
+            Problem("Docker {} is too old".format(facts["version"]), place, "upgrade to 20.10 or newer")
         )
     return facts
 
@@ -242,7 +241,7 @@ def installed_packages(names: t.Sequence[str]) -> t.Optional[t.Set[str]]:
     """Those of `names` that are installed; None where there is no dpkg."""
     if not shutil.which("dpkg-query", path=_path()):
         return None
-    dummy, out, dummy_err = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n"] + list(names))
+    dummy, out, dummy_err = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *list(names)])
     return {line.split()[0] for line in out.splitlines() if line.endswith(" installed")}
 
 
@@ -310,21 +309,21 @@ def examine(
     if sys.version_info[:2] < MINIMUM_PYTHON:
         problems.append(
             Problem(
-                "Python %s is too old" % platform.python_version(),
+                f"Python {platform.python_version()} is too old",
                 sys.executable,
                 "set ansible_python_interpreter to a Python 3.9 or newer",
             )
         )
     if sys.prefix != "/usr":
         warnings.append(
-            "the interpreter %s is not the distribution's: it will not see python3-pyroute2, python3-docker "
-            "and python3-jmespath; set ansible_python_interpreter=/usr/bin/python3" % sys.executable
+            f"the interpreter {sys.executable} is not the distribution's: it will not see python3-pyroute2, python3-docker "
+            "and python3-jmespath; set ansible_python_interpreter=/usr/bin/python3"
         )
     packages: t.List[str] = []
     if need_module:
         if numbers(release) < numbers(min_kernel):
             problems.append(
-                Problem("Linux %s is too old" % release, "uname -r", "boot a kernel %s or newer" % min_kernel)
+                Problem(f"Linux {release} is too old", "uname -r", f"boot a kernel {min_kernel} or newer")
             )
         packages = _examine_kernel(release, facts, problems, warnings)
     docker_problems = problems if need_docker else []
@@ -378,20 +377,17 @@ def _examine_kernel(
     facts["newer_kernels"] = newer
     if newer:
         warnings.append(
-            "running kernel %s, but %s is installed: the host will change kernels at its next reboot"
-            % (release, newer[-1])
+            f"running kernel {release}, but {newer[-1]} is installed: the host will change kernels at its next reboot"
         )
     if target and target != release and not newer:
-        warnings.append(
-            "%s brings the headers of %s, not those of the running kernel %s" % (meta, target, release)
-        )
+        warnings.append(f"{meta} brings the headers of {target}, not those of the running kernel {release}")
     packages = missing_packages(release, headers)
     if packages is None:
         if not headers:
             problems.append(
                 Problem(
                     "no headers for the running kernel",
-                    "/lib/modules/%s/build" % release,
+                    f"/lib/modules/{release}/build",
                     "install the headers package of this kernel with the distribution's package manager",
                 )
             )
@@ -401,16 +397,15 @@ def _examine_kernel(
         problems.append(
             Problem(
                 "no headers for the running kernel, and the archive has none of that version",
-                "package %s" % exact,
-                "upgrade the kernel and reboot: apt install linux-image-%s %s"
-                % (kernel_flavour(release), meta)
+                f"package {exact}",
+                f"upgrade the kernel and reboot: apt install linux-image-{kernel_flavour(release)} {meta}"
                 if meta and meta not in unknown
                 else "install the headers of this kernel by hand",
             )
         )
     if meta in unknown:
         warnings.append(
-            "apt knows no %s: after a kernel upgrade the headers have to be installed by hand" % meta
+            f"apt knows no {meta}: after a kernel upgrade the headers have to be installed by hand"
         )
         packages.remove(meta)
     return packages
@@ -420,7 +415,7 @@ def unknown_to_apt(packages: t.Sequence[str]) -> t.Set[str]:
     """Those of `packages` that are in no package list; none where apt has no lists to judge by."""
     if not packages or not shutil.which("apt-cache", path=_path()):
         return set()
-    code, out, dummy = run(["apt-cache", "policy", "dkms"] + list(packages))
+    code, out, dummy = run(["apt-cache", "policy", "dkms", *list(packages)])
     known = {
         name
         for name, candidate in re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)$", out, re.MULTILINE)

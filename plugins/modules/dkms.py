@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -216,8 +215,8 @@ def main() -> None:
 def text(summary: t.Mapping[str, t.Mapping[str, str]]) -> str:
     lines = []
     for version, kernels in sorted(summary.items()):
-        lines.append("%s: added" % version)
-        lines += ["%s, %s: %s" % (version, kernel, state) for kernel, state in sorted(kernels.items())]
+        lines.append(f"{version}: added")
+        lines += [f"{version}, {kernel}: {state}" for kernel, state in sorted(kernels.items())]
     return "".join(line + "\n" for line in lines)
 
 

@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright (c) The bridgewarden developers
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -133,7 +132,7 @@ def main() -> None:
     except BridgewardenError as error:
         module.fail_json(msg=error.text(), **error.as_result())
     if outcome.reboot_required:
-        module.warn("%s: %s; a reboot brings the new one" % (module.params["name"], outcome.reason))
+        module.warn("{}: {}; a reboot brings the new one".format(module.params["name"], outcome.reason))
     module.exit_json(**outcome._asdict(), diff={"before": outcome.before, "after": outcome.after})
 
 

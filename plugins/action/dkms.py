@@ -35,7 +35,7 @@ def pack(folder: str, exclude: t.Sequence[str] = BUILD_PRODUCTS) -> bytes:
     return buffer.getvalue()
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     TRANSFERS_FILES = True
 
     def run(

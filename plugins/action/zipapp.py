@@ -54,7 +54,7 @@ def pack(library: str = LIBRARY) -> bytes:
     return SHEBANG + buffer.getvalue()
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     TRANSFERS_FILES = True
     _VALID_ARGS = frozenset({"dest"})
 

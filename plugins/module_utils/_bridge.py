@@ -443,11 +443,9 @@ class _Work:
     def _restore(self, host: Host, remembered: Json) -> None:
         if not host.loaded:
             return
-        if not remembered.get("br_netfilter_loaded") and os.path.exists(
-            self.paths.of(self.paths.module) + "/initstate"
-        ):
-            if self._unload():
-                return
+        module = os.path.exists(self.paths.of(self.paths.module) + "/initstate")
+        if module and not remembered.get("br_netfilter_loaded") and self._unload():
+            return
         for key, value in remembered["sysctl"].items():
             present = host.sysctl.get(key)
             # Not loaded before and not to be unloaded now: off is what it came down to.

@@ -183,13 +183,14 @@ def dkms_installed(host: Host) -> Finding:
 
 def bridge_live(host: Host) -> Finding:
     outcome = host.bridges()
-    return Finding(f"set for scope {outcome.scope}", outcome.live or f"set for scope {outcome.scope}")
+    expected = f"set for scope {outcome.scope}"
+    return Finding(expected, [as_found(words) for words in outcome.live] or expected)
 
 
 def bridge_persistent(host: Host) -> Finding:
     outcome = host.bridges()
     expected = f"kept over a reboot for scope {outcome.scope}"
-    wrong = list(outcome.files)
+    wrong = [as_found(words) for words in outcome.files]
     value = 1 if outcome.scope == "global" else 0
     for key in bridge.SWITCHES:
         found, path = bridge.boot_value(key, host.paths)
@@ -197,6 +198,19 @@ def bridge_persistent(host: Host) -> Finding:
         if found != value and path is not None and path != host.paths.of(host.paths.sysctl):
             wrong.append(f"{path} sets net.bridge.{key} = {found} after ours")
     return Finding(expected, wrong or expected)
+
+
+def as_found(action: str) -> str:
+    """What would be done, told as what is: "set x to 1" means that x is not 1."""
+    verb, _blank, rest = action.partition(" ")
+    name, _to, value = rest.partition(" to ")
+    words = {
+        "wrote": f"{rest} is not as it should be",
+        "removed": f"{rest} should not be there",
+        "loaded": f"{rest} is not loaded",
+        "set": f"{name} is not {value}",
+    }
+    return words.get(verb, action)
 
 
 def bridges_guarded(host: Host) -> Finding:

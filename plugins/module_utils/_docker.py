@@ -181,7 +181,7 @@ def _ports(raw: t.Mapping[str, t.Optional[t.List[Json]]]) -> t.List[Json]:
                 continue
             ports.append(
                 {
-                    "HostIp": binding.get("HostIp") or "0.0.0.0",
+                    "HostIp": binding.get("HostIp") or "0.0.0.0",  # noqa: S104
                     "HostPort": int(binding["HostPort"]),
                     "ContainerPort": int(number),
                     "Protocol": protocol or "tcp",

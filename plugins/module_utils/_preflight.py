@@ -271,8 +271,7 @@ def run(argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
         done = subprocess.run(
             list(argv),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env=dict(os.environ, LC_ALL="C", PATH=_path()),
             check=False,
         )

@@ -15,12 +15,12 @@ from lab.targets import Target
 def up(name: str, target: Target, cold: bool = False) -> Machine:
     """Start a machine, or reuse the running one; return when ssh and dockerd answer and the shop is open."""
     machine = Machine(name)
-    base = image.ensure(target)
     if machine.exists() and not machine.death():
-        _must_match(machine, target, base)
+        _must_match(machine, target)
         say(f"{name}: already up ({target.name})")
         ssh.wait(machine)
         return machine
+    base = image.ensure(target)
     accel = accelerator.choose(base)
     if cold or "kvm" in accel:
         _boot(machine, target, base, accel)
@@ -46,11 +46,11 @@ def _boot(machine: Machine, target: Target, base: image.Image, accel: list[str])
     shop.start(machine)
 
 
-def _must_match(machine: Machine, target: Target, base: image.Image) -> None:
+def _must_match(machine: Machine, target: Target) -> None:
     state = machine.state()
     if state.target != target.name:
         raise LabError(
             f"{machine.name} is up as {state.target}; end it first: python3 -m lab down {machine.name}"
         )
-    if state.image != base.key:
+    if state.image != image.locate(target)[1].key:
         say(f"{machine.name}: note: its image is older than this checkout's recipe; down and up renew it")

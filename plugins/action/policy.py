@@ -27,6 +27,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         policy = self._task.args.get("policy")
         if policy is not None:
             self._check(policy)
+            if self._task.args.get("state") == "checked":
+                return dict(result, changed=False, actions=[])
         result.update(self._execute_module(task_vars=task_vars))
         return result
 

@@ -539,17 +539,20 @@ def _verdict_words(one: Peer, other: Peer, service: str, found: Explanation) -> 
     return f"{found.action} {one.name} ({one.address}) -> {other.name} ({other.address}) {service}: {by}"
 
 
+_Located = t.List[t.Tuple[Peer, str]]  # with the network, "" where it is on none
+
+
 def _pairs(host: Host, facts: Json, source: str, target: str) -> t.List[t.Tuple[Peer, Peer]]:
     sources, targets = _peers(host, facts, source), _peers(host, facts, target)
-    pairs = []
-    for one, its_network in sources:
-        for other, other_network in targets:
-            if (":" in one.address) != (":" in other.address):
-                continue
-            if its_network and other_network and its_network != other_network and _share(sources, targets):
-                continue
-            pairs.append((one, other))
-    # The stand-ins of host and world: one address a family and network, not all combinations.
+    shared = _share(sources, targets)
+    if not shared:
+        sources, targets = _one_host(sources), _one_host(targets)
+    pairs = [
+        (one, other)
+        for one, its_network in sources
+        for other, other_network in targets
+        if (":" in one.address) == (":" in other.address) and (not shared or its_network == other_network)
+    ]
     if not pairs:
         raise BridgewardenError(
             f"{source} and {target} have no address family in common", "", "name addresses of one family"
@@ -557,7 +560,13 @@ def _pairs(host: Host, facts: Json, source: str, target: str) -> t.List[t.Tuple[
     return pairs
 
 
-_Located = t.List[t.Tuple[Peer, str]]  # with the network, "" where it is on none
+def _one_host(located: _Located) -> _Located:
+    """Of the host's many addresses one a family will do where no network asks for its own."""
+    kept: t.Dict[t.Tuple[str, bool], t.Tuple[Peer, str]] = {}
+    for peer, network in located:
+        name = "host" if peer.kind == Kind.HOST else peer.address
+        kept.setdefault((name, ":" in peer.address), (peer, network))
+    return list(kept.values())
 
 
 def _share(sources: _Located, targets: _Located) -> bool:

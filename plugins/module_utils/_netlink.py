@@ -339,6 +339,23 @@ def extended_ack(data: bytes) -> str:
     return ""
 
 
+#: Stands for EBUSY on its way through pyroute2, which would ask 30 times again, 0.3 s apart.
+_BUSY = errno.EDEADLK
+
+
+def _renamed_busy(data: bytes) -> bytes:
+    renamed = bytearray(data)
+    offset = 0
+    while offset + 20 <= len(renamed):
+        length, kind = struct.unpack_from("=IH", renamed, offset)
+        if length < 16:
+            break
+        if kind == _NLMSG_ERROR and struct.unpack_from("=i", renamed, offset + 16)[0] == -errno.EBUSY:
+            struct.pack_into("=i", renamed, offset + 16, -_BUSY)
+        offset += (length + 3) & ~3
+    return bytes(renamed)
+
+
 def _find_message(data: bytes, offset: int, end: int) -> str:
     while offset + 4 <= end:
         length, kind = struct.unpack_from("=HH", data, offset)
@@ -465,7 +482,7 @@ class Kernel:
 
         def listening(data: bytes, *args: t.Any, **kwargs: t.Any) -> t.Any:
             self._words = extended_ack(data) or self._words
-            return parse(data, *args, **kwargs)
+            return parse(_renamed_busy(data), *args, **kwargs)
 
         marshal.parse = listening
 
@@ -595,7 +612,13 @@ class Kernel:
         return self._exchange(cmd, attrs, _NLM_F_REQUEST | _NLM_F_ACK, doing)
 
     def _dump(self, cmd: Cmd, doing: str) -> t.List[t.Any]:
-        return self._exchange(cmd, [], _NLM_F_REQUEST | _NLM_F_DUMP, doing)
+        for _attempt in range(5):
+            try:
+                return self._exchange(cmd, [], _NLM_F_REQUEST | _NLM_F_DUMP, doing)
+            except KernelError as error:
+                if error.errno != errno.EINTR:
+                    raise
+        raise Busy("commits keep coming in between", doing, "try again", errno.EINTR)
 
     def _exchange(self, cmd: Cmd, attrs: _Attrs, flags: int, doing: str) -> t.List[t.Any]:
         if self._socket is None:
@@ -608,9 +631,11 @@ class Kernel:
         try:
             replies = tuple(self._socket.nlm_request(message, msg_type=self._socket.prid, msg_flags=flags))
         except self._netlink_error as error:
-            raise kernel_error(error.code, self._words, doing)
+            # A dump that a commit interrupted has the code -1 in pyroute2.
+            code = {_BUSY: errno.EBUSY, -1: errno.EINTR}.get(error.code, error.code)
+            raise kernel_error(code, self._words, doing) from None
         except OSError as error:
-            raise kernel_error(error.errno or 0, self._words, doing)
+            raise kernel_error(error.errno or 0, self._words, doing) from None
         return [reply for reply in replies if "attrs" in reply]
 
 

@@ -278,7 +278,15 @@ def _guards(value: t.Any) -> t.Tuple[str, ...]:
             raise PolicyError(
                 f'"{pattern}" can match no network link', path, "use letters, digits and ? * [ ]"
             )
-        if glob_match(pattern, "lo"):
+        try:
+            on_loopback = glob_match(pattern, "lo")
+        except re.error:
+            raise PolicyError(
+                f'the class in the guard pattern "{pattern}" is reversed',
+                path,
+                "write the lower character first",
+            ) from None
+        if on_loopback:
             raise PolicyError(
                 f'the guard pattern "{pattern}" matches the loopback link lo',
                 path,
@@ -623,8 +631,10 @@ def service_text(service: Service) -> str:
     lo, hi = service
     protocol, first, last = lo >> 16, lo & 0xFFFF, hi & 0xFFFF
     name = _PROTOCOL_NAMES.get(protocol)
-    if first == 0 and last == 0xFFFF or name is None:
-        return name or "proto:%d" % protocol
+    if name is None:
+        return "proto:%d" % protocol
+    if (first, last) == (0, 0xFFFF):
+        return name
     if name in _WITH_PORTS:
         return "%d/%s" % (first, name) if first == last else "%d-%d/%s" % (first, last, name)
     if first & 0xFF == 0 and last & 0xFF == 0xFF:

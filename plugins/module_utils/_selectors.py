@@ -36,8 +36,7 @@ COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(t.NamedTuple):
     """One address of one container on one network."""
 
     version: int  # 4 or 6
@@ -92,7 +91,8 @@ class Host:
                 former = found.setdefault((endpoint.version, endpoint.address), endpoint)
                 if former != endpoint:
                     self.warnings.append(
-                        f"the containers {former.container} (network {former.network}) and {endpoint.container} (network {endpoint.network}) both have the address {endpoint.text}: "
+                        f"the containers {former.container} (network {former.network}) and {endpoint.container} "
+                        f"(network {endpoint.network}) both have the address {endpoint.text}: "
                         "it is judged as the first one's"
                     )
         return [found[key] for key in sorted(found)]

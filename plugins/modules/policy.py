@@ -71,9 +71,10 @@ options:
     description:
       - V(applied) commits the policy and makes it the host's desired one, which the agent keeps in step.
       - V(rendered) resolves it, returns what it means on this host, and touches nothing. Needs no kernel module.
+      - V(checked) looks for mistakes in it, on the controller alone. The host is not asked anything.
       - V(absent) empties the kernel's ruleset and removes the host's policy files.
     type: str
-    choices: [applied, rendered, absent]
+    choices: [applied, rendered, checked, absent]
     default: applied
   on_empty_selector:
     description: What to do about a selector that matches no container on this host, or a port nobody publishes.
@@ -145,31 +146,31 @@ EXAMPLES = r"""
 RETURN = r"""
 generation:
   description: The generation of the ruleset in force after the task. In check mode, the one before.
-  returned: when O(state) is not V(rendered)
+  returned: when O(state) is V(applied) or V(absent)
   type: int
   sample: 7
 confirm_timeout:
   description: Seconds of the confirm window that is open now. V(0) where none is.
-  returned: when O(state) is not V(rendered)
+  returned: when O(state) is V(applied) or V(absent)
   type: int
   sample: 60
 policy_digest:
   description: SHA-256 of the policy in its normal form. It does not depend on the order of lists.
-  returned: when O(state) is not V(absent)
+  returned: when O(state) is V(applied) or V(rendered)
   type: str
 ruleset_digest:
   description: SHA-256 of the compiled ruleset.
-  returned: when O(state) is not V(absent)
+  returned: when O(state) is V(applied) or V(rendered)
   type: str
 effective:
   description: What the policy means on this host now, one sentence each.
-  returned: when O(state) is not V(absent)
+  returned: when O(state) is V(applied) or V(rendered)
   type: list
   elements: str
   sample: ["allow office reaches the web shop: 10.10.10.0/24 -> web(172.18.0.2) 8080/tcp"]
 rules:
   description: The effective rules as data.
-  returned: when O(state) is not V(absent)
+  returned: when O(state) is V(applied) or V(rendered)
   type: list
   elements: dict
 actions:
@@ -179,7 +180,7 @@ actions:
   elements: str
 policy_warnings:
   description: What the policy says in vain on this host. Shown as warnings too.
-  returned: when O(state) is not V(absent)
+  returned: when O(state) is V(applied) or V(rendered)
   type: list
   elements: str
 error_kind:
@@ -199,6 +200,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     ModuleMissing,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
 
@@ -207,7 +209,11 @@ def argument_spec() -> t.Dict[str, t.Any]:
     keys = ("mode", "defaults", "groups", "rules", "guards")
     return {
         "policy": {"type": "dict", "options": {key: {"type": "raw"} for key in keys}},
-        "state": {"type": "str", "choices": ["applied", "rendered", "absent"], "default": "applied"},
+        "state": {
+            "type": "str",
+            "choices": ["applied", "rendered", "checked", "absent"],
+            "default": "applied",
+        },
         "on_empty_selector": {"type": "str", "choices": ["warn", "fail", "ignore"], "default": "warn"},
         "confirm_timeout": {"type": "int", "default": 0},
         "force": {"type": "bool", "default": False},
@@ -270,6 +276,12 @@ def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
     return dict(described(last), **outcome(result))
 
 
+def checked(module: AnsibleModule) -> t.Dict[str, t.Any]:
+    """Normally the action plugin has answered already."""
+    normalise(wanted(module.params))
+    return {"changed": False, "actions": []}
+
+
 def absent(module: AnsibleModule) -> t.Dict[str, t.Any]:
     kernel = kernel_or_none(needed=False)
     try:
@@ -293,9 +305,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=argument_spec(),
         supports_check_mode=True,
-        required_if=[("state", "applied", ["policy"]), ("state", "rendered", ["policy"])],
+        required_if=[("state", state, ["policy"]) for state in ("applied", "rendered", "checked")],
     )
-    run = {"applied": applied, "rendered": rendered, "absent": absent}[module.params["state"]]
+    run = {"applied": applied, "rendered": rendered, "checked": checked, "absent": absent}[
+        module.params["state"]
+    ]
     try:
         module.exit_json(**run(module))
     except BridgewardenError as error:

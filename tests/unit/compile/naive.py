@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The policy language as docs describe it, and nothing else: the compiler's naive twin.
+
+Works on the raw policy and the container facts with plain loops.  No identities,
+no cells, no spans, no code of the library: what both say must agree because both
+say the same language, not because they share a line.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import typing as t
+
+Json = t.Dict[str, t.Any]
+
+CLASS = {
+    ("world", "guarded"): "ingress",
+    ("guarded", "world"): "egress",
+    ("guarded", "guarded"): "inter_container",
+    ("guarded", "host"): "to_host",
+    ("host", "guarded"): "from_host",
+    ("world", "host"): "host_ingress",
+}
+NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+
+
+class Naive:
+    def __init__(self, policy: Json, facts: Json) -> None:
+        self.policy = policy
+        self.facts = facts
+        self.holders: t.Dict[str, t.Tuple[Json, str]] = {}
+        for container in facts["containers"]:
+            for network, body in container["Networks"].items():
+                for key in ("IPAddress", "GlobalIPv6Address"):
+                    if body["LinkIndex"] and body[key]:
+                        self.holders[body[key]] = container, network
+
+    def decide(
+        self,
+        source: str,
+        source_kind: str,
+        target: str,
+        target_kind: str,
+        protocol: int,
+        port: int,
+        direct: bool,
+    ) -> t.Tuple[str, str]:
+        """(action, name of the rule, or of the class whose default holds, or "unmanaged" or "direct")."""
+        which = CLASS.get((source_kind, target_kind))
+        if which is None:
+            return "allow", "not judged"
+        for address, kind in ((source, source_kind), (target, target_kind)):
+            if kind == "guarded" and address not in self.holders:
+                return "deny", "unmanaged"
+        direct = direct and which == "ingress"
+        matching = [
+            rule
+            for rule in self.policy.get("rules", [])
+            if self._matches(rule, source, source_kind, target, target_kind, protocol, port)
+        ]
+        if direct:
+            matching = [r for r in matching if r.get("action", "allow") != "allow" or r.get("direct")]
+        for action in ("deny", "reject", "allow"):
+            names = sorted(rule["name"] for rule in matching if rule.get("action", "allow") == action)
+            if names:
+                return action, names[0]
+        if direct:
+            return "deny", "direct"
+        return self.policy["defaults"][which], which
+
+    def _matches(
+        self,
+        rule: Json,
+        source: str,
+        source_kind: str,
+        target: str,
+        target_kind: str,
+        protocol: int,
+        port: int,
+    ) -> bool:
+        if not any(self._means(peer, source, source_kind) for peer in rule["from"]):
+            return False
+        if not any(self._means(peer, target, target_kind) for peer in rule["to"]):
+            return False
+        if rule.get("published"):
+            return target_kind == "guarded" and self._published(rule["published"], target, protocol, port)
+        if rule.get("ports"):
+            return any(service(text, protocol, port) for text in rule["ports"])
+        return True
+
+    def _published(self, published: t.List[str], target: str, protocol: int, port: int) -> bool:
+        container, _network = self.holders[target]
+        return any(
+            NUMBERS[binding["Protocol"]] == protocol
+            and binding["ContainerPort"] == port
+            and any(service(text, protocol, binding["HostPort"]) for text in published)
+            for binding in container["Ports"]
+        )
+
+    def _means(self, peer: str, address: str, kind: str) -> bool:
+        if peer == "any":
+            return True
+        if peer in ("world", "host"):
+            return kind == peer
+        if peer == "containers":
+            return kind == "guarded"
+        groups = self.policy.get("groups", {})
+        if peer in groups:
+            return self._in_group(groups[peer], address, kind)
+        if ":" in peer and peer.split(":")[0] in ("container", "network", "label", "compose"):
+            return kind == "guarded" and self._fits(peer, *self.holders[address])
+        return within(address, peer)
+
+    def _in_group(self, group: Json, address: str, kind: str) -> bool:
+        if group.get("cidrs"):
+            return any(within(address, c) for c in group["cidrs"]) and not any(
+                within(address, c) for c in group.get("except", [])
+            )
+        if kind != "guarded":
+            return False
+        container, network = self.holders[address]
+        if group.get("names") and not any(fnmatch.fnmatchcase(container["Name"], n) for n in group["names"]):
+            return False
+        if group.get("networks") and network not in group["networks"]:
+            return False
+        return all(
+            key in container["Labels"] and value in ("*", container["Labels"][key])
+            for key, value in group.get("labels", {}).items()
+        )
+
+    def _fits(self, peer: str, container: Json, network: str) -> bool:
+        kind, rest = peer.split(":", 1)
+        if kind == "container":
+            return container["Name"] == rest
+        if kind == "network":
+            return network == rest
+        if kind == "label":
+            key, value = rest.split("=", 1)
+            return key in container["Labels"] and value in ("*", container["Labels"][key])
+        project, name = rest.split("/")
+        labels = container["Labels"]
+        return (
+            labels.get("com.docker.compose.project") == project
+            and labels.get("com.docker.compose.service") == name
+        )
+
+
+def within(address: str, cidr: str) -> bool:
+    return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
+
+
+def service(text: str, protocol: int, port: int) -> bool:
+    if text.startswith("proto:"):
+        return protocol == int(text[6:])
+    name, colon, tail = text.partition(":")
+    if name in ("icmp", "icmpv6"):
+        if protocol != NUMBERS[name]:
+            return False
+        if not colon:
+            return True
+        kind, slash, code = tail.partition("/")
+        return port >> 8 == int(kind) and (not slash or port & 0xFF == int(code))
+    if text in NUMBERS:
+        return protocol == NUMBERS[text]
+    ports, _slash, name = text.partition("/")
+    first, _dash, last = ports.partition("-")
+    return protocol == NUMBERS[name] and int(first) <= port <= int(last or first)

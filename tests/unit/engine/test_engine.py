@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plan, apply, confirm, roll back and remove, against a kernel in memory and real files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake import FakeKernel
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    Busy,
+    KernelError,
+    PolicyError,
+    RefusedError,
+    SelectorError,
+    Stale,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+Json = t.Dict[str, t.Any]
+
+POLICY: Json = {
+    "groups": {"office": {"cidrs": ["10.10.10.0/24"]}, "web": {"labels": {"tier": "web"}}},
+    "rules": [
+        {"name": "office reaches the web shop", "from": ["office"], "to": ["web"], "ports": ["8080/tcp"]},
+        {"name": "shop", "from": ["world"], "to": ["web"], "published": ["8081/tcp"]},
+    ],
+}
+OTHER: Json = {"rules": [{"name": "all", "from": ["any"], "to": ["containers"]}]}
+
+
+def container(name: str, address: str, port_index: int = 9, **labels: str) -> Json:
+    return {
+        "Id": name * 8,
+        "Name": name,
+        "Image": "i",
+        "State": "running",
+        "Pid": 1,
+        "NetworkMode": "front",
+        "Labels": labels,
+        "Networks": {
+            "front": {
+                "NetworkID": "n",
+                "IPAddress": address,
+                "GlobalIPv6Address": None,
+                "MacAddress": None,
+                "Link": "br-front",
+                "LinkIndex": 5,
+                "Port": "veth",
+                "PortIndex": port_index,
+            }
+        },
+        "Ports": [{"HostIp": "0.0.0.0", "HostPort": 8081, "ContainerPort": 8080, "Protocol": "tcp"}],
+    }
+
+
+def facts(*containers: Json) -> Json:
+    return {
+        "docker": {},
+        "containers": list(containers) or [container("web", "172.18.0.2", tier="web")],
+        "networks": [{"Id": "n", "Name": "front", "Bridge": "br-front", "Subnets": ["172.18.0.0/16"], "Internal": False}],
+        "links": {"br-front": {"index": 5, "bridge": True}},
+        "default_route_links": ["eth0"],
+    }
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "etc"), str(tmp_path / "var"), str(tmp_path / "lock"))
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    return FakeKernel()
+
+
+@pytest.fixture(autouse=True)
+def no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "controller_connection", lambda: None)
+
+
+def plan(policy: Json = POLICY, *containers: Json, **options: t.Any) -> engine.Plan:
+    return engine.plan(policy, facts(*containers), engine.Options(**options))
+
+
+def test_words_of_a_plan() -> None:
+    found = plan()
+    assert "allow office reaches the web shop: 10.10.10.0/24 -> web(172.18.0.2) 8080/tcp" in found.words
+    assert "allow shop: world -> web(172.18.0.2) 8080/tcp (published as 8081)" in found.words
+    assert "default: deny from outside to containers" in found.words
+    assert "guards: br-[0-f][0-f][0-f][0-f]????????, br-front, docker0, docker_gwbridge" in found.words
+    assert found.warnings == []
+
+
+def test_first_apply_commits_and_writes(kernel: FakeKernel, store: Store) -> None:
+    result = engine.apply(plan(), kernel, store)
+    assert (result.changed, result.generation, kernel.commits) == (True, 1, 1)
+    assert result.before == "no ruleset yet\n"
+    assert "office reaches" in result.after
+    assert store.read_policy() == store.read_last_good() == plan().policy
+    assert store.read_pending() is None
+    applied = store.read_applied()
+    assert applied is not None
+    assert applied["ruleset_digest"] == plan().ruleset_digest
+
+
+def test_second_apply_changes_nothing_and_arms_nothing(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    result = engine.apply(plan(), kernel, store, confirm_timeout=60)
+    assert (result.changed, result.actions, result.confirm_timeout, kernel.commits) == (False, [], 0, 1)
+    assert result.before == result.after
+
+
+def test_containers_alone_commit_again(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    moved = plan(POLICY, container("web", "172.18.0.7", tier="web"))
+    assert moved.policy_digest == plan().policy_digest
+    result = engine.apply(moved, kernel, store)
+    assert result.changed
+    assert "the same policy" in result.actions[0]
+    assert "172.18.0.2" in result.before
+    assert "172.18.0.7" in result.after
+
+
+def test_a_new_port_of_the_same_container_is_a_change(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    result = engine.apply(plan(POLICY, container("web", "172.18.0.2", 10, tier="web")), kernel, store)
+    assert result.changed
+    assert result.before != result.after
+
+
+def test_check_mode_says_the_same_and_touches_nothing(kernel: FakeKernel, store: Store, tmp_path: Path) -> None:
+    dry = engine.apply(plan(), kernel, store, dry_run=True, confirm_timeout=60)
+    assert (dry.changed, kernel.dry_runs, kernel.commits) == (True, 1, 0)
+    assert not list(tmp_path.iterdir())
+    wet = engine.apply(plan(), kernel, store, confirm_timeout=60)
+    assert (dry.actions, dry.before, dry.after) == (wet.actions, wet.before, wet.after)
+
+
+def test_check_mode_without_the_module(store: Store) -> None:
+    result = engine.apply(plan(), None, store, dry_run=True)
+    assert result.changed
+    assert "once the kernel module is loaded" in result.actions[0]
+
+
+def test_window_then_confirm(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(OTHER), kernel, store)
+    result = engine.apply(plan(), kernel, store, confirm_timeout=60)
+    assert (result.generation, result.confirm_timeout) == (2, 60)
+    # Until it is confirmed the former policy is the desired one, the pending one is at work.
+    assert store.read_policy() == plan(OTHER).policy
+    assert engine.current_policy(store, kernel.info()) == plan().policy
+    assert engine.confirm(kernel, store, 2) == 2
+    assert store.read_policy() == store.read_last_good() == plan().policy
+    assert store.read_pending() is None
+
+
+def test_window_that_runs_out(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(OTHER), kernel, store)
+    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    kernel.rollback()  # the kernel's timer, without the library
+    assert engine.current_policy(store, kernel.info()) == plan(OTHER).policy
+    again = engine.apply(plan(OTHER), kernel, store)
+    assert not again.changed
+    assert "allow all: any -> containers all" in again.before
+    assert store.read_pending() is None
+
+
+def test_rollback_through_the_library(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(OTHER), kernel, store)
+    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    assert engine.rollback(kernel, store) == 1
+    assert store.read_pending() is None
+    with pytest.raises(KernelError, match="no commit waits for its confirmation"):
+        engine.rollback(kernel, store)
+
+
+def test_confirm_after_a_crash_of_the_confirmer(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    kernel.confirm()  # and then the process died
+    result = engine.sync(kernel, store, lambda policy: plan(policy))
+    assert result is not None
+    assert store.read_policy() == plan().policy
+
+
+def test_confirm_without_a_window(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    with pytest.raises(KernelError, match="generation 1 is in force"):
+        engine.confirm(kernel, store)
+
+
+def test_stale_is_tried_again_on_fresh_facts(kernel: FakeKernel, store: Store) -> None:
+    def somebody_else() -> None:
+        kernel.generation = kernel.last = kernel.last + 1
+
+    kernel.meanwhile = [somebody_else, somebody_else]
+    plans: t.List[engine.Plan] = []
+
+    def refresh() -> engine.Plan:
+        plans.append(plan(POLICY, container("web", "172.18.0.9", tier="web")))
+        return plans[-1]
+
+    result = engine.apply(plan(), kernel, store, refresh=refresh)
+    assert result.generation == 3
+    assert len(plans) == 2
+    assert "172.18.0.9" in result.after
+    kernel.meanwhile = [somebody_else] * 9
+    with pytest.raises(Stale):
+        engine.apply(plan(OTHER), kernel, store, refresh=lambda: plan(OTHER))
+
+
+def test_an_open_window_is_nobodys_to_take(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    with pytest.raises(Busy):
+        engine.apply(plan(OTHER), kernel, store)
+    again = engine.apply(plan(), kernel, store)
+    assert (again.changed, again.confirm_timeout) == (False, 60)
+    assert store.read_policy() is None
+
+
+def test_agent_never_undoes_a_policy_applied_meanwhile(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(OTHER), kernel, store)
+    engine.apply(plan(), kernel, store)
+    seen: t.List[Json] = []
+
+    def replan(policy: Json) -> engine.Plan:
+        seen.append(policy)
+        return plan(policy)
+
+    result = engine.sync(kernel, store, replan)
+    assert result is not None
+    assert not result.changed
+    assert seen == [plan().policy]
+
+
+def test_agent_follows_but_does_not_adopt(kernel: FakeKernel, store: Store) -> None:
+    store.write_last_good(plan().policy)
+    Path(store.policy_path).parent.mkdir(parents=True, exist_ok=True)
+    result = engine.sync(kernel, store, lambda policy: plan(policy))
+    assert result is not None
+    assert result.changed
+    assert store.read_policy() is None
+    assert engine.sync(FakeKernel(), Store("/nonexistent/a", "/nonexistent/b", store.lock_path), plan) is None
+
+
+def test_boot_plan_knows_nobody(kernel: FakeKernel) -> None:
+    found = engine.boot_plan(POLICY)
+    assert found.ruleset.endpoints4 == found.ruleset.publish == []
+    assert found.ruleset.guards
+    assert found.policy_digest == plan().policy_digest
+
+
+def test_kernel_not_as_the_files_say(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    kernel.commit(plan(OTHER).ruleset, 1)
+    result = engine.apply(plan(), kernel, store)
+    assert result.changed
+    assert result.before.startswith("generation 2: not the ruleset this host's files describe")
+    assert "allow all\n" in result.before
+
+
+def test_lost_file_is_written_again(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    Path(store.policy_path).write_text("garbage", encoding="utf-8")
+    result = engine.apply(plan(), kernel, store)
+    assert result.changed
+    assert kernel.commits == 1
+    assert store.read_policy() == plan().policy
+
+
+def test_remove(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    dry = engine.remove(kernel, store, dry_run=True)
+    assert dry.changed
+    assert store.present()
+    wet = engine.remove(kernel, store)
+    assert (wet.actions, wet.changed) == (dry.actions, True)
+    assert kernel.info().guards == ()
+    assert not store.present()
+    again = engine.remove(kernel, store)
+    assert (again.changed, again.actions) == (False, [])
+    assert not engine.remove(None, store).changed
+
+
+def test_remove_with_an_open_window(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    engine.remove(kernel, store)
+    assert kernel.info().guards == ()
+
+
+# Nobody is cut off
+
+
+def test_guard_on_the_default_route_is_refused(kernel: FakeKernel, store: Store) -> None:
+    policy = dict(POLICY, guards=["eth*"])
+    with pytest.raises(RefusedError, match="matches eth0, which carries the default route"):
+        engine.apply(plan(policy), kernel, store)
+    assert kernel.commits == 0
+    assert engine.apply(plan(policy), kernel, store, options=engine.Options(force=True)).changed
+
+
+SSH = ("10.1.1.1", "10.2.2.2", 22)
+
+
+@pytest.mark.parametrize(
+    ("extra", "refused"),
+    [
+        ({}, False),
+        ({"defaults": {"host_ingress": "deny"}}, True),
+        ({"defaults": {"host_ingress": "deny"}, "mode": "audit"}, False),
+        ({"defaults": {"host_ingress": "reject"}, "allow": ["10.1.1.0/24"]}, False),
+        ({"defaults": {"host_ingress": "reject"}, "allow": ["10.1.2.0/24"]}, True),
+        ({"deny": ["10.0.0.0/8"]}, True),
+    ],
+)
+def test_controllers_own_path(
+    extra: Json, refused: bool, kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "controller_connection", lambda: SSH)
+    extra = copy.deepcopy(extra)
+    policy: Json = {"rules": []}
+    for action in ("allow", "deny"):
+        if action in extra:
+            rule = {"name": action, "action": action, "from": extra.pop(action), "to": ["host"], "ports": ["22/tcp"]}
+            policy["rules"].append(rule)
+    policy.update(extra)
+    if refused:
+        with pytest.raises(RefusedError, match=r"10\.1\.1\.1 to port 22"):
+            engine.apply(plan(policy), kernel, store, dry_run=True)
+        engine.apply(plan(policy), kernel, store, options=engine.Options(force=True))
+    else:
+        engine.apply(plan(policy), kernel, store)
+
+
+def test_controller_is_a_container_of_this_host() -> None:
+    policy: Json = {"rules": [{"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}]}
+    engine.refuse_lockout(plan(policy), ("172.18.0.2", "172.18.0.1", 22))
+    with pytest.raises(RefusedError, match="the default of to_host"):
+        engine.refuse_lockout(plan({}), ("172.18.0.2", "172.18.0.1", 22))
+
+
+# Bad input reaches nobody
+
+
+def test_bad_policy() -> None:
+    with pytest.raises(PolicyError):
+        plan({"rules": [{"name": "x"}]})
+
+
+def test_empty_selector_fails_on_request() -> None:
+    policy: Json = {"rules": [{"name": "x", "from": ["world"], "to": ["container:wbe"]}]}
+    assert 'Did you mean "web"' in plan(policy).warnings[0]
+    assert plan(policy, on_empty_selector="ignore").warnings == []
+    with pytest.raises(SelectorError) as caught:
+        plan(policy, on_empty_selector="fail")
+    assert caught.value.path == ("rules", 0, "to")
+
+
+def test_shadowed_rule_is_told() -> None:
+    policy: Json = {
+        "rules": [
+            {"name": "closed", "action": "deny", "from": ["any"], "to": ["containers"]},
+            {"name": "open", "from": ["world"], "to": ["container:web"], "ports": ["80/tcp"]},
+        ]
+    }
+    assert any('rule "open"' in text and '"closed"' in text for text in plan(policy).warnings)
+
+
+# Explain
+
+
+def test_explain(kernel: FakeKernel, store: Store) -> None:
+    current = facts(
+        container("web", "172.18.0.2", tier="web"), container("db", "172.18.0.3", 10), container("x", "172.18.0.4", 11)
+    )
+    policy: Json = {"rules": [{"name": "only the web", "from": ["container:web"], "to": ["container:db"]}]}
+    engine.apply(engine.plan(policy, current), kernel, store)
+    (yes,) = engine.explain(kernel, current, "web", "db", "5432/tcp")
+    assert (yes["action"], yes["rule"], yes["class"]) == ("allow", "only the web", "inter_container")
+    assert yes["words"] == 'allow web (172.18.0.2) -> db (172.18.0.3) 5432/tcp: the rule "only the web"'
+    (no,) = engine.explain(kernel, current, "x", "db", "5432/tcp")
+    assert (no["action"], no["rule"]) == ("deny", "")
+    (host,) = engine.explain(kernel, current, "web", "host", "53/udp")
+    assert (host["to"], host["class"]) == ("172.18.0.1", "to_host")
+    (outside,) = engine.explain(kernel, current, "203.0.113.5", "db", "5432/tcp", direct=True)
+    assert (outside["from_kind"], outside["action"]) == ("world", "deny")
+    (unknown,) = engine.explain(kernel, current, "172.18.0.99", "db", "5432/tcp")
+    assert unknown["from_kind"] == "guarded"
+    with pytest.raises(engine.BridgewardenError, match="Did you mean"):
+        engine.explain(kernel, current, "wev", "db", "5432/tcp")
+    with pytest.raises(PolicyError, match="has no protocol"):
+        engine.explain(kernel, current, "web", "db", "5432")
+
+
+def test_facts_are_json(store: Store) -> None:
+    """A plan survives the way through a module's result."""
+    json.dumps([plan().effective, plan().words, plan().policy])

@@ -65,7 +65,7 @@ def rule(**change: Any) -> dict[str, Any]:
             id="no name",
         ),
         pytest.param(
-            {"bridgewarden_rules": [RULE], "bridgewarden_host_rules": [RULE]},
+            {"bridgewarden_rules": [RULE], "bridgewarden_host_rules": [{**RULE, "ports": ["81/tcp"]}]},
             ["office reaches web"],
             id="same name twice",
         ),

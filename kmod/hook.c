@@ -165,6 +165,7 @@ static unsigned int bw_judge_from_host(struct sk_buff *skb,
 				       const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
+	unsigned int where = BW_AT_GUARD;
 	struct bw_query q;
 	int reason;
 
@@ -172,7 +173,9 @@ static unsigned int bw_judge_from_host(struct sk_buff *skb,
 		return NF_ACCEPT;
 	if (unlikely(st->closed))
 		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
-	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD | BW_FROM_HOST, &q);
+	if (!skb->skb_iif)
+		where |= BW_FROM_HOST;
+	reason = bw_packet_read(skb, hs->pf, where, &q);
 	if (unlikely(reason >= 0))
 		return bw_builtin(st, skb, hs, reason);
 	bw_stand_origin(bw_sender(&q), skb);

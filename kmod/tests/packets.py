@@ -594,8 +594,57 @@ def test_garbage(g):
     check("random requests change nothing", Genl().generation(), generation)
 
 
+def flood(ns, target, stop, sent):
+    with inside(ns):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    while not stop.is_set():
+        for to in target:
+            with contextlib.suppress(OSError):
+                s.sendto(b"x", to)
+                sent[to[1]] = sent.get(to[1], 0) + 1
+        time.sleep(0.0005)
+    s.close()
+
+
+def sink(ns, port):
+    with inside(ns):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)   # SO_RCVBUFFORCE
+    s.bind(("0.0.0.0", port))
+    s.settimeout(0.5)
+    return s
+
+
+def drain(s):
+    count = 0
+    with contextlib.suppress(socket.timeout, TimeoutError):
+        while s.recv(10):
+            count += 1
+    s.close()
+    return count
+
+
+def test_swap(g):
+    """Replacing the ruleset loses nothing that both allow and leaks nothing that neither does."""
+    swaps = int(os.environ.get("BW_SWAPS", "100"))
+    one = known(Ruleset().rule(A, B, udp(7000)).rule(A, WORLD, udp(7001), DENY))
+    two = known(Ruleset().rule(C, A, tcp(5)).rule(A, B, udp(7000)).rule(B, A, ANY, REJECT).rule(A, WORLD, udp(7001), DENY))
+    one.commit(g)
+    sinks = [sink("b", 7000), sink("b", 7001), sink("w", 7001)]
+    stop, sent = threading.Event(), {}
+    sender = threading.Thread(target=flood, args=("a", [(V4["b"], 7000), (V4["b"], 7001), (V4["w"], 7001)], stop, sent))
+    sender.start()
+    for i in range(swaps):
+        (two, one)[i % 2].commit(g)
+    stop.set()
+    sender.join()
+    got = [drain(s) for s in sinks]
+    print("# %d swaps, %d packets sent a way" % (swaps, sent[7000]))
+    check("swaps lose nothing and leak nothing", (sent[7000] - got[0], got[1], got[2]), (0, 0, 0))
+
+
 TESTS = (test_verdicts, test_reject_routed, test_revoke, test_audit, test_spoof, test_proxy, test_link_gone,
-         test_window, test_counters, test_refusals, test_garbage)
+         test_window, test_counters, test_swap, test_refusals, test_garbage)
 
 
 def main():

@@ -22,10 +22,14 @@ def up(name: str, target: Target, cold: bool = False) -> Machine:
         return machine
     base = image.ensure(target)
     accel = accelerator.choose(base)
-    if cold or "kvm" in accel:
-        _boot(machine, target, base, accel)
-    else:
-        template.restore(machine, target, base, accel)
+    try:
+        if cold or "kvm" in accel:
+            _boot(machine, target, base, accel)
+        else:
+            template.restore(machine, target, base, accel)
+    except (KeyboardInterrupt, SystemExit):
+        qemu.end(machine)  # an interrupted start leaves no half machine to be found and reused
+        raise
     say(f"{name}: {target.name} is up, ssh port {machine.state().port}")
     return machine
 

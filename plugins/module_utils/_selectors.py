@@ -247,12 +247,9 @@ class Selectors:
             and (not group.names or any(fnmatch.fnmatchcase(container["Name"], name) for name in group.names))
             and all(_has_label(container, key, value) for key, value in group.labels)
         ]
-        why = "no container fits the group"
-        if group.networks:
-            known = [network["Name"] for network in self.host.networks]
-            for name in group.networks:
-                if name not in known:
-                    why = f'there is no network "{name}".{did_you_mean(name, known)}'
+        known = [network["Name"] for network in self.host.networks]
+        unknown = [name for name in group.networks if name not in known]
+        why = f'there is no network "{unknown[0]}".{did_you_mean(unknown[0], known)}' if unknown else ""
         return self._containers(group.name, found, *group.networks, why=why)
 
     def _candidates(self, group: Group) -> t.List[Json]:
@@ -332,7 +329,7 @@ class Selectors:
         return found
 
     def _containers(
-        self, peer: str, found: t.Sequence[Json], *networks: t.Optional[str], why: str = "no container fits"
+        self, peer: str, found: t.Sequence[Json], *networks: t.Optional[str], why: str = ""
     ) -> Party:
         wanted = {name for name in networks if name}
         indices: t.Set[int] = set()
@@ -344,21 +341,7 @@ class Selectors:
             if not mine:
                 self._note(peer, container, wanted)
         if not indices:
-            states = sorted(
-                {
-                    "{} is {}".format(c["Name"], c.get("State") or "unknown")
-                    for c in found
-                    if c.get("State") not in ("running", "paused")
-                }
-            )
-            self._why.setdefault(
-                peer,
-                "not running: {}".format(", ".join(states))
-                if states
-                else "no address of it is behind a guard"
-                if found
-                else why,
-            )
+            self._why.setdefault(peer, why or _why_nobody(found))
         return Party(endpoints=frozenset(indices), words=tuple(endpoint_words(self.host, indices)))
 
     def _note(self, peer: str, container: Json, wanted: t.Set[str]) -> None:
@@ -379,6 +362,17 @@ class Selectors:
                     "the container {} is on the network {}, which has no bridge on this host: its traffic there "
                     "passes no guard".format(container["Name"], name)
                 )
+
+
+def _why_nobody(found: t.Sequence[Json]) -> str:
+    stopped = sorted(
+        f"{container['Name']} is {container.get('State') or 'unknown'}"
+        for container in found
+        if container.get("State") not in ("running", "paused")
+    )
+    if stopped:
+        return f"not running: {', '.join(stopped)}"
+    return "no address of it is behind a guard" if found else "no container fits"
 
 
 def _has_label(container: Json, key: str, value: str) -> bool:

@@ -13,8 +13,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake import FakeKernel
-
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     Busy,
@@ -25,6 +23,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Stale,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from fake import FakeKernel
 
 Json = t.Dict[str, t.Any]
 
@@ -67,7 +66,15 @@ def facts(*containers: Json) -> Json:
     return {
         "docker": {},
         "containers": list(containers) or [container("web", "172.18.0.2", tier="web")],
-        "networks": [{"Id": "n", "Name": "front", "Bridge": "br-front", "Subnets": ["172.18.0.0/16"], "Internal": False}],
+        "networks": [
+            {
+                "Id": "n",
+                "Name": "front",
+                "Bridge": "br-front",
+                "Subnets": ["172.18.0.0/16"],
+                "Internal": False,
+            }
+        ],
         "links": {"br-front": {"index": 5, "bridge": True}},
         "default_route_links": ["eth0"],
     }
@@ -138,7 +145,9 @@ def test_a_new_port_of_the_same_container_is_a_change(kernel: FakeKernel, store:
     assert result.before != result.after
 
 
-def test_check_mode_says_the_same_and_touches_nothing(kernel: FakeKernel, store: Store, tmp_path: Path) -> None:
+def test_check_mode_says_the_same_and_touches_nothing(
+    kernel: FakeKernel, store: Store, tmp_path: Path
+) -> None:
     dry = engine.apply(plan(), kernel, store, dry_run=True, confirm_timeout=60)
     assert (dry.changed, kernel.dry_runs, kernel.commits) == (True, 1, 0)
     assert not list(tmp_path.iterdir())
@@ -330,7 +339,13 @@ def test_controllers_own_path(
     policy: Json = {"rules": []}
     for action in ("allow", "deny"):
         if action in extra:
-            rule = {"name": action, "action": action, "from": extra.pop(action), "to": ["host"], "ports": ["22/tcp"]}
+            rule = {
+                "name": action,
+                "action": action,
+                "from": extra.pop(action),
+                "to": ["host"],
+                "ports": ["22/tcp"],
+            }
             policy["rules"].append(rule)
     policy.update(extra)
     if refused:
@@ -342,7 +357,9 @@ def test_controllers_own_path(
 
 
 def test_controller_is_a_container_of_this_host() -> None:
-    policy: Json = {"rules": [{"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}]}
+    policy: Json = {
+        "rules": [{"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}]
+    }
     engine.refuse_lockout(plan(policy), ("172.18.0.2", "172.18.0.1", 22))
     with pytest.raises(RefusedError, match="the default of to_host"):
         engine.refuse_lockout(plan({}), ("172.18.0.2", "172.18.0.1", 22))
@@ -380,7 +397,9 @@ def test_shadowed_rule_is_told() -> None:
 
 def test_explain(kernel: FakeKernel, store: Store) -> None:
     current = facts(
-        container("web", "172.18.0.2", tier="web"), container("db", "172.18.0.3", 10), container("x", "172.18.0.4", 11)
+        container("web", "172.18.0.2", tier="web"),
+        container("db", "172.18.0.3", 10),
+        container("x", "172.18.0.4", 11),
     )
     policy: Json = {"rules": [{"name": "only the web", "from": ["container:web"], "to": ["container:db"]}]}
     engine.apply(engine.plan(policy, current), kernel, store)

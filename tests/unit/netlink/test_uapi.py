@@ -10,7 +10,6 @@ import typing as t
 from pathlib import Path
 
 import pytest
-
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink as netlink
 
 SIZES = {"__u8": 1, "char": 1, "__u16": 2, "__u32": 4, "__be32": 4, "__u64": 8}
@@ -72,7 +71,15 @@ def test_every_reason_has_words() -> None:
 
 def test_defines(header: str) -> None:
     found = defines(header)
-    for name in ("NAME_LEN", "GUARD_LEN", "DIGEST_LEN", "FAMILY_VERSION", "SERVICE_MAX", "RULE_NONE", "RULE_F_LOG"):
+    for name in (
+        "NAME_LEN",
+        "GUARD_LEN",
+        "DIGEST_LEN",
+        "FAMILY_VERSION",
+        "SERVICE_MAX",
+        "RULE_NONE",
+        "RULE_F_LOG",
+    ):
         assert getattr(netlink, name) == found[name], name
     bounds = [name for name in found if name.startswith("MAX_")]
     assert len(bounds) == 9

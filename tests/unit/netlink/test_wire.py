@@ -9,9 +9,6 @@ import struct
 import typing as t
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink as netlink
 from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset, empty
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
@@ -23,6 +20,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Stale,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Attr, Cmd, Kernel
+from hypothesis import given
+from hypothesis import strategies as st
 
 Attrs = t.List[t.Tuple[Attr, bytes]]
 
@@ -55,7 +54,12 @@ def error_datagram(code: int, words: str, capped: bool, tlvs: bool = True) -> by
     body = struct.pack("=i", -code) + echoed
     if tlvs:
         text = words.encode() + b"\0"
-        body += struct.pack("=HHI", 8, 2, 44) + struct.pack("=HH", 4 + len(text), 1) + text + b"\0" * (-len(text) % 4)
+        body += (
+            struct.pack("=HHI", 8, 2, 44)
+            + struct.pack("=HH", 4 + len(text), 1)
+            + text
+            + b"\0" * (-len(text) % 4)
+        )
     return struct.pack("=IHHII", 16 + len(body), 2, flags, 1, 2) + body
 
 
@@ -191,7 +195,12 @@ def test_info_reply() -> None:
             ]
         )
     )
-    assert (info.version, info.generation, info.mode, info.guards) == ("0.1.0", 3, "audit", ("br-*", "docker0"))
+    assert (info.version, info.generation, info.mode, info.guards) == (
+        "0.1.0",
+        3,
+        "audit",
+        ("br-*", "docker0"),
+    )
     assert (info.defaults["to_host"], info.guard_links, info.counts["rules"]) == ("reject", (5,), 9)
     assert info.hooks_in_place
     assert info.policy_digest == ""

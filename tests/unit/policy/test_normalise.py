@@ -9,11 +9,10 @@ import ipaddress
 import typing as t
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _policy as policy
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError, path_text
+from hypothesis import given
+from hypothesis import strategies as st
 
 Json = t.Dict[str, t.Any]
 
@@ -29,7 +28,13 @@ EXAMPLE: Json = {
     "rules": [
         {"name": "office", "from": ["office"], "to": ["web"], "ports": ["8080/tcp"]},
         {"name": "api", "from": "world", "to": ["app"], "published": ["8443/tcp"]},
-        {"name": "metadata", "action": "deny", "from": ["containers"], "to": ["169.254.169.254"], "log": True},
+        {
+            "name": "metadata",
+            "action": "deny",
+            "from": ["containers"],
+            "to": ["169.254.169.254"],
+            "log": True,
+        },
     ],
 }
 
@@ -91,7 +96,11 @@ RULE: Json = {"name": "r", "from": ["world"], "to": ["web"]}
         ({"to": ["label:tier"]}, "rules[0].to[0]", "label:KEY=VALUE"),
         ({"to": ["compose:shop"]}, "rules[0].to[0]", "compose:PROJECT/SERVICE"),
         ({"to": ["network:"]}, "rules[0].to[0]", "docker network ls"),
-        ({"to": ["10.10.10.1/24"]}, "rules[0].to[0]", r"write 10\.10\.10\.0/24 for the network or 10\.10\.10\.1/32"),
+        (
+            {"to": ["10.10.10.1/24"]},
+            "rules[0].to[0]",
+            r"write 10\.10\.10\.0/24 for the network or 10\.10\.10\.1/32",
+        ),
         ({"to": ["10.10.10.0/33"]}, "rules[0].to[0]", "is no network"),
         ({"to": ["10.10.10.300"]}, "rules[0].to[0]", "is no network"),
         ({"to": ["2001:db8::1/64"]}, "rules[0].to[0]", "write 2001:db8::/64"),
@@ -112,10 +121,18 @@ RULE: Json = {"name": "r", "from": ["world"], "to": ["web"]}
         ({"ports": ["proto:256"]}, "rules[0].ports[0]", "IP protocols go from 0 to 255"),
         ({"published": ["icmp"]}, "rules[0].published[0]", "is no service"),
         ({"published": ["80/tcp"], "ports": ["80/tcp"]}, "rules[0].published", "both ports and published"),
-        ({"published": ["80/tcp"], "from": ["containers"], "to": ["host"]}, "rules[0].to", "name containers in to"),
+        (
+            {"published": ["80/tcp"], "from": ["containers"], "to": ["host"]},
+            "rules[0].to",
+            "name containers in to",
+        ),
         ({"direct": "yes"}, "rules[0].direct", "must be true or false"),
         ({"direct": True, "action": "deny"}, "rules[0].direct", "deny holds for direct traffic anyway"),
-        ({"direct": True, "published": ["80/tcp"]}, "rules[0].direct", "does not come through a published port"),
+        (
+            {"direct": True, "published": ["80/tcp"]},
+            "rules[0].direct",
+            "does not come through a published port",
+        ),
         ({"direct": True, "from": ["containers"]}, "rules[0].direct", "from outside to containers"),
         ({"log": 1}, "rules[0].log", "must be true or false"),
         ({"to": ["world"]}, "rules[0]", "passes no guarded link"),
@@ -154,8 +171,16 @@ def test_mistakes_in_a_rule(change: Json, path: str, words: str) -> None:
         ({"groups": {"g": {"cidr": []}}}, "groups.g.cidr", 'Did you mean "cidrs"'),
         ({"groups": {"g": {"cidrs": ["10.0.0.0/8"], "names": ["x"]}}}, "groups.g", "make two groups"),
         ({"groups": {"g": {"except": ["10.0.0.0/8"]}}}, "groups.g.except", "except without cidrs"),
-        ({"groups": {"g": {"cidrs": ["10.0.0.0/8"], "except": ["11.0.0.0/8"]}}}, "groups.g.except[0]", "outside"),
-        ({"groups": {"g": {"cidrs": ["10.0.0.0/8"], "except": ["10.0.0.0/7"]}}}, "groups.g.except", "leaves nothing"),
+        (
+            {"groups": {"g": {"cidrs": ["10.0.0.0/8"], "except": ["11.0.0.0/8"]}}},
+            "groups.g.except[0]",
+            "outside",
+        ),
+        (
+            {"groups": {"g": {"cidrs": ["10.0.0.0/8"], "except": ["10.0.0.0/7"]}}},
+            "groups.g.except",
+            "leaves nothing",
+        ),
         ({"groups": {"g": {"labels": {"v": 1.1}}}}, "groups.g.labels.v", "in quotes"),
         ({"groups": {"g": {"labels": {"v": True}}}}, "groups.g.labels.v", "in quotes"),
         ({"groups": {"g": {"labels": ["v"]}}}, "groups.g.labels", "must be a mapping"),
@@ -184,7 +209,10 @@ def test_names_are_unique_but_repetition_is_no_mistake() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("allow", "deny"), ("reject", "allow"), ("reject", "deny")])
 def test_contradiction(first: str, second: str) -> None:
-    rules = [dict(RULE, name="a", action=first, ports=["80/tcp"]), dict(RULE, name="b", action=second, ports="80/tcp")]
+    rules = [
+        dict(RULE, name="a", action=first, ports=["80/tcp"]),
+        dict(RULE, name="b", action=second, ports="80/tcp"),
+    ]
     error = refused({"groups": EXAMPLE["groups"], "rules": rules})
     assert "the very same traffic" in str(error)
     loser = max((first, second), key=["deny", "reject", "allow"].index)
@@ -218,7 +246,10 @@ def test_service(text: str, lo: int, hi: int) -> None:
 
 def test_services_merge() -> None:
     assert policy.services([]) == ((0, 0xFFFFFF),)
-    assert policy.services(["80/tcp", "81/tcp", "80-90/tcp", "53/udp"]) == ((0x060050, 0x06005A), (0x110035, 0x110035))
+    assert policy.services(["80/tcp", "81/tcp", "80-90/tcp", "53/udp"]) == (
+        (0x060050, 0x06005A),
+        (0x110035, 0x110035),
+    )
 
 
 # Addresses
@@ -234,7 +265,9 @@ networks = st.builds(
 def test_subtract(inside: t.Any, outside: t.Any, samples: t.List[int]) -> None:
     found = policy.subtract(inside, outside)
     assert all(a[2] < b[1] for a, b in zip(found, found[1:]))
-    edges = [int(n.network_address) for n in (*inside, *outside)] + [int(n.broadcast_address) for n in (*inside, *outside)]
+    edges = [int(n.network_address) for n in (*inside, *outside)] + [
+        int(n.broadcast_address) for n in (*inside, *outside)
+    ]
     for number in [*samples, *edges]:
         address = ipaddress.IPv4Address(number)
         wanted = any(address in n for n in inside) and not any(address in n for n in outside)

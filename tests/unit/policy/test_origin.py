@@ -65,7 +65,14 @@ def test_origin(mistake: str, origin: str, words: str, tmp_path: Path, checkout:
         ANSIBLE_NOCOLOR="1",
     )
     done = subprocess.run(
-        [str(playbook()), "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", "play.yml"],
+        [
+            str(playbook()),
+            "-i",
+            "localhost,",
+            "-e",
+            f"ansible_python_interpreter={sys.executable}",
+            "play.yml",
+        ],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host's files: whole or not at all, refused when they do not add up, one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Locked, StoreCorrupt
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+POLICY = {"mode": "enforce", "rules": [{"name": "ä"}]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "etc"), str(tmp_path / "var"), str(tmp_path / "run/lock"))
+
+
+def test_round_trip(store: Store) -> None:
+    assert store.read_policy() is None
+    assert store.write_policy(POLICY)
+    assert store.read_policy() == POLICY
+    assert not store.write_policy(dict(POLICY))
+    assert stat.S_IMODE(os.stat(store.policy_path).st_mode) == 0o600
+    assert os.listdir(os.path.dirname(store.policy_path)) == ["policy.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "not JSON"),
+        ("[]", "not one of bridgewarden's"),
+        ('{"schema": 1}', "not one of bridgewarden's"),
+        ('{"schema": 2, "body": {}, "sha256": ""}', "schema 2, this version reads 1"),
+        ('{"schema": 1, "body": {}, "sha256": "00"}', "checksum"),
+        ("\xff\xfe", "not JSON"),
+    ],
+)
+def test_damage_is_refused_and_left_alone(store: Store, content: str, words: str) -> None:
+    store.write_policy(POLICY)
+    Path(store.policy_path).write_bytes(content.encode("latin-1"))
+    with pytest.raises(StoreCorrupt, match=words) as caught:
+        store.read_policy()
+    assert store.policy_path in str(caught.value)
+    assert store.read_policy_or_none() is None
+    assert Path(store.policy_path).read_bytes() == content.encode("latin-1")
+    store.write_policy(POLICY)
+    assert store.read_policy() == POLICY
+
+
+def test_one_flipped_letter(store: Store) -> None:
+    store.write_policy(POLICY)
+    text = Path(store.policy_path).read_text(encoding="utf-8")
+    Path(store.policy_path).write_text(text.replace("enforce", "enforcf"), encoding="utf-8")
+    with pytest.raises(StoreCorrupt, match="checksum"):
+        store.read_policy()
+
+
+def test_a_write_that_fails_leaves_the_old_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_policy(POLICY)
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_store.os, "fsync", full)
+    with pytest.raises(StoreCorrupt, match="No space left"):
+        store.write_policy({"mode": "audit"})
+    assert store.read_policy() == POLICY
+    assert os.listdir(os.path.dirname(store.policy_path)) == ["policy.json"]
+
+
+def test_two_writers(store: Store, checkout: Path) -> None:
+    other = textwrap.dedent(
+        """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+        with Store(lock=sys.argv[2]).lock():
+            print("held", flush=True)
+            sys.stdin.read()
+        """
+    )
+    command = [sys.executable, "-c", other, str(checkout / ".collections"), store.lock_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(Locked, match=f"process {process.pid}"), store.lock(timeout=0.2):
+            pass
+        process.communicate("")
+    with store.lock(timeout=0.2):
+        assert Path(store.lock_path).read_text(encoding="ascii").strip() == str(os.getpid())
+
+
+def test_remove(store: Store) -> None:
+    store.write_policy(POLICY)
+    store.write_applied({"words": []})
+    assert store.remove() == [store.policy_path, store.applied_path]
+    assert store.remove() == store.present() == []
+
+
+def test_the_file_is_readable_json(store: Store) -> None:
+    store.write_policy(POLICY)
+    envelope = json.loads(Path(store.policy_path).read_text(encoding="utf-8"))
+    assert set(envelope) == {"schema", "sha256", "body"}

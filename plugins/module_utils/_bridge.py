@@ -317,7 +317,8 @@ class _Work:
         self._load(host)
         self._sysctl(host, 1 if scope == "global" else 0)
         for bridge in host.bridges:
-            self._bridge(bridge, 1 if scope == "guarded" and bridge.guarded else None)
+            switched = scope == "guarded" and bridge.guarded
+            self._bridge(bridge, dict.fromkeys(SWITCHES.values(), 1) if switched else {})
         return outcome
 
     def absent(self, host: Host, guards: t.Sequence[str]) -> Outcome:
@@ -330,7 +331,9 @@ class _Work:
             for bridge in host.bridges:
                 # A bridge that is younger than we are had the kernel's default.
                 ours = bridge.guarded or bridge.name in own
-                self._bridge(bridge, (own.get(bridge.name) or 0) if ours else None)
+                self._bridge(
+                    bridge, own.get(bridge.name) or dict.fromkeys(SWITCHES.values(), 0) if ours else {}
+                )
             self._restore(host, remembered)
             self._file(self.paths.of(self.paths.before), None)
             with contextlib.suppress(OSError):  # others' files may be in it
@@ -383,9 +386,10 @@ class _Work:
                 continue
             self._set(os.path.join(self.paths.of(self.paths.proc), key), "net.bridge." + key, present, value)
 
-    def _bridge(self, bridge: Bridge, value: t.Optional[int]) -> None:
+    def _bridge(self, bridge: Bridge, wanted: t.Mapping[str, t.Optional[int]]) -> None:
         after = {}
         for own, present in bridge.switches.items():
+            value = wanted.get(own)
             after[own] = present if value is None or present is None else value
             if present is not None and after[own] != present:
                 path = os.path.join(self.paths.of(self.paths.net), bridge.name, "bridge", own)
@@ -422,7 +426,7 @@ class _Work:
         remembered = {
             "br_netfilter_loaded": host.loaded,
             "sysctl": host.sysctl,
-            "bridges": {bridge.name: bridge.switches["nf_call_iptables"] for bridge in host.bridges},
+            "bridges": {bridge.name: bridge.switches for bridge in host.bridges},
         }
         write(path, json.dumps(remembered, indent=1, sort_keys=True) + "\n")
 

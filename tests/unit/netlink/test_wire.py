@@ -84,6 +84,10 @@ def test_busy_does_not_reach_pyroute2() -> None:
     assert netlink._renamed_busy(other) == other
 
 
+def test_every_reason_has_words() -> None:
+    assert set(netlink.REASON_WORDS) == set(netlink.Reason)
+
+
 @pytest.mark.parametrize(
     ("number", "words", "kind"),
     [

@@ -69,20 +69,23 @@ def watched(
         stdin=subprocess.PIPE if stdin is not None else None,
         stdout=subprocess.PIPE if capture else None,
     )
-    while True:
-        try:
-            out, _ = process.communicate(stdin, timeout=0.5)
-            if process.returncode in _LOST_CONNECTION:
-                time.sleep(1)  # the supervisor may need a moment to see it
-            if process.returncode:
+    try:
+        while True:
+            try:
+                out, _ = process.communicate(stdin, timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                stdin = None  # handed over already
                 machine.must_live()
-            return subprocess.CompletedProcess(command, process.returncode, out)
-        except subprocess.TimeoutExpired:
-            stdin = None  # handed over already
-            if machine.death():
-                process.kill()
-                process.communicate()
-                machine.must_live()
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    if process.returncode in _LOST_CONNECTION:
+        time.sleep(1)  # the supervisor may need a moment to see it
+    if process.returncode:
+        machine.must_live()
+    return subprocess.CompletedProcess(command, process.returncode, out)
 
 
 def run(machine: Machine, command: str, *, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -112,3 +112,23 @@ def test_a_command_gets_its_input_and_gives_its_output(machine: Machine) -> None
     process.terminate()
     process.wait(30)
     assert (done.returncode, done.stdout) == (0, "hello")
+
+
+def test_an_interrupted_wait_takes_its_command_with_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = supervise(machine, "exec sleep 60")
+    pidfile = machine.folder / "command.pid"
+
+    def interrupt() -> None:
+        if pidfile.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "must_live", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ssh.watched(
+            machine, ["sh", "-c", f"echo $$ > {pidfile}.new; mv {pidfile}.new {pidfile}; exec sleep 60"]
+        )
+    assert not Path(f"/proc/{int(pidfile.read_text())}").exists()
+    process.terminate()
+    process.wait(30)

@@ -244,7 +244,9 @@ static void bw_window_open(struct bw_state *before, u32 seconds)
 	bw_window.open = true;
 	bw_window.before = before;
 	bw_window.deadline = jiffies + seconds * HZ;
-	mod_delayed_work(system_wq, &bw_window_work, seconds * HZ);
+	/* One from an earlier window may be left: it must not stand for this. */
+	cancel_delayed_work(&bw_window_work);
+	schedule_delayed_work(&bw_window_work, seconds * HZ);
 }
 
 int bw_state_commit(struct bw_state *st, const struct bw_draft *d,

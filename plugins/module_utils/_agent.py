@@ -116,6 +116,7 @@ def sd_notify(*lines: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_DGRAM) as channel:
+        channel.settimeout(2.0)  # a systemd that does not listen must not hold up the rules
         try:
             channel.connect(address)
             channel.sendall("\n".join(lines).encode("utf-8"))

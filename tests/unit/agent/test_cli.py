@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command: what it prints for people and for scripts, how it exits, and the archive that carries it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _errors as errors
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import EndpointRow, Info, RuleRow
+
+
+class FakeKernel:
+    generation = 4
+    hooks_first = 0x1F1F
+    missing = False
+
+    def __enter__(self) -> FakeKernel:
+        if self.missing:
+            raise errors.ModuleMissing("the kernel module is not loaded", "netlink", "load it")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def info(self) -> Info:
+        return Info(
+            "0.1.0", self.generation, "enforce", {"ingress": "deny"}, "ab" * 32, "cd" * 32, 0,
+            ("docker0",), (1,), {"endpoints": 2}, self.hooks_first, 0x1F1F,
+        )  # fmt: skip
+
+    def rules(self) -> t.List[RuleRow]:
+        return [
+            RuleRow(0, 0, "default for outside to container", "deny", 0, 0),
+            RuleRow(6, 0, "unmanaged", "deny", 12, 720),
+            RuleRow(16, 99, "office reaches the web shop", "allow", 1234, 99999),
+        ]
+
+    def endpoints(self) -> t.List[EndpointRow]:
+        return [EndpointRow("172.18.0.2", 3, 1, 0), EndpointRow("172.18.0.3", 4, 1, 1)]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> t.Type[FakeKernel]:
+    class Mine(FakeKernel):
+        pass
+
+    monkeypatch.setattr(cli, "Kernel", Mine)
+    monkeypatch.setattr(cli, "container_names", lambda _socket: {"172.18.0.2": "web"})
+    return Mine
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> t.Tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    return int(exit.value.code or 0), captured.out, captured.err
+
+
+def test_status_of_a_host_where_all_is_well(
+    kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _err = call(capsys, "status")
+    assert code == 0
+    assert re.search(r"^generation +4$", out, re.MULTILINE) and re.search(
+        r"^hooks +run first$", out, re.MULTILINE
+    )
+    assert "\033[" not in out
+
+
+def test_status_of_one_where_it_is_not(
+    kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel.hooks_first = 0x1F1B
+    code, out, _err = call(capsys, "status", "--json")
+    assert code == cli.NOT_WELL
+    assert json.loads(out)["hooks_behind"] == ["IPv4 FORWARD"]
+    kernel.hooks_first, kernel.generation = 0x1F1F, 0
+    assert call(capsys, "status")[0] == cli.NOT_WELL
+    assert call(capsys, "ready")[0] == cli.NOT_WELL
+
+
+def test_every_command_without_the_module_says_so(
+    kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel.missing = True
+    for command in ("status", "ready", "rules", "endpoints", "confirm", "rollback", "sync"):
+        code, out, err = call(capsys, command)
+        if command == "sync":
+            assert code in (4, 5)  # asks for the library first
+            continue
+        assert (code, out) == (5, ""), command
+        assert err == "bridgewarden: the kernel module is not loaded (netlink): load it\n"
+    code, out, _err = call(capsys, "status", "--json")
+    assert code == 5 and json.loads(out)["error_kind"] == "module_missing"
+
+
+def test_rules_shows_what_counted(kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]) -> None:
+    _code, out, _err = call(capsys, "rules")
+    assert "office reaches the web shop" in out and "unmanaged (built in)" in out
+    assert "default for outside" not in out
+    assert "default for outside" in call(capsys, "rules", "--all")[1]
+    assert len(json.loads(call(capsys, "rules", "--json")[1])) == 3
+
+
+def test_endpoints_with_names_where_they_are_known(
+    kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads(call(capsys, "endpoints", "--json")[1])
+    assert [(row["address"], row["container"], row["port"]) for row in record] == [
+        ("172.18.0.3", None, "lo"),
+        ("172.18.0.2", "web", None),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("explain", "a"), ("confirm", "--generation", "x")])
+def test_wrong_usage_has_a_code_of_its_own(
+    capsys: pytest.CaptureFixture[str], arguments: t.Tuple[str, ...]
+) -> None:
+    assert call(capsys, *arguments)[0] == cli.USAGE
+
+
+def test_help_documents_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    _code, out, _err = call(capsys, "--help")
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    for code in {kind.exit_code for kind in kinds} | {cli.NOT_WELL, cli.USAGE, 0}:
+        assert re.search(rf"^  {code} +\S", out, re.MULTILINE), code
+
+
+def test_tables_line_up() -> None:
+    lines = cli.table([("a", 5, "x"), ("longer", 1234, "y")], ("name", "count", "end"))
+    assert lines == ["NAME    COUNT  END", "a           5  x", "longer   1234  y"]
+    assert cli.table([], ("a", "b")) == ["A  B"]
+
+
+@pytest.fixture
+def zipapp() -> t.Any:
+    return pytest.importorskip(
+        "ansible_collections.bridgewarden.docker.plugins.action.zipapp",
+        reason="the controller's part needs ansible-core",
+    )
+
+
+class TestArchive:
+    """The zipapp: equal libraries make equal bytes, and it runs by itself on every supported Python."""
+
+    def test_the_bytes_depend_on_the_files_alone(self, zipapp: t.Any, tmp_path: Path) -> None:
+        library = tmp_path / "lib"
+        shutil.copytree(zipapp.LIBRARY, library)
+        for path in library.glob("*.py"):
+            os.utime(path, (1, 1))
+        assert zipapp.pack(str(library)) == zipapp.pack()
+        (library / "_errors.py").write_text("x = 1\n")
+        assert zipapp.pack(str(library)) != zipapp.pack()
+
+    def test_it_needs_nothing_of_ansible(self, zipapp: t.Any) -> None:
+        for name, content in zipapp.members().items():
+            assert not re.search(rb"^\s*(?:from|import) ansible[. ]", content, re.MULTILINE), name
+
+    @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+    def test_it_runs(self, zipapp: t.Any, tmp_path: Path, version: str) -> None:
+        found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")) or [
+            Path(path) for path in [shutil.which(f"python{version}")] if path
+        ]
+        if not found and sys.version.startswith(version + "."):
+            found = [Path(sys.executable)]
+        if not found:
+            pytest.skip(f"there is no Python {version} here")
+        (tmp_path / "bridgewarden").write_bytes(zipapp.pack())
+        argv = [str(found[0]), "-I", str(tmp_path / "bridgewarden"), "status"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd="/")
+        # Without pyroute2 the library is missing, with it the module is, unless a host has both.
+        assert done.returncode in (0, 4, 5, 6, 10), done.stderr
+        assert "Traceback" not in done.stderr

@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines that run tests beside virtual machines stall now and then: a slow example is no failure.
+settings.register_profile("bridgewarden", deadline=None)
+settings.load_profile("bridgewarden")
 
 ROOT = Path(__file__).resolve().parents[2]
 

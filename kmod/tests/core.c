@@ -496,7 +496,7 @@ static void random_draft(struct test_draft *t)
 
 			snprintf(text, sizeof(text), "%u.0.0.%u", 10 + i, test_below(4));
 			test_cell4(t, text, test_below(ids), test_below(ids));
-			snprintf(text, sizeof(text), "%x::%u", 0xfd00 + 1 + i, test_below(4));
+			snprintf(text, sizeof(text), "%x::%u", 0xfd00 + i, 1 + test_below(4));
 			test_cell6(t, text, test_below(ids), test_below(ids));
 		}
 	}

@@ -26,7 +26,7 @@ def after(guest: Any) -> dict[Any, str]:
     return dict(guest.matrix(WANTED))
 
 
-@pytest.mark.parametrize("key", matrix.keys(), ids=lambda key: f"{key[0]}-{key[1]}-{key[2]}-ipv{key[3]}")
+@pytest.mark.parametrize("key", matrix.all_paths(), ids=lambda key: f"{key[0]}-{key[1]}-{key[2]}-ipv{key[3]}")
 def test_path(before: dict[Any, str], after: dict[Any, str], key: matrix.Key) -> None:
     if before[key] == "absent":
         pytest.skip("no such path on this host, before or after")

@@ -25,7 +25,7 @@ from lab.paths import CHECKOUT, ssh_key
 from lab.qmp import Qmp
 
 MEMORY_MB = 1536
-_START_SECONDS = 20
+_START_SECONDS = 60
 # No `panic=`: a kernel that panics must stay where it is until the supervisor has read its last words.
 # An oops counts as a panic, because whatever a test does after one proves nothing.
 _KERNEL_ARGUMENTS = "console=ttyS0 root=/dev/vda rw oops=panic loglevel=5 net.ifnames=0 mitigations=off"
@@ -62,10 +62,14 @@ def start(
     qmp = str(Path(tempfile.mkdtemp(prefix="bw-vm-")) / "qmp")
     control = ["-qmp", f"unix:{qmp},server=on,wait=off"]
     command = command_line(machine.name, image, accel, disk, [*control, *extra])
-    supervisor = _spawn(machine, command, qmp)
-    with Qmp(qmp) as qemu:
-        port = forwarded_port(qemu.human("info usernet"))
-    state = State(target, image.key, accel[1].split(",")[0], supervisor, port, qmp, str(ssh_key()))
+    supervisor = _spawn(machine, command)
+    try:
+        port = _ssh_port(machine, qmp, supervisor)
+    except BaseException:
+        supervisor.terminate()
+        supervisor.wait()
+        raise
+    state = State(target, image.key, accel[1].split(",")[0], supervisor.pid, port, qmp, str(ssh_key()))
     machine.save(state)
     ssh.write_access_files(machine)
     return state
@@ -100,10 +104,10 @@ def _wait_gone(machine: Machine, pid: int) -> None:
         time.sleep(0.1)
 
 
-def _spawn(machine: Machine, command: list[str], qmp: str) -> int:
-    """Start the supervisor with QEMU below it; return when QEMU's control socket is there."""
+def _spawn(machine: Machine, command: list[str]) -> subprocess.Popen[bytes]:
+    """Start the supervisor, which starts QEMU."""
     (machine.folder / COMMAND).write_text(json.dumps(command), encoding="utf-8")
-    supervisor = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "lab.supervise", str(machine.folder)],
         cwd=CHECKOUT,
         start_new_session=True,
@@ -111,18 +115,21 @@ def _spawn(machine: Machine, command: list[str], qmp: str) -> int:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def _ssh_port(machine: Machine, qmp: str, supervisor: subprocess.Popen[bytes]) -> int:
+    """Ask QEMU, as soon as it listens, which local port leads to the guest's sshd."""
     deadline = time.monotonic() + _START_SECONDS
-    while not Path(qmp).exists():
-        if supervisor.poll() is not None or time.monotonic() > deadline:
-            supervisor.terminate()
-            said = (
-                (machine.folder / "qemu.log").read_text(errors="replace")
-                if (machine.folder / "qemu.log").exists()
-                else ""
-            )
-            raise machine.died(f"QEMU did not start: {said.strip()}")
-        time.sleep(0.05)
-    return supervisor.pid
+    while True:
+        try:
+            with Qmp(qmp) as control:
+                return forwarded_port(control.human("info usernet"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            if supervisor.poll() is not None or time.monotonic() > deadline:
+                said = machine.folder / "qemu.log"
+                words = said.read_text(errors="replace").strip() if said.exists() else "it did not say why"
+                raise machine.died(f"QEMU did not start: {words}") from None
+            time.sleep(0.05)
 
 
 def forwarded_port(usernet: str) -> int:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import ssh
+from lab import qemu, ssh
 from lab.errors import LabError, MachineDied
+from lab.image import Image
 from lab.machine import COMMAND, CONSOLE, DEATH, PID, Machine, State, last_words, panic_line
 from lab.paths import CHECKOUT
 
@@ -132,3 +133,13 @@ def test_an_interrupted_wait_takes_its_command_with_it(
     assert not Path(f"/proc/{int(pidfile.read_text())}").exists()
     process.terminate()
     process.wait(30)
+
+
+def test_a_qemu_that_does_not_start_is_an_infrastructure_error(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(qemu, "command_line", lambda *_: ["sh", "-c", "echo no such device >&2; exit 1"])
+    with pytest.raises(MachineDied, match="QEMU did not start: no such device") as caught:
+        qemu.start(machine, "trixie", Image("key", tmp_path), ["-accel", "tcg"], tmp_path / "disk", [])
+    assert caught.value.exit_code == 75
+    assert not machine.exists()

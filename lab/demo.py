@@ -22,6 +22,9 @@ from lab.progress import say, step
 
 NAME = "lab"
 _PLAYBOOK = ["-i", "inventory/lab", "playbooks/harden-docker.yml"]
+_PATIENCE = (
+    "ANSIBLE_TIMEOUT=120"  # an emulated sshd on a busy computer may need more than Ansible's ten seconds
+)
 
 
 class Stopwatch:
@@ -85,7 +88,7 @@ def _apply(machine: Machine) -> None:
     if not Path(command[0]).exists():
         command[0] = "ansible-playbook"
     with step("ansible-playbook " + " ".join(_PLAYBOOK)):
-        status = ssh.watched(machine, command, cwd=CHECKOUT).returncode
+        status = ssh.watched(machine, ["env", _PATIENCE, *command], cwd=CHECKOUT).returncode
     if status:
         raise LabError(
             f"the playbook failed with status {status}; the machine stays up, look: python3 -m lab ssh {NAME}"

@@ -112,6 +112,7 @@ def probe(machine: Machine, what: str) -> Answers:
         done = ssh.run(machine, f"python3 - {shlex.quote(json.dumps(asked))}", stdin=script)
         if done.returncode:
             raise LabError("the prober failed in the machine; its message is above")
+        ssh.wait_for_ssh(machine)  # an emulated sshd chews a while on a dozen logins that come to nothing
     return {key(answer): answer for answer in json.loads(done.stdout)}
 
 

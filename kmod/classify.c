@@ -60,7 +60,8 @@ u8 bw_class_of(u8 from_kind, u8 to_kind)
 	return bw_class_by_kind[from_kind][to_kind];
 }
 
-struct bw_ep4 *bw_ep4_find(const struct bw_endpoints *e, __be32 addr)
+static __always_inline struct bw_home *
+bw_home4_find(const struct bw_endpoints *e, __be32 addr)
 {
 	struct bw_ep4 *slots = e->v4.slots;
 	u32 i = bw_table_home(&e->v4, bw_ep4_hash(&e->v4, addr));
@@ -69,12 +70,12 @@ struct bw_ep4 *bw_ep4_find(const struct bw_endpoints *e, __be32 addr)
 		if (!slots[i].addr)
 			return NULL;
 		if (slots[i].addr == addr)
-			return &slots[i];
+			return &slots[i].home;
 	}
 }
 
-struct bw_ep6 *bw_ep6_find(const struct bw_endpoints *e,
-			   const union bw_addr *addr)
+static struct bw_home *bw_home6_find(const struct bw_endpoints *e,
+				     const union bw_addr *addr)
 {
 	struct bw_ep6 *slots = e->v6.slots;
 	u32 i = bw_table_home(&e->v6, bw_hash2(&e->v6, addr->v6[0],
@@ -85,13 +86,21 @@ struct bw_ep6 *bw_ep6_find(const struct bw_endpoints *e,
 			return NULL;
 		if (slots[i].addr[0] == addr->v6[0] &&
 		    slots[i].addr[1] == addr->v6[1])
-			return &slots[i];
+			return &slots[i].home;
 	}
 }
 
+struct bw_home *bw_home_find(const struct bw_endpoints *e, u8 family,
+			     const union bw_addr *addr)
+{
+	if (family == AF_INET)
+		return bw_home4_find(e, addr->v4);
+	return bw_home6_find(e, addr);
+}
+
 /* The last cell that starts at or below the address; cell 0 starts at 0. */
-static const struct bw_cell *bw_cell4_find(const struct bw_rules *r,
-					   __be32 addr)
+static __always_inline const struct bw_cell *
+bw_cell4_find(const struct bw_rules *r, __be32 addr)
 {
 	u32 key = be32_to_cpu(addr), low = 0, n = r->n_cell4;
 
@@ -122,8 +131,8 @@ static const struct bw_cell *bw_cell6_find(const struct bw_rules *r,
 	return &r->cell6[low];
 }
 
-static u32 bw_cell_identity(const struct bw_rules *r, const struct bw_party *p,
-			    u8 kind)
+static __always_inline u32 bw_cell_identity(const struct bw_rules *r,
+					    const struct bw_party *p, u8 kind)
 {
 	if (p->family == AF_INET)
 		return bw_cell4_find(r, p->addr.v4)->identity[kind];
@@ -138,76 +147,61 @@ static bool bw_is_group(const struct bw_party *p)
 	return p->addr.raw[0] == 0xff;
 }
 
-/* What the tables know of an address behind a guard. */
-struct bw_known {
-	u32 identity;
-	u32 link;
-	u32 port;
-};
-
-static bool bw_known_find(const struct bw_endpoints *e, u8 family,
-			  const union bw_addr *addr, struct bw_known *k)
+static __always_inline bool bw_differs(u32 shown, u32 known)
 {
-	if (family == AF_INET) {
-		const struct bw_ep4 *ep = bw_ep4_find(e, addr->v4);
-
-		if (!ep)
-			return false;
-		k->identity = READ_ONCE(ep->identity);
-		k->link = ep->link;
-		k->port = ep->port;
-	} else {
-		const struct bw_ep6 *ep = bw_ep6_find(e, addr);
-
-		if (!ep)
-			return false;
-		k->identity = READ_ONCE(ep->identity);
-		k->link = ep->link;
-		k->port = ep->port;
-	}
-	return true;
+	return unlikely(shown != known) && shown && known;
 }
 
-static bool bw_differs(u32 shown, u32 known)
+/* A router behind the guard may report on its neighbour's flow. */
+static noinline bool bw_error_is_genuine(const struct bw_endpoints *e,
+					 const struct bw_query *q,
+					 const struct bw_party *p, bool *known)
 {
-	return shown && known && shown != known;
+	const struct bw_home *home = bw_home_find(e, p->family, &q->source);
+
+	*known = home;
+	return !home || (!bw_differs(p->link, home->link) &&
+			 !bw_differs(p->port, home->port));
 }
 
 /* false: the packet's source is somebody else's, or shows up elsewhere. */
-static bool bw_identify_guarded(const struct bw_rules *r,
-				const struct bw_endpoints *e,
-				const struct bw_query *q, u8 side, u32 *id)
+static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
+						const struct bw_endpoints *e,
+						const struct bw_query *q,
+						u8 side, u32 *id)
 {
 	const struct bw_party *p = &q->side[side];
-	bool sender = q->sender == side;
-	struct bw_known k;
+	bool sender = q->sender == side, known;
+	const struct bw_home *home;
 
 	*id = BW_ID_UNMANAGED;
 	if (sender && unlikely(q->flags & BW_Q_ERROR)) {
-		/* A router behind the guard may report on its neighbour's flow. */
-		if (!bw_known_find(e, p->family, &q->source, &k))
-			return true;
-		if (bw_differs(p->link, k.link) || bw_differs(p->port, k.port))
+		if (!bw_error_is_genuine(e, q, p, &known))
 			return false;
+		if (!known)
+			return true;
 		sender = false;
 	}
-	if (!bw_known_find(e, p->family, &p->addr, &k)) {
+	home = likely(p->family == AF_INET) ? bw_home4_find(e, p->addr.v4) :
+					      bw_home6_find(e, &p->addr);
+	if (unlikely(!home)) {
 		if (side == BW_RESPONDER && bw_is_group(p))
 			*id = bw_cell_identity(r, p, BW_KIND_WORLD);
 		return true;
 	}
-	if (k.identity == BW_ID_UNMANAGED)	/* closed: it proves nothing */
-		return true;
-	if (bw_differs(p->link, k.link))
-		return !sender;
-	if (sender && bw_differs(p->port, k.port))
-		return false;
-	*id = k.identity;
+	/* A closed endpoint proves nothing. */
+	if (bw_differs(p->link, home->link))
+		return !sender || READ_ONCE(home->identity) == BW_ID_UNMANAGED;
+	if (sender && bw_differs(p->port, home->port))
+		return READ_ONCE(home->identity) == BW_ID_UNMANAGED;
+	*id = READ_ONCE(home->identity);
 	return true;
 }
 
-static bool bw_identify(const struct bw_rules *r, const struct bw_endpoints *e,
-			const struct bw_query *q, u8 side, u32 *id)
+static __always_inline bool bw_identify(const struct bw_rules *r,
+					const struct bw_endpoints *e,
+					const struct bw_query *q, u8 side,
+					u32 *id)
 {
 	const struct bw_party *p = &q->side[side];
 
@@ -217,8 +211,8 @@ static bool bw_identify(const struct bw_rules *r, const struct bw_endpoints *e,
 	return true;
 }
 
-static const struct bw_nl_span *bw_span_find(const struct bw_rules *r, u32 row,
-					     u32 column, u32 service)
+static __always_inline const struct bw_nl_span *
+bw_span_find(const struct bw_rules *r, u32 row, u32 column, u32 service)
 {
 	const struct bw_pair *slots = r->pairs.slots;
 	const struct bw_nl_span *span;
@@ -241,7 +235,8 @@ static const struct bw_nl_span *bw_span_find(const struct bw_rules *r, u32 row,
 	return service >= span->lo && service <= span->hi ? span : NULL;
 }
 
-static void bw_decide(struct bw_decision *d, u32 index, u8 action, bool log)
+static __always_inline void bw_decide(struct bw_decision *d, u32 index,
+				      u8 action, bool log)
 {
 	d->index = index;
 	d->action = action;
@@ -257,7 +252,7 @@ void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 	u32 verdict = BW_RULE_NONE;
 	bool genuine, direct;
 
-	d->class = bw_class_of(from->kind, to->kind);
+	d->class = bw_class_by_kind[from->kind][to->kind];
 	d->identity[BW_INITIATOR] = BW_ID_UNMANAGED;
 	d->identity[BW_RESPONDER] = BW_ID_UNMANAGED;
 	if (unlikely(d->class == BW_CLASS_NONE)) {

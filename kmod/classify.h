@@ -91,18 +91,21 @@ struct bw_rules {
 	const struct bw_nl_rule *rule;	/* not read per packet but to log */
 };
 
-struct bw_ep4 {
-	__be32 addr;	/* 0: unused slot */
+/* Whose an address is and where it lives. */
+struct bw_home {
 	u32 identity;	/* set to BW_ID_UNMANAGED when link or port goes */
 	u32 link;
-	u32 port;
+	u32 port;	/* 0: unknown */
+};
+
+struct bw_ep4 {
+	__be32 addr;	/* 0: unused slot */
+	struct bw_home home;
 };
 
 struct bw_ep6 {
 	u64 addr[2];
-	u32 identity;
-	u32 link;
-	u32 port;
+	struct bw_home home;
 	u32 used;
 };
 
@@ -153,9 +156,9 @@ u8 bw_class_of(u8 from_kind, u8 to_kind);
 /* The container behind a socket of docker-proxy takes the host's place. */
 bool bw_publish(const struct bw_endpoints *e, struct bw_query *q);
 
-struct bw_ep4 *bw_ep4_find(const struct bw_endpoints *e, __be32 addr);
-struct bw_ep6 *bw_ep6_find(const struct bw_endpoints *e,
-			   const union bw_addr *addr);
+/* NULL: no endpoint has the address. */
+struct bw_home *bw_home_find(const struct bw_endpoints *e, u8 family,
+			     const union bw_addr *addr);
 
 /* How slots hash, shared with the builder. */
 static inline u64 bw_ep4_hash(const struct bw_table *t, __be32 addr)

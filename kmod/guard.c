@@ -15,12 +15,11 @@
 #include "guard.h"
 #include "state.h"
 
-#define BW_GUARD_SLOTS	(2 * BW_GUARD_LINKS)
 #define BW_GUARD_FREE	0
 #define BW_GUARD_GONE	U32_MAX	/* no interface number: those are positive ints */
 
 unsigned long bw_guard_map[BITS_TO_LONGS(1 << BW_GUARD_BITS)] __read_mostly;
-static u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
+u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
 static u32 bw_guard_links;
 static bool bw_guard_full __read_mostly; /* a bit alone means guarded */
 static const struct bw_guards *bw_guard_patterns;
@@ -39,8 +38,6 @@ bool bw_guard_probe(u32 ifindex)
 {
 	u32 i = ifindex % BW_GUARD_SLOTS, n, slot;
 
-	/* Pairs with smp_wmb() in bw_guard_add(). */
-	smp_rmb();
 	if (READ_ONCE(bw_guard_full))
 		return true;
 	for (n = 0; n < BW_GUARD_SLOTS; n++, i = bw_guard_next(i)) {

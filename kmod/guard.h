@@ -13,6 +13,7 @@
 
 #define BW_GUARD_BITS	16
 #define BW_GUARD_LINKS	4096	/* held exactly; beyond: by their bit alone */
+#define BW_GUARD_SLOTS	(2 * BW_GUARD_LINKS)
 
 struct bw_guards {
 	u32 n;
@@ -21,16 +22,22 @@ struct bw_guards {
 
 extern unsigned long bw_guard_map[BITS_TO_LONGS(1 << BW_GUARD_BITS)];
 
+extern u32 bw_guard_slot[BW_GUARD_SLOTS];
+
 bool bw_guard_probe(u32 ifindex);
 
-static inline bool bw_guarded_index(u32 ifindex)
+static __always_inline bool bw_guarded_index(u32 ifindex)
 {
-	return unlikely(test_bit(ifindex & ((1 << BW_GUARD_BITS) - 1),
-				 bw_guard_map)) &&
+	if (likely(!test_bit(ifindex & ((1 << BW_GUARD_BITS) - 1),
+			     bw_guard_map)))
+		return false;
+	/* Pairs with smp_wmb() in bw_guard_add(). */
+	smp_rmb();
+	return READ_ONCE(bw_guard_slot[ifindex % BW_GUARD_SLOTS]) == ifindex ||
 	       bw_guard_probe(ifindex);
 }
 
-static inline bool bw_guarded(const struct net_device *dev)
+static __always_inline bool bw_guarded(const struct net_device *dev)
 {
 	return dev && bw_guarded_index(dev->ifindex);
 }

@@ -69,17 +69,15 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	return bw_verdict(st, skb, hs, &d);
 }
 
-static unsigned int bw_hook_forward(void *priv, struct sk_buff *skb,
-				    const struct nf_hook_state *hs)
+/* Out of line, here and below: what is not judged pays for no stack frame. */
+static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
+					      const struct nf_hook_state *hs,
+					      bool in, bool out)
 {
-	bool in = bw_guarded(hs->in), out = bw_guarded(hs->out);
-	const struct bw_state *st;
+	const struct bw_state *st = rcu_dereference(bw_state);
 	struct bw_query q;
 	int reason;
 
-	if (!in && !out)
-		return NF_ACCEPT;
-	st = rcu_dereference(bw_state);
 	if (!st)
 		return NF_ACCEPT;
 	if (unlikely(st->closed))
@@ -90,6 +88,14 @@ static unsigned int bw_hook_forward(void *priv, struct sk_buff *skb,
 	bw_stand_at(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
 	bw_stand_at(bw_receiver(&q), hs->out, out, 0);
 	return bw_judge(st, skb, hs, &q);
+}
+
+static unsigned int bw_hook_forward(void *priv, struct sk_buff *skb,
+				    const struct nf_hook_state *hs)
+{
+	bool in = bw_guarded(hs->in), out = bw_guarded(hs->out);
+
+	return in || out ? bw_judge_forward(skb, hs, in, out) : NF_ACCEPT;
 }
 
 /* Not from a guarded link: most of it is over here, before anything is read. */
@@ -111,16 +117,14 @@ static bool bw_host_traffic_matters(const struct bw_state *st,
  * if it reached the container. Other traffic to the host is judged from guarded
  * links, and from outside only where the policy has a say in it.
  */
-static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
-				     const struct nf_hook_state *hs)
+static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
+					       struct sk_buff *skb,
+					       const struct nf_hook_state *hs,
+					       bool in)
 {
-	const struct bw_state *st = rcu_dereference(bw_state);
-	bool in = bw_guarded(hs->in);
 	struct bw_query q;
 	int reason;
 
-	if (!st || (!in && !bw_host_traffic_matters(st, skb)))
-		return NF_ACCEPT;
 	if (unlikely(st->closed))
 		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf,
@@ -139,6 +143,17 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 	if (!in && !st->rules->host_ingress)
 		return NF_ACCEPT;
 	return bw_judge(st, skb, hs, &q);
+}
+
+static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
+				     const struct nf_hook_state *hs)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	bool in = bw_guarded(hs->in);
+
+	if (!st || (!in && !bw_host_traffic_matters(st, skb)))
+		return NF_ACCEPT;
+	return bw_judge_local_in(st, skb, hs, in);
 }
 
 /* Forwarded and bridged packets pass here too, judged already. */
@@ -161,8 +176,8 @@ static void bw_stand_origin(struct bw_party *p, const struct sk_buff *skb)
 		bw_stand(p, BW_KIND_WORLD, 0, 0);
 }
 
-static unsigned int bw_judge_from_host(struct sk_buff *skb,
-				       const struct nf_hook_state *hs)
+static unsigned int bw_judge_sent(struct sk_buff *skb,
+				  const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 	unsigned int where = BW_AT_GUARD;
@@ -186,18 +201,24 @@ static unsigned int bw_judge_from_host(struct sk_buff *skb,
 	return bw_judge(st, skb, hs, &q);
 }
 
-static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
-					 const struct nf_hook_state *hs)
+/* A process may be sending: counters need bottom halves off. */
+static noinline unsigned int bw_judge_from_host(struct sk_buff *skb,
+						const struct nf_hook_state *hs)
 {
 	unsigned int verdict;
 
-	if (!bw_guarded(hs->out) || !bw_from_host(skb, hs))
-		return NF_ACCEPT;
-	/* A process may be sending: counters need bottom halves off. */
 	local_bh_disable();
-	verdict = bw_judge_from_host(skb, hs);
+	verdict = bw_judge_sent(skb, hs);
 	local_bh_enable();
 	return verdict;
+}
+
+static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
+					 const struct nf_hook_state *hs)
+{
+	if (!bw_from_host(skb, hs) || !bw_guarded(hs->out))
+		return NF_ACCEPT;
+	return bw_judge_from_host(skb, hs);
 }
 
 #define BW_HOOK(family, place, function) {	\

@@ -549,53 +549,44 @@ static int bw_put_rule(struct sk_buff *skb, struct netlink_callback *cb,
 	return 0;
 }
 
-struct bw_endpoint_view {
-	const void *addr;
-	u32 len;
-	u32 identity;
-	u32 link;
-	u32 port;
-};
-
-/* Slot i of both tables, IPv4 first: 0 unused, 1 used, -ENOENT no slot. */
+/* Slot i of both tables, IPv4 first: 0 unused, else the address's length. */
 static int bw_endpoint_at(const struct bw_endpoints *e, u32 i,
-			  struct bw_endpoint_view *v)
+			  const void **addr, const struct bw_home **home)
 {
 	const struct bw_ep4 *v4 = e->v4.slots;
 	const struct bw_ep6 *v6 = e->v6.slots;
 
 	if (i <= e->v4.mask) {
-		*v = (struct bw_endpoint_view) {
-			&v4[i].addr, 4, READ_ONCE(v4[i].identity), v4[i].link, v4[i].port,
-		};
-		return !!v4[i].addr;
+		*addr = &v4[i].addr;
+		*home = &v4[i].home;
+		return v4[i].addr ? 4 : 0;
 	}
 	i -= e->v4.mask + 1;
 	if (i > e->v6.mask)
 		return -ENOENT;
-	*v = (struct bw_endpoint_view) {
-		v6[i].addr, 16, READ_ONCE(v6[i].identity), v6[i].link, v6[i].port,
-	};
-	return v6[i].used;
+	*addr = v6[i].addr;
+	*home = &v6[i].home;
+	return v6[i].used ? 16 : 0;
 }
 
 static int bw_put_endpoint(struct sk_buff *skb, struct netlink_callback *cb,
 			   const struct bw_state *st)
 {
-	struct bw_endpoint_view v;
+	const struct bw_home *home;
+	const void *addr;
 	void *header;
-	int used;
+	int len;
 
-	used = bw_endpoint_at(st->endpoints, cb->args[0], &v);
-	if (used <= 0)
-		return used;
+	len = bw_endpoint_at(st->endpoints, cb->args[0], &addr, &home);
+	if (len <= 0)
+		return len;
 	header = bw_dump_header(skb, cb, BW_CMD_ENDPOINT_GET);
 	if (!header)
 		return -EMSGSIZE;
-	if (nla_put(skb, BW_ATTR_ADDR, v.len, v.addr) ||
-	    nla_put_u32(skb, BW_ATTR_IDENTITY, v.identity) ||
-	    nla_put_u32(skb, BW_ATTR_LINK, v.link) ||
-	    nla_put_u32(skb, BW_ATTR_LINK_PORT, v.port)) {
+	if (nla_put(skb, BW_ATTR_ADDR, len, addr) ||
+	    nla_put_u32(skb, BW_ATTR_IDENTITY, READ_ONCE(home->identity)) ||
+	    nla_put_u32(skb, BW_ATTR_LINK, home->link) ||
+	    nla_put_u32(skb, BW_ATTR_LINK_PORT, home->port)) {
 		genlmsg_cancel(skb, header);
 		return -EMSGSIZE;
 	}

@@ -287,9 +287,9 @@ static bool bw_ep4_fill(void *slot, const void *source, u32 i)
 	struct bw_ep4 *ep = slot;
 
 	ep->addr = from->addr;
-	ep->identity = from->identity;
-	ep->link = from->link;
-	ep->port = from->port;
+	ep->home.identity = from->identity;
+	ep->home.link = from->link;
+	ep->home.port = from->port;
 	return true;
 }
 
@@ -324,9 +324,9 @@ static bool bw_ep6_fill(void *slot, const void *source, u32 i)
 	struct bw_ep6 *ep = slot;
 
 	memcpy(ep->addr, from->addr, sizeof(ep->addr));
-	ep->identity = from->identity;
-	ep->link = from->link;
-	ep->port = from->port;
+	ep->home.identity = from->identity;
+	ep->home.link = from->link;
+	ep->home.port = from->port;
 	ep->used = 1;
 	return true;
 }
@@ -468,6 +468,16 @@ void bw_endpoints_free(struct bw_endpoints *e)
 	bw_free(e);
 }
 
+static void bw_home_close(struct bw_home *home)
+{
+	WRITE_ONCE(home->identity, BW_ID_UNMANAGED);
+}
+
+static bool bw_home_on(const struct bw_home *home, u32 ifindex)
+{
+	return home->link == ifindex || home->port == ifindex;
+}
+
 void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
 {
 	struct bw_ep4 *v4 = e->v4.slots;
@@ -477,32 +487,31 @@ void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
 	if (!bw_bit(e->ifindex_used, ifindex))
 		return;
 	for (i = 0; i <= e->v4.mask; i++)
-		if (v4[i].addr &&
-		    (v4[i].link == ifindex || v4[i].port == ifindex))
-			WRITE_ONCE(v4[i].identity, BW_ID_UNMANAGED);
+		if (v4[i].addr && bw_home_on(&v4[i].home, ifindex))
+			bw_home_close(&v4[i].home);
 	for (i = 0; i <= e->v6.mask; i++)
-		if (v6[i].used &&
-		    (v6[i].link == ifindex || v6[i].port == ifindex))
-			WRITE_ONCE(v6[i].identity, BW_ID_UNMANAGED);
+		if (v6[i].used && bw_home_on(&v6[i].home, ifindex))
+			bw_home_close(&v6[i].home);
 }
 
-void bw_endpoint_close4(struct bw_endpoints *e, __be32 addr)
+void bw_endpoint_close4(struct bw_endpoints *e, __be32 v4)
 {
-	struct bw_ep4 *ep = bw_ep4_find(e, addr);
+	union bw_addr addr = { .v4 = v4 };
+	struct bw_home *home = bw_home_find(e, AF_INET, &addr);
 
-	if (ep)
-		WRITE_ONCE(ep->identity, BW_ID_UNMANAGED);
+	if (home)
+		bw_home_close(home);
 }
 
 void bw_endpoint_close6(struct bw_endpoints *e, const u8 *raw)
 {
 	union bw_addr addr;
-	struct bw_ep6 *ep;
+	struct bw_home *home;
 
 	memcpy(&addr, raw, sizeof(addr));
-	ep = bw_ep6_find(e, &addr);
-	if (ep)
-		WRITE_ONCE(ep->identity, BW_ID_UNMANAGED);
+	home = bw_home_find(e, AF_INET6, &addr);
+	if (home)
+		bw_home_close(home);
 }
 
 /* Rules. */

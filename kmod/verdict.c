@@ -54,8 +54,10 @@ static const char *const bw_action_words[__BW_ACTION_MAX] = {
 	[BW_ACTION_QUEUE] = "queue",
 };
 
-static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
-		   const struct nf_hook_state *hs, const struct bw_decision *d)
+static noinline void bw_log(const struct bw_state *st,
+			    const struct sk_buff *skb,
+			    const struct nf_hook_state *hs,
+			    const struct bw_decision *d)
 {
 	const struct nf_loginfo info = {
 		.type = NF_LOG_TYPE_ULOG,
@@ -104,7 +106,8 @@ static void bw_reject6(struct sk_buff *skb, const struct nf_hook_state *hs)
 	}
 }
 
-static void bw_reject(struct sk_buff *skb, const struct nf_hook_state *hs)
+static noinline void bw_reject(struct sk_buff *skb,
+			       const struct nf_hook_state *hs)
 {
 	/* Replies cannot be sent from there: the packet is routed already. */
 	if (hs->hook == NF_INET_POST_ROUTING)

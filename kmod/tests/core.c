@@ -621,9 +621,9 @@ static void test_large(void)
 
 		snprintf(text, sizeof(text), "10.%u.%u.%u", i >> 16, i >> 8 & 255, i & 255);
 		test_party(&p, text, G, 0, 0);
-		found += !!bw_ep4_find(b.e, p.addr.v4);
+		found += !!bw_home_find(b.e, AF_INET, &p.addr);
 		p.addr.v4 ^= htonl(0x01000000);
-		found += 2 * !!bw_ep4_find(b.e, p.addr.v4);
+		found += 2 * !!bw_home_find(b.e, AF_INET, &p.addr);
 	}
 	CHECK(found == 100000);
 	demolish(&b);

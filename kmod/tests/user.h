@@ -28,6 +28,9 @@ typedef uint64_t u64;
 #define cpu_to_be32(x) htobe32(x)
 #define be64_to_cpu(x) be64toh(x)
 #define BIT(n) (1UL << (n))
+#undef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#define noinline __attribute__((noinline))
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)

@@ -26,7 +26,13 @@ ROOTS = [
 ]
 # What changes by itself, and DKMS's own signing key: DKMS makes it with the first module it ever builds, and other
 # modules may have come to be signed with it.
-PASSING = {"/etc/ld.so.cache", "/etc/mtab", "/etc/resolv.conf", "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub"}
+PASSING = {
+    "/etc/ld.so.cache",
+    "/etc/mtab",
+    "/etc/resolv.conf",
+    "/var/lib/dkms/mok.key",
+    "/var/lib/dkms/mok.pub",
+}
 
 
 def entry(path):
@@ -44,7 +50,9 @@ def files():
         if os.path.isdir(root):
             found[root] = entry(root)
         for folder, folders, names in os.walk(root):
-            folders[:] = [name for name in folders if not name.startswith("linux-")]  # the kernels' own headers
+            folders[:] = [
+                name for name in folders if not name.startswith("linux-")
+            ]  # the kernels' own headers
             for name in folders + names:
                 path = os.path.join(folder, name)
                 if path not in PASSING:
@@ -77,7 +85,14 @@ def main():
                 "units": sorted(lines("systemctl", "list-unit-files", "--no-legend", "--no-pager")),
                 "running": sorted(
                     line.split()[0]
-                    for line in lines("systemctl", "list-units", "--plain", "--no-legend", "--type=service", "--state=running")
+                    for line in lines(
+                        "systemctl",
+                        "list-units",
+                        "--plain",
+                        "--no-legend",
+                        "--type=service",
+                        "--state=running",
+                    )
                     if not line.startswith(("ssh@", "user@"))
                 ),
                 "containers": sorted(lines("docker", "inspect", "-f", about, *ids)) if ids else [],

@@ -93,7 +93,7 @@ def plain(value: t.Any) -> str:
 def summary(report: Report) -> t.List[str]:
     """Lines for the terminal: the totals, then what is wrong, host by host."""
     counts = report["summary"]
-    total = f"{counts['hosts']} hosts: {counts['pass']} controls pass, {counts['fail']} fail"
+    total = f"hosts: {counts['hosts']}; controls: {counts['pass']} pass, {counts['fail']} fail"
     rows = [(row["host"], control) for row in report["hosts"] for control in row["controls"]]
     lines = [f"{host}: {sentence(control)}" for host, control in rows if control["status"] != "pass"]
     return [f"{total}, {counts['error']} could not be checked", *lines]

@@ -34,7 +34,9 @@ from lab.machine import Machine  # noqa: E402
 from lab.paths import GUEST  # noqa: E402
 
 PROBER = GUEST / "bw-probe.py"
-SSH = 22  # its handshake is enough: an emulated sshd takes long to greet, and punishes those who do not log in
+SSH = (
+    22  # its handshake is enough: an emulated sshd takes long to greet, and punishes those who do not log in
+)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -154,7 +156,9 @@ class Playbooks:
     """The collection's own playbooks, run as a user would, against the scenario's machine."""
 
     def __init__(self, folder: Path) -> None:
-        host = yaml.safe_load((PROJECT / "build" / "vms" / NAME / "inventory.yml").read_text(encoding="utf-8"))
+        host = yaml.safe_load(
+            (PROJECT / "build" / "vms" / NAME / "inventory.yml").read_text(encoding="utf-8")
+        )
         (folder / "hosts.yml").write_text(
             yaml.safe_dump({"docker_hosts": host["all"]}, sort_keys=False), encoding="utf-8"
         )

@@ -101,7 +101,7 @@ def test_junit_survives_what_a_host_may_say() -> None:
 
 def test_the_summary_names_only_what_is_open() -> None:
     lines = report.summary(report.merge({"a": GOOD, "b": BAD}, WHEN))
-    assert lines[0] == "2 hosts: 3 controls pass, 1 fail, 0 could not be checked"
+    assert lines[0] == "hosts: 2; controls: 3 pass, 1 fail, 0 could not be checked"
     assert len(lines) == 2
     assert lines[1].startswith("b: bridge (fail)")
 

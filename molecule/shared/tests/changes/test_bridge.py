@@ -32,7 +32,9 @@ def test_c_with_the_setting_the_pair_without_a_rule_is_blocked(guest: Any) -> No
 @pytest.mark.usefixtures("unseen")
 def test_b_without_the_setting_nothing_sees_the_traffic(guest: Any) -> None:
     assert guest.probe(SAME_BRIDGE) == ["open", "open"]
-    assert guest.probe(ROUTED) == ["timeout", "timeout"], "routed traffic does not depend on the bridge setting"
+    assert guest.probe(ROUTED) == ["timeout", "timeout"], (
+        "routed traffic does not depend on the bridge setting"
+    )
 
 
 def test_c_again_once_the_setting_is_back(guest: Any) -> None:

@@ -67,7 +67,11 @@ def test_the_rules_count_what_they_let_through(guest: Any) -> None:
     before = guest.counters()
     guest.probe(OFFICE_WEB, WEB_API, STRANGER_WEB)
     after = guest.counters()
-    for rule in ("office reaches the web shop", "the web shop calls the API", "default ingress"):
+    for rule in (
+        "office reaches the web shop",
+        "the web shop calls the API",
+        "default for outside to container",
+    ):
         assert after[rule] > before[rule], rule
     quiet = "only the app reaches the database"
     assert after[quiet] == before[quiet]
@@ -78,14 +82,18 @@ def test_audit_mode_lets_through_and_counts(guest: Any, playbooks: Any) -> None:
     before = guest.counters()
     assert guest.probe(STRANGER_WEB, API_WEB) == ["open"] * 4
     after = guest.counters()
-    assert after["default ingress"] > before["default ingress"]
-    assert after["default inter_container"] > before["default inter_container"]
+    assert after["default for outside to container"] > before["default for outside to container"]
+    assert after["default for container to container"] > before["default for container to container"]
 
 
 def test_other_rules_other_paths(guest: Any, playbooks: Any, talker: subprocess.Popen[str]) -> None:
     """The office loses its rule, the api gets one, the stranger is told no."""
     assert say(talker, "two") == "echo", "audit mode has cut nothing"
-    rules = [rule for rule in own_policy(playbooks)["bridgewarden_rules"] if rule["name"] != "office reaches the web shop"]
+    rules = [
+        rule
+        for rule in own_policy(playbooks)["bridgewarden_rules"]
+        if rule["name"] != "office reaches the web shop"
+    ]
     rules += [
         {"name": "the API looks at the web shop", "from": ["app"], "to": ["web"], "ports": ["8080/tcp"]},
         {

@@ -15,7 +15,9 @@ def test_before_hardening_doors_are_open(guest: Any, memory: Any) -> None:
     wanted = matrix.expected_of_this_checkout()
     found = guest.matrix(wanted)
     memory.save("before", [[*key, result] for key, result in found.items()])
-    assert not {key: word for key, word in found.items() if key[:3] in wanted and word not in ("open", "absent")}
+    assert not {
+        key: word for key, word in found.items() if key[:3] in wanted and word not in ("open", "absent")
+    }
     assert sum(key[:3] not in wanted for key, word in found.items() if word == "open") > 20
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+
 @pytest.fixture(scope="module")
 def status(guest: Any, until: Any) -> Any:
     """What the command says, once the agent knows every container: four of them, one on two networks."""
@@ -58,5 +59,9 @@ def test_docker_runs_as_before(host: Any) -> None:
 def test_no_kernel_complaint(host: Any) -> None:
     """A taint by an out-of-tree module is expected; a warning, an oops or a lock complaint is not."""
     log = host.check_output("dmesg")
-    bad = [line for line in log.splitlines() if any(word in line for word in ("BUG:", "WARNING:", "Oops", "Call Trace"))]
+    bad = [
+        line
+        for line in log.splitlines()
+        if any(word in line for word in ("BUG:", "WARNING:", "Oops", "Call Trace"))
+    ]
     assert not bad

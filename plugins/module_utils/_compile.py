@@ -234,6 +234,17 @@ def _rule_row(rule: Rule) -> t.Tuple[int, int, int, int, int, int, bytes]:
 _NOBODY = 0  # mask, row and column of who is named nowhere
 
 
+#: Where multicast and broadcast addresses begin and end.
+_GROUP_EDGES = {4: {0xE0000000, 0xF0000000, 0xFFFFFFFF}, 6: {0xFF << 120}}
+
+
+def is_group(version: int, address: int) -> bool:
+    """A multicast or broadcast address: nobody's own, so the kernel takes it by its cell."""
+    if version == 4:
+        return address >> 28 == 0xE or address == 0xFFFFFFFF
+    return address >> 120 == 0xFF
+
+
 @dataclass(frozen=True)
 class _Clause:
     number: int  # of the rule
@@ -260,7 +271,10 @@ class _Matrix:
         self._endpoint_masks = [
             ("endpoint", row, column) for row, column in zip(rows.endpoints(), columns.endpoints())
         ]
-        points = {version: sorted(rows.points(version) | columns.points(version) | {0}) for version in (4, 6)}
+        points = {
+            version: sorted(rows.points(version) | columns.points(version) | _GROUP_EDGES[version] | {0})
+            for version in (4, 6)
+        }
         self._cell_masks: t.Dict[int, t.List[t.Tuple[int, int, int]]] = {
             version: list(zip(starts, rows.cells(version, starts), columns.cells(version, starts)))
             for version, starts in points.items()
@@ -268,8 +282,11 @@ class _Matrix:
         self._world = ("world", rows.world, columns.world)
         self._host = ("host", rows.host, columns.host)
         holders = set(self._endpoint_masks) | {self._world, self._host}
-        for cells in self._cell_masks.values():
-            for _start, row, column in cells:
+        self._group_columns: t.Set[int] = set()
+        for version, cells in self._cell_masks.items():
+            for start, row, column in cells:
+                if is_group(version, start):
+                    self._group_columns.add(columns.world | column)
                 holders.add(("world", rows.world | row, columns.world | column))
                 holders.add(("host", rows.host | row, columns.host | column))
         return holders
@@ -313,6 +330,8 @@ class _Matrix:
         for kind, row, column in self._holders:
             row_kinds.setdefault(row, set()).add(kind)
             column_kinds.setdefault(column, set()).add(kind)
+        for column in self._group_columns:
+            column_kinds[column].add("endpoint")  # a group behind a guard answers as the world's does
         columns = sorted(column_kinds)
         # For each clause the columns it is in, as a mask over places in `columns`:
         # the pairs of a row are then the OR over its clauses, however many pairs there are not.
@@ -629,6 +648,9 @@ class Judge:
         name = which.name.lower()
         source = self.identity(connection.source, connection.source_kind)
         target = self.identity(connection.target, connection.target_kind)
+        answering = ipaddress.ip_address(connection.target)
+        if target == int(Identity.UNMANAGED) and is_group(answering.version, int(answering)):
+            target = self.identity(connection.target, Kind.WORLD)
         if int(Identity.UNMANAGED) in (source, target):
             return Decision("deny", Reason.UNMANAGED, name)
         direct = connection.direct and which == DirectionClass.INGRESS

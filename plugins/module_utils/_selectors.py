@@ -103,7 +103,7 @@ class Host:
             self._by_label = {}
             for container in self.containers:
                 for label, its_value in (container.get("Labels") or {}).items():
-                    for wanted in {its_value, "*"}:
+                    for wanted in dict.fromkeys((its_value, "*")):
                         self._by_label.setdefault((label, wanted), []).append(container)
         return self._by_label.get((key, value), [])
 

@@ -69,7 +69,7 @@ def confirm(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]
         if generation is not None and info.generation != generation:
             raise Stale(
                 f"generation {generation} is not in force any more",
-                f"generation {info.generation} is",
+                f"generation {info.generation} is in force",
                 "it was rolled back for want of a confirmation, or somebody else has committed; apply the policy again",
             )
         if generation is not None and not info.confirm_remaining:

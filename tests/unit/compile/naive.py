@@ -50,6 +50,8 @@ class Naive:
         which = CLASS.get((source_kind, target_kind))
         if which is None:
             return "allow", "not judged"
+        if target_kind == "guarded" and is_group(target):
+            target_kind = "world"  # nobody's own address: what rules say of it is said by CIDR, world or any
         for address, kind in ((source, source_kind), (target, target_kind)):
             if kind == "guarded" and address not in self.holders:
                 return "deny", "unmanaged"
@@ -144,6 +146,10 @@ class Naive:
             labels.get("com.docker.compose.project") == project
             and labels.get("com.docker.compose.service") == name
         )
+
+
+def is_group(address: str) -> bool:
+    return ipaddress.ip_address(address).is_multicast or address == "255.255.255.255"
 
 
 def within(address: str, cidr: str) -> bool:

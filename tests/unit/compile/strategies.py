@@ -13,12 +13,13 @@ NETWORKS = {"front": (5, "172.18.0.%d", "fd00:1::%x"), "back": (6, "172.19.0.%d"
 TIERS = ("web", "app", "db")
 CIDRS = (
     "0.0.0.0/0", "10.0.0.0/8", "10.10.0.0/16", "10.10.10.0/24", "10.10.10.66/32", "172.18.0.0/16", "172.19.0.2/31",
-    "172.18.0.3/32", "128.0.0.0/1", "255.255.255.255/32", "192.168.0.1/32",
+    "172.18.0.3/32", "128.0.0.0/1", "224.0.0.0/4", "224.0.0.0/24", "ff00::/8", "255.255.255.255/32", "192.168.0.1/32",
     "::/0", "2001:db8::/32", "2001:db8:10::/64", "fd00:1::/64", "fd00:2::3/128", "8000::/1",
 )  # fmt: skip
 ADDRESSES = (
     "10.0.0.1", "10.10.0.1", "10.10.10.5", "10.10.10.66", "192.168.0.1", "203.0.113.9", "255.255.255.255", "0.0.0.1",
     "172.18.0.1", "172.18.0.2", "172.18.0.3", "172.18.0.4", "172.19.0.2", "172.19.0.3", "172.19.0.5",
+    "224.0.0.251", "239.255.255.255", "240.0.0.1", "ff02::fb", "feff::1",
     "2001:db8::1", "2001:db8:10::5", "2a00::1", "fd00:1::2", "fd00:1::3", "fd00:2::2", "fd00:2::3", "ffff::1",
 )  # fmt: skip
 PORTS = ("80/tcp", "8080/tcp", "8000-8100/tcp", "80-81/tcp", "1-65535/udp", "53/udp", "5432/tcp", "9/sctp", "tcp",
@@ -139,7 +140,7 @@ def connections(draw: st.DrawFn, facts: Json) -> Connection:
     sides = []
     kinds = draw(st.sampled_from(KINDS))
     for kind in kinds:
-        guarded = kind == "guarded" and held and draw(st.integers(0, 9))
+        guarded = kind == "guarded" and held and draw(st.integers(0, 4))
         # Across families too: docker-proxy takes an IPv6 client to an IPv4 container.
         sides += [draw(st.sampled_from(held if guarded else ADDRESSES)), kind]
     protocol, port = draw(st.sampled_from(SERVICES))
@@ -148,5 +149,5 @@ def connections(draw: st.DrawFn, facts: Json) -> Connection:
 
 KINDS = (
     ("world", "guarded"), ("world", "guarded"), ("guarded", "guarded"), ("guarded", "world"), ("guarded", "host"),
-    ("host", "guarded"), ("world", "host"), ("host", "world"), ("world", "world"),
+    ("host", "guarded"), ("guarded", "guarded"), ("world", "host"), ("host", "world"), ("world", "world"),
 )  # fmt: skip

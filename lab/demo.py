@@ -22,9 +22,8 @@ from lab.progress import say, step
 
 NAME = "lab"
 _PLAYBOOK = ["-i", "inventory/lab", "playbooks/harden-docker.yml"]
-_PATIENCE = (
-    "ANSIBLE_TIMEOUT=120"  # an emulated sshd on a busy computer may need more than Ansible's ten seconds
-)
+# an emulated sshd on a busy computer may need more than Ansible's ten seconds
+_PATIENCE = "ANSIBLE_TIMEOUT=120"
 
 
 class Stopwatch:

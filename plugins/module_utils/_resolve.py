@@ -56,11 +56,13 @@ class Clause:
 class EffectiveRule:
     rule: Rule
     source: Party
+    target: Party
     clauses: t.Tuple[Clause, ...]
 
     def as_dicts(self) -> t.List[Json]:
         """As a diff shows it, one object a clause; a rule that matches nothing now has one too."""
-        nobody = Clause(Party(), (), self.rule.published or self.rule.ports)
+        target = Party() if self.rule.published else self.target
+        nobody = Clause(target, (), self.rule.published or self.rule.ports)
         return [
             {
                 "name": self.rule.name,
@@ -115,12 +117,12 @@ class _Resolver:
                     self._warn(rule, f'"{peer}" in {key}: {note}')
         source, target = self.selectors.party(rule.sources), self.selectors.party(rule.targets)
         if not source or not target:
-            return EffectiveRule(rule, source, ())
+            return EffectiveRule(rule, source, target, ())
         if rule.published:
-            return EffectiveRule(rule, source, self._published(rule, target))
+            return EffectiveRule(rule, source, target, self._published(rule, target))
         wanted = services(rule.ports)
         words = () if wanted == ALL_SERVICES else rule.ports
-        return EffectiveRule(rule, source, (Clause(target, wanted, words),))
+        return EffectiveRule(rule, source, target, (Clause(target, wanted, words),))
 
     def _published(self, rule: Rule, target: Party) -> t.Tuple[Clause, ...]:
         """One clause for each set of container ports behind the published ones."""

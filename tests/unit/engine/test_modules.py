@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules over the engine: what they return, twice, in check mode, and when it is too late."""
+
+from __future__ import annotations
+
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    KernelError,
+    ModuleMissing,
+    RefusedError,
+    Stale,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from fake import FakeKernel
+
+pytest.importorskip("ansible")
+
+from ansible_collections.bridgewarden.docker.plugins.modules import confirm, info, policy, rollback
+
+POLICY: t.Dict[str, t.Any] = {"rules": [{"name": "all", "from": ["any"], "to": ["containers"]}]}
+
+
+class Module:
+    """As much of AnsibleModule as the functions use."""
+
+    def __init__(self, check_mode: bool = False, **params: t.Any) -> None:
+        self.check_mode = check_mode
+        self.warnings: t.List[str] = []
+        self.params: t.Dict[str, t.Any] = {
+            "policy": None,
+            "on_empty_selector": "warn",
+            "confirm_timeout": 0,
+            "force": False,
+            "docker_socket": "unix:///x",
+        }
+        self.params.update(params)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeKernel:
+    made = FakeKernel()
+    store = Store(str(tmp_path / "etc"), str(tmp_path / "var"), str(tmp_path / "lock"))
+    for module in (confirm, info, policy, rollback):
+        monkeypatch.setattr(module, "Kernel", lambda: made)
+        monkeypatch.setattr(module, "Store", lambda: store, raising=False)
+    monkeypatch.setattr(policy, "collect", lambda _socket: {})
+    monkeypatch.setattr(engine, "controller_connection", lambda: None)
+    return made
+
+
+def applied(window: int = 0, check_mode: bool = False) -> t.Dict[str, t.Any]:
+    return policy.applied(
+        t.cast(t.Any, Module(check_mode, policy=dict(POLICY, mode=None), confirm_timeout=window))
+    )
+
+
+def test_policy(kernel: FakeKernel) -> None:
+    check = applied(check_mode=True)
+    first, second = applied(), applied()
+    assert (check["changed"], first["changed"], second["changed"]) == (True, True, False)
+    assert check["actions"] == first["actions"]
+    assert check["diff"] == first["diff"]
+    assert second["generation"] == first["generation"] == 1
+    assert first["policy_digest"] == kernel.info().policy_digest
+    assert "allow all: any -> containers all" in first["effective"]
+
+
+def test_rendered_needs_no_kernel(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> t.NoReturn:
+        raise AssertionError("asked the kernel")
+
+    monkeypatch.setattr(policy, "Kernel", missing)
+    found = policy.rendered(
+        t.cast(t.Any, Module(policy={"rules": [dict(POLICY["rules"][0], to=["container:x"])]}))
+    )
+    assert found["changed"] is False
+    assert "there is no container" in found["policy_warnings"][0]
+
+
+def test_module_not_loaded(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_self: FakeKernel) -> None:
+        raise ModuleMissing("not loaded")
+
+    monkeypatch.setattr(FakeKernel, "open", missing)
+    assert applied(check_mode=True)["changed"]
+    with pytest.raises(ModuleMissing):
+        applied()
+    assert policy.absent(t.cast(t.Any, Module()))["changed"] is False
+
+
+def test_absent(kernel: FakeKernel) -> None:
+    applied()
+    assert policy.absent(t.cast(t.Any, Module(check_mode=True)))["changed"]
+    assert policy.absent(t.cast(t.Any, Module()))["changed"]
+    assert not policy.absent(t.cast(t.Any, Module()))["changed"]
+
+
+def test_confirm(kernel: FakeKernel) -> None:
+    applied(window=60)
+    assert confirm.confirm(1, check_mode=True) == {"changed": True, "generation": 1}
+    assert confirm.confirm(1, check_mode=False) == {"changed": True, "generation": 1}
+    assert confirm.confirm(1, check_mode=False) == {"changed": False, "generation": 1}
+    with pytest.raises(KernelError, match="no commit waits"):
+        confirm.confirm(None, check_mode=False)
+
+
+def test_confirm_too_late(kernel: FakeKernel) -> None:
+    applied(window=60)
+    kernel.rollback()
+    with pytest.raises(Stale, match="generation 1 is not in force any more"):
+        confirm.confirm(1, check_mode=False)
+
+
+def test_rollback(kernel: FakeKernel) -> None:
+    applied(window=60)
+    assert rollback.rollback(None, check_mode=True) == {"changed": True, "generation": 1}
+    assert rollback.rollback(1, check_mode=False) == {"changed": True, "generation": 0}
+    assert rollback.rollback(1, check_mode=False) == {"changed": False, "generation": 0}
+    assert rollback.rollback(None, check_mode=False) == {"changed": False, "generation": 0}
+
+
+def test_rollback_of_what_is_confirmed(kernel: FakeKernel) -> None:
+    applied()
+    with pytest.raises(RefusedError, match="confirmed already"):
+        rollback.rollback(1, check_mode=False)
+
+
+def test_info(kernel: FakeKernel) -> None:
+    applied()
+    found = info.collect({"rules": True, "endpoints": False})
+    assert (found["loaded"], found["generation"], found["hooks_in_place"]) == (True, 1, True)
+    assert found["rules"][0]["name"] == "all"
+    assert "endpoints" not in found

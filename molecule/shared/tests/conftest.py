@@ -177,8 +177,8 @@ class Playbooks:
         )
         return Run(done.returncode, done.stdout + done.stderr, time.monotonic() - began)
 
-    def harden(self) -> Run:
-        return self.run(PROJECT / "playbooks" / "harden-docker.yml")
+    def harden(self, **variables: Any) -> Run:
+        return self.run(PROJECT / "playbooks" / "harden-docker.yml", **variables)
 
     def apply(self, **variables: Any) -> Run:
         """The policy role alone, with some of the inventory's variables replaced."""

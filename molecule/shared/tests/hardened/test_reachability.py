@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from lab import matrix
 
 WANTED = matrix.expected_of_this_checkout()

@@ -76,7 +76,9 @@ class Runner:
 
     def lane(self, stages: list[Stage]) -> None:
         for stage in stages:
-            self._finish(self._run(stage) if self._ready(stage) else Result(stage, "skipped", 0.0, self._now()))
+            self._finish(
+                self._run(stage) if self._ready(stage) else Result(stage, "skipped", 0.0, self._now())
+            )
 
     def _now(self) -> float:
         return time.monotonic() - self.begin
@@ -109,7 +111,9 @@ class Runner:
         log = OUT / f"{result.stage.name}.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         word = "infrastructure error" if result.status == "infrastructure" else result.status
-        say(f"[{self._now():5.0f} s] {result.stage.name}: {word} in {result.seconds:.0f} s{closing_line(lines)}")
+        say(
+            f"[{self._now():5.0f} s] {result.stage.name}: {word} in {result.seconds:.0f} s{closing_line(lines)}"
+        )
         if result.status in ("fail", "infrastructure"):
             say("\n".join(f"    | {line}" for line in lines[-60:]))
             say(f"    (whole output: {log.relative_to(TOP)})")
@@ -164,10 +168,17 @@ def report(results: list[Result], total: float) -> None:
             ElementTree.SubElement(case, kind, message=f"see build/test/{result.stage.name}.log")
     ElementTree.ElementTree(suite).write(OUT / "summary.xml", encoding="utf-8", xml_declaration=True)
     rows = [
-        {"stage": r.stage.name, "status": r.status, "seconds": round(r.seconds, 1), "started": round(r.started, 1)}
+        {
+            "stage": r.stage.name,
+            "status": r.status,
+            "seconds": round(r.seconds, 1),
+            "started": round(r.started, 1),
+        }
         for r in results
     ]
-    (OUT / "summary.json").write_text(json.dumps({"seconds": round(total, 1), "stages": rows}, indent=1) + "\n")
+    (OUT / "summary.json").write_text(
+        json.dumps({"seconds": round(total, 1), "stages": rows}, indent=1) + "\n"
+    )
     say("\nWhere the time went:")
     for result in sorted(results, key=lambda r: -r.seconds):
         say(f"  {result.seconds:7.0f} s  {result.status:15} {result.stage.name}")
@@ -191,7 +202,8 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     runner = Runner(stages)
     lanes = [
-        threading.Thread(target=runner.lane, args=([stage for stage in stages if stage.vm is vm],)) for vm in (True, False)
+        threading.Thread(target=runner.lane, args=([stage for stage in stages if stage.vm is vm],))
+        for vm in (True, False)
     ]
     for lane in lanes:
         lane.start()

@@ -54,6 +54,7 @@ def udp(port):
 
 # Netlink, by hand.
 
+
 def nla(kind, data):
     return struct.pack("=HH", len(data) + 4, kind) + data + b"\0" * (-len(data) % 4)
 
@@ -62,7 +63,7 @@ def attrs(data):
     found, at = {}, 0
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
-        found.setdefault(kind & 0x3FFF, []).append(data[at + 4:at + length])
+        found.setdefault(kind & 0x3FFF, []).append(data[at + 4 : at + length])
         at += (length + 3) & ~3
     return found
 
@@ -77,7 +78,7 @@ class Genl:
     def __init__(self):
         self.s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
         self.s.bind((0, 0))
-        self.s.setsockopt(270, 11, 1)   # NETLINK_EXT_ACK
+        self.s.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK
         self.seq = 0
         self.family = 16
         self.family = struct.unpack("=H", self.ask(3, nla(2, b"bridgewarden\0"))[0][1][0])[0]
@@ -87,8 +88,11 @@ class Genl:
 
     def raw(self, cmd, payload=b"", flags=5):
         self.seq += 1
-        self.s.send(struct.pack("=IHHII", 20 + len(payload), self.family, flags, self.seq, 0) +
-                    struct.pack("=BBH", cmd, 1, 0) + payload)
+        self.s.send(
+            struct.pack("=IHHII", 20 + len(payload), self.family, flags, self.seq, 0)
+            + struct.pack("=BBH", cmd, 1, 0)
+            + payload
+        )
 
     def ask(self, cmd, payload=b"", flags=5):
         self.raw(cmd, payload, flags)
@@ -98,7 +102,7 @@ class Genl:
             at = 0
             while at < len(data):
                 length, kind, mflags, _, _ = struct.unpack_from("=IHHII", data, at)
-                body = data[at + 16:at + length]
+                body = data[at + 16 : at + length]
                 if kind == 2:
                     number = -struct.unpack_from("=i", body)[0]
                     if number:
@@ -115,8 +119,10 @@ class Genl:
         return struct.unpack("=Q", self.ask(INFO)[0][A_GENERATION][0])[0]
 
     def counters(self):
-        return {struct.unpack("=I", r[A_INDEX][0])[0]: struct.unpack("=Q", r[A_PACKETS][0])[0]
-                for r in self.ask(RULES, flags=0x301)}
+        return {
+            struct.unpack("=I", r[A_INDEX][0])[0]: struct.unpack("=Q", r[A_PACKETS][0])[0]
+            for r in self.ask(RULES, flags=0x301)
+        }
 
 
 class Ruleset:
@@ -139,27 +145,43 @@ class Ruleset:
         matrix = {}
         for i, (frm, to, service, action, direct, log) in enumerate(self.rules):
             name = ("rule %d" % i).encode()
-            rules += struct.pack("=QBB3H64s", 1000 + hash((frm, to, service, action)) % 100000, action, log, 0, 0, 0, name)
+            rules += struct.pack(
+                "=QBB3H64s", 1000 + hash((frm, to, service, action)) % 100000, action, log, 0, 0, 0, name
+            )
             matrix.setdefault((frm, to), []).append((service, i, i if direct or action else NONE))
         for i, ((frm, to), found) in enumerate(sorted(matrix.items())):
             blocks.append(struct.pack("=II", len(spans), len(found)))
             spans += [struct.pack("=IIII", lo, hi, rule, direct) for (lo, hi), rule, direct in sorted(found)]
             pairs.append(struct.pack("=III", frm, to, i))
-        return [(S_IDENTITY, b"".join(struct.pack("=II", i, i) for i in range(6))),
-                (S_CELL4, b"\0\0\0\0" + struct.pack("=II", WORLD, HOST)),
-                (S_CELL6, b"\0" * 16 + struct.pack("=II", WORLD, HOST)),
-                (S_EP4, b"".join(self.ep4)), (S_EP6, b"".join(self.ep6)),
-                (S_PUBLISH, b"".join(self.publish)), (S_RULE, rules), (S_SPAN, b"".join(spans)),
-                (S_BLOCK, b"".join(blocks)), (S_PAIR, b"".join(pairs))]
+        return [
+            (S_IDENTITY, b"".join(struct.pack("=II", i, i) for i in range(6))),
+            (S_CELL4, b"\0\0\0\0" + struct.pack("=II", WORLD, HOST)),
+            (S_CELL6, b"\0" * 16 + struct.pack("=II", WORLD, HOST)),
+            (S_EP4, b"".join(self.ep4)),
+            (S_EP6, b"".join(self.ep6)),
+            (S_PUBLISH, b"".join(self.publish)),
+            (S_RULE, rules),
+            (S_SPAN, b"".join(spans)),
+            (S_BLOCK, b"".join(blocks)),
+            (S_PAIR, b"".join(pairs)),
+        ]
 
     def commit(self, g, timeout=0, dry=False, expect=None):
-        g.ask(BEGIN, nla(A_MODE, bytes([self.mode])) + nla(A_DEFAULTS, bytes(self.defaults)) +
-              b"".join(nla(A_GUARD, x.encode() + b"\0") for x in self.guards))
+        g.ask(
+            BEGIN,
+            nla(A_MODE, bytes([self.mode]))
+            + nla(A_DEFAULTS, bytes(self.defaults))
+            + b"".join(nla(A_GUARD, x.encode() + b"\0") for x in self.guards),
+        )
         try:
             g.ask(ADD, b"".join(nla(kind, data) for kind, data in self.sections() if data))
             expect = g.generation() if expect is None else expect
-            reply = g.ask(COMMIT, nla(A_EXPECT, struct.pack("=Q", expect)) + (nla(A_DRY, b"") if dry else b"") +
-                          (nla(A_TIMEOUT, struct.pack("=I", timeout)) if timeout else b""))
+            reply = g.ask(
+                COMMIT,
+                nla(A_EXPECT, struct.pack("=Q", expect))
+                + (nla(A_DRY, b"") if dry else b"")
+                + (nla(A_TIMEOUT, struct.pack("=I", timeout)) if timeout else b""),
+            )
         except Refused:
             g.ask(ABORT)
             raise
@@ -169,6 +191,7 @@ class Ruleset:
 
 
 # The world to test in.
+
 
 def run(*cmd):
     subprocess.run(cmd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -188,8 +211,12 @@ def inside(ns):
         os.close(here)
 
 
-SYSCTLS = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1",
-           "net/bridge/bridge-nf-call-iptables": "1", "net/bridge/bridge-nf-call-ip6tables": "1"}
+SYSCTLS = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/bridge/bridge-nf-call-iptables": "1",
+    "net/bridge/bridge-nf-call-ip6tables": "1",
+}
 NAMESPACES = {"a": ("bwt0", 201, 2), "b": ("bwt0", 201, 3), "c": ("bwt1", 202, 2), "w": (None, 203, 2)}
 V4 = {ns: "10.%d.0.%d" % (net, host) for ns, (_, net, host) in NAMESPACES.items()}
 V6 = {ns: "fd00:%d::%d" % (net, host) for ns, (_, net, host) in NAMESPACES.items()}
@@ -222,12 +249,17 @@ def world_up():
             run("ip", "addr", "add", "10.%d.0.1/24" % net, "dev", "bwt-" + ns)
             run("ip", "addr", "add", "fd00:%d::1/64" % net, "dev", "bwt-" + ns, "nodad")
         run("ip", "link", "set", "bwt-" + ns, "up")
-        for cmd in ("addr add %s/24 dev eth0" % V4[ns], "addr add %s/64 dev eth0 nodad" % V6[ns],
-                    "link set lo up", "link set eth0 up", "route add default via 10.%d.0.1" % net,
-                    "-6 route add default via fd00:%d::1" % net):
+        for cmd in (
+            "addr add %s/24 dev eth0" % V4[ns],
+            "addr add %s/64 dev eth0 nodad" % V6[ns],
+            "link set lo up",
+            "link set eth0 up",
+            "route add default via 10.%d.0.1" % net,
+            "-6 route add default via fd00:%d::1" % net,
+        ):
             run("ip", "-n", "bwt-" + ns, *cmd.split())
     subprocess.run(["nft", "-f", "-"], input=NAT.encode(), check=True)
-    for tool in ("iptables", "ip6tables"):    # where Docker's own rules would drop it
+    for tool in ("iptables", "ip6tables"):  # where Docker's own rules would drop it
         for way in ("-i", "-o"):
             subprocess.run([tool, "-I", "FORWARD", way, "bwt+", "-j", "ACCEPT"], check=False)
     return saved
@@ -255,7 +287,9 @@ def ifindex(name):
 
 def known(ruleset, ports=True):
     for ns, identity in (("a", A), ("b", B), ("c", C)):
-        ruleset.endpoint(V4[ns], V6[ns], identity, ifindex(NAMESPACES[ns][0]), ifindex("bwt-" + ns) if ports else 0)
+        ruleset.endpoint(
+            V4[ns], V6[ns], identity, ifindex(NAMESPACES[ns][0]), ifindex("bwt-" + ns) if ports else 0
+        )
     return ruleset
 
 
@@ -263,7 +297,10 @@ def serve(ns, port):
     """Echo over TCP and UDP, both families."""
     with inside(ns):
         t = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        u4, u6 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        u4, u6 = (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
+        )
     t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     t.bind(("::", port))
     t.listen(64)
@@ -291,6 +328,7 @@ def serve(ns, port):
                 except OSError:
                     if s in clients:
                         clients.remove(s)
+
     threading.Thread(target=loop, daemon=True).start()
 
 
@@ -351,7 +389,11 @@ def check(what, got, want):
     global COUNT
     COUNT += 1
     good = got == want
-    print("%s %d - %s%s" % ("ok" if good else "not ok", COUNT, what, "" if good else " # got %r, want %r" % (got, want)), flush=True)
+    print(
+        "%s %d - %s%s"
+        % ("ok" if good else "not ok", COUNT, what, "" if good else " # got %r, want %r" % (got, want)),
+        flush=True,
+    )
     if not good:
         FAILED.append(what)
 
@@ -374,8 +416,15 @@ def both(fn, ns, peer, port):
 
 def test_verdicts(g):
     check("without a ruleset everything passes", both(try_tcp, "a", "b", 8080), ("open", "open"))
-    known(Ruleset().rule(A, B, tcp(8080)).rule(A, B, udp(9000)).rule(A, B, tcp(8081), REJECT).rule(A, B, udp(9001), REJECT)
-          .rule(WORLD, A, tcp(8080)).rule(A, HOST, tcp(9100))).commit(g)
+    known(
+        Ruleset()
+        .rule(A, B, tcp(8080))
+        .rule(A, B, udp(9000))
+        .rule(A, B, tcp(8081), REJECT)
+        .rule(A, B, udp(9001), REJECT)
+        .rule(WORLD, A, tcp(8080))
+        .rule(A, HOST, tcp(9100))
+    ).commit(g)
     check("same bridge, allowed", both(try_tcp, "a", "b", 8080), ("open", "open"))
     check("same bridge, udp allowed", both(try_udp, "a", "b", 9000), ("open", "open"))
     before = g.counters()
@@ -387,7 +436,11 @@ def test_verdicts(g):
     check("egress allowed by default", both(try_tcp, "a", "w", 8080), ("open", "open"))
     check("from host allowed by default", both(try_tcp, None, "a", 8080), ("open", "open"))
     check("to host denied by default", try_tcp("a", "10.201.0.1", 22), "silence")
-    check("published port allowed", (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)), ("open", "open"))
+    check(
+        "published port allowed",
+        (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)),
+        ("open", "open"),
+    )
     before = g.counters()
     check("direct access denied", both(try_tcp, "w", "a", 8080), ("silence", "silence"))
     check("denied as direct", grew(g, before, DIRECT), True)
@@ -395,12 +448,22 @@ def test_verdicts(g):
 
 
 def test_reject_routed(g):
-    known(Ruleset().rule(A, C, tcp(8080), REJECT).rule(A, C, udp(9000), REJECT).rule(WORLD, A, ANY, REJECT)
-          .rule(A, HOST, ANY, REJECT).rule(A, WORLD, tcp(8080), REJECT)).commit(g)
+    known(
+        Ruleset()
+        .rule(A, C, tcp(8080), REJECT)
+        .rule(A, C, udp(9000), REJECT)
+        .rule(WORLD, A, ANY, REJECT)
+        .rule(A, HOST, ANY, REJECT)
+        .rule(A, WORLD, tcp(8080), REJECT)
+    ).commit(g)
     before = g.counters()
     check("other bridge, rejected", both(try_tcp, "a", "c", 8080), ("refused", "refused"))
     check("other bridge, udp rejected", both(try_udp, "a", "c", 9000), ("refused", "refused"))
-    check("to host, rejected", (try_tcp("a", "10.201.0.1", 22), try_udp("a", "fd00:201::1", 5)), ("refused", "refused"))
+    check(
+        "to host, rejected",
+        (try_tcp("a", "10.201.0.1", 22), try_udp("a", "fd00:201::1", 5)),
+        ("refused", "refused"),
+    )
     check("egress, rejected", both(try_tcp, "a", "w", 8080), ("refused", "refused"))
     check("our own resets got out", grew(g, before, HOST_ERROR), True)
     check("outside, rejected", both(try_tcp, "w", "a", 8080), ("refused", "refused"))
@@ -457,23 +520,40 @@ def test_spoof(g):
 
 def test_proxy(g):
     """A listener on the host that stands for container a, as docker-proxy's does."""
+
     def publish(ruleset):
         for family, to in ((socket.AF_INET, V4["a"]), (socket.AF_INET6, V6["a"])):
-            ruleset.publish.append(struct.pack("=BBH16sBBH16s", family, TCP, 9300, b"", family, 0, 8080,
-                                               socket.inet_pton(family, to)))
+            ruleset.publish.append(
+                struct.pack(
+                    "=BBH16sBBH16s", family, TCP, 9300, b"", family, 0, 8080, socket.inet_pton(family, to)
+                )
+            )
         return ruleset
+
     serve(None, 9300)
     serve(None, 9301)
     publish(known(Ruleset())).commit(g)
-    check("proxy socket: denied like the container", (try_tcp("w", "10.203.0.1", 9300), try_tcp("w", "fd00:203::1", 9300)), ("silence", "silence"))
+    check(
+        "proxy socket: denied like the container",
+        (try_tcp("w", "10.203.0.1", 9300), try_tcp("w", "fd00:203::1", 9300)),
+        ("silence", "silence"),
+    )
     check("another host port is not judged", try_tcp("w", "10.203.0.1", 9301), "open")
     check("proxy socket from a neighbour: denied", try_tcp("b", "10.201.0.1", 9300), "silence")
     publish(known(Ruleset()).rule(WORLD, A, tcp(8080)).rule(B, A, tcp(8080))).commit(g)
-    check("proxy socket: allowed like the container", (try_tcp("w", "10.203.0.1", 9300), try_tcp("w", "fd00:203::1", 9300)), ("open", "open"))
+    check(
+        "proxy socket: allowed like the container",
+        (try_tcp("w", "10.203.0.1", 9300), try_tcp("w", "fd00:203::1", 9300)),
+        ("open", "open"),
+    )
     check("proxy socket from a neighbour: allowed, answers too", try_tcp("b", "10.201.0.1", 9300), "open")
     check("from the host itself", try_tcp(None, "127.0.0.1", 9300), "open")
     known(Ruleset(defaults=(DENY, ALLOW, DENY, DENY, ALLOW, DENY)).rule(WORLD, HOST, tcp(9301))).commit(g)
-    check("host ingress: denied, allowed", (try_tcp("w", "10.203.0.1", 9300), try_tcp("w", "10.203.0.1", 9301)), ("silence", "open"))
+    check(
+        "host ingress: denied, allowed",
+        (try_tcp("w", "10.203.0.1", 9300), try_tcp("w", "10.203.0.1", 9301)),
+        ("silence", "open"),
+    )
     check("host ingress: the host's own connections live", try_tcp(None, V4["w"], 8080), "open")
 
 
@@ -483,14 +563,35 @@ def test_link_gone(g):
     check("c answers", try_tcp("a", V4["c"], 8080), "open")
     port = ifindex("bwt-c")
     run("ip", "link", "del", "bwt-c")
-    ids = {socket.inet_ntop(socket.AF_INET, r[A_ADDR][0]): struct.unpack("=I", r[A_IDENTITY][0])[0]
-           for r in g.ask(ENDPOINTS, flags=0x301) if len(r[A_ADDR][0]) == 4}
+    ids = {
+        socket.inet_ntop(socket.AF_INET, r[A_ADDR][0]): struct.unpack("=I", r[A_IDENTITY][0])[0]
+        for r in g.ask(ENDPOINTS, flags=0x301)
+        if len(r[A_ADDR][0]) == 4
+    }
     check("the endpoint died with its port", (ids[V4["c"]], ids[V4["a"]]), (0, A))
-    run("ip", "link", "add", "bwt-c", "index", str(port), "type", "veth", "peer", "name", "eth0", "netns", "bwt-c")
+    run(
+        "ip",
+        "link",
+        "add",
+        "bwt-c",
+        "index",
+        str(port),
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        "bwt-c",
+    )
     run("ip", "link", "set", "bwt-c", "master", "bwt1", "up")
     run("ip", "-n", "bwt-c", "link", "set", "eth0", "up")
-    for cmd in ("addr add %s/24 dev eth0" % V4["c"], "addr add %s/64 dev eth0 nodad" % V6["c"],
-                "route add default via 10.202.0.1", "-6 route add default via fd00:202::1"):
+    for cmd in (
+        "addr add %s/24 dev eth0" % V4["c"],
+        "addr add %s/64 dev eth0 nodad" % V6["c"],
+        "route add default via 10.202.0.1",
+        "-6 route add default via fd00:202::1",
+    ):
         run("ip", "-n", "bwt-c", *cmd.split())
     before = g.counters()
     check("a new holder of address and number inherits nothing", try_tcp("a", V4["c"], 8080), "silence")
@@ -507,10 +608,18 @@ def test_window(g):
     check("no commit beside it", refusal(known(Ruleset()).commit, g), "EBUSY")
     check("in force at once", try_tcp("a", V4["b"], 8080), "silence")
     time.sleep(5)
-    check("unconfirmed, the old one is back", (g.generation() == first, try_tcp("a", V4["b"], 8080)), (True, "open"))
+    check(
+        "unconfirmed, the old one is back",
+        (g.generation() == first, try_tcp("a", V4["b"], 8080)),
+        (True, "open"),
+    )
     third = known(Ruleset()).commit(g, timeout=60)
     check("generations are never used twice", third > second, True)
-    check("confirming another generation is refused", refusal(g.ask, CONFIRM, nla(A_EXPECT, struct.pack("=Q", first))), "ESTALE")
+    check(
+        "confirming another generation is refused",
+        refusal(g.ask, CONFIRM, nla(A_EXPECT, struct.pack("=Q", first))),
+        "ESTALE",
+    )
     g.ask(CONFIRM)
     check("confirmed", (g.generation(), A_REMAINING in g.ask(INFO)[0]), (third, False))
     known(Ruleset().rule(A, B, tcp(8080))).commit(g, timeout=60)
@@ -536,11 +645,21 @@ def test_counters(g):
 def test_refusals(g):
     generation = g.generation()
     check("stale generation", refusal(known(Ruleset()).commit, g, expect=generation + 1), "ESTALE")
-    check("dry run", (refusal(known(Ruleset()).commit, g, dry=True), g.generation()), ("accepted", generation))
+    check(
+        "dry run", (refusal(known(Ruleset()).commit, g, dry=True), g.generation()), ("accepted", generation)
+    )
     check("queue", refusal(known(Ruleset().rule(A, B, ANY, 3)).commit, g), "ENOTSUP")
     check("twice the same endpoint", refusal(known(known(Ruleset())).commit, g), "EEXIST")
-    check("an endpoint on a link that is not guarded", refusal(known(Ruleset(guards=("bwt1",))).commit, g), "EINVAL")
-    check("commit without a transaction", refusal(g.ask, COMMIT, nla(A_EXPECT, struct.pack("=Q", generation))), "ENOENT")
+    check(
+        "an endpoint on a link that is not guarded",
+        refusal(known(Ruleset(guards=("bwt1",))).commit, g),
+        "EINVAL",
+    )
+    check(
+        "commit without a transaction",
+        refusal(g.ask, COMMIT, nla(A_EXPECT, struct.pack("=Q", generation))),
+        "ENOENT",
+    )
     check("an attribute of another command", refusal(g.ask, INFO, nla(A_DRY, b"")), "EINVAL")
     check("an attribute of replies", refusal(g.ask, BEGIN, nla(A_GENERATION, b"\0" * 8)), "EINVAL")
     check("an unknown attribute", refusal(g.ask, BEGIN, nla(99, b"\0" * 8)), "EINVAL")
@@ -550,7 +669,11 @@ def test_refusals(g):
     g.ask(BEGIN)
     check("a second transaction on a socket", refusal(g.ask, BEGIN), "EBUSY")
     check("half an entry", refusal(g.ask, ADD, nla(S_PAIR, b"\0" * 13)), "EINVAL")
-    check("mode and defaults are needed", refusal(g.ask, COMMIT, nla(A_EXPECT, struct.pack("=Q", generation))), "EINVAL")
+    check(
+        "mode and defaults are needed",
+        refusal(g.ask, COMMIT, nla(A_EXPECT, struct.pack("=Q", generation))),
+        "EINVAL",
+    )
     g.ask(ABORT)
     others = [Genl() for _ in range(20)]
     opened = [refusal(o.ask, BEGIN) for o in others]
@@ -609,7 +732,7 @@ def flood(ns, target, stop, sent):
 def sink(ns, port):
     with inside(ns):
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    s.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)   # SO_RCVBUFFORCE
+    s.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
     s.bind(("0.0.0.0", port))
     s.settimeout(0.5)
     return s
@@ -628,11 +751,19 @@ def test_swap(g):
     """Replacing the ruleset loses nothing that both allow and leaks nothing that neither does."""
     swaps = int(os.environ.get("BW_SWAPS", "100"))
     one = known(Ruleset().rule(A, B, udp(7000)).rule(A, WORLD, udp(7001), DENY))
-    two = known(Ruleset().rule(C, A, tcp(5)).rule(A, B, udp(7000)).rule(B, A, ANY, REJECT).rule(A, WORLD, udp(7001), DENY))
+    two = known(
+        Ruleset()
+        .rule(C, A, tcp(5))
+        .rule(A, B, udp(7000))
+        .rule(B, A, ANY, REJECT)
+        .rule(A, WORLD, udp(7001), DENY)
+    )
     one.commit(g)
     sinks = [sink("b", 7000), sink("b", 7001), sink("w", 7001)]
     stop, sent = threading.Event(), {}
-    sender = threading.Thread(target=flood, args=("a", [(V4["b"], 7000), (V4["b"], 7001), (V4["w"], 7001)], stop, sent))
+    sender = threading.Thread(
+        target=flood, args=("a", [(V4["b"], 7000), (V4["b"], 7001), (V4["w"], 7001)], stop, sent)
+    )
     sender.start()
     for i in range(swaps):
         (two, one)[i % 2].commit(g)
@@ -643,15 +774,29 @@ def test_swap(g):
     check("swaps lose nothing and leak nothing", (sent[7000] - got[0], got[1], got[2]), (0, 0, 0))
 
 
-TESTS = (test_verdicts, test_reject_routed, test_revoke, test_audit, test_spoof, test_proxy, test_link_gone,
-         test_window, test_counters, test_swap, test_refusals, test_garbage)
+TESTS = (
+    test_verdicts,
+    test_reject_routed,
+    test_revoke,
+    test_audit,
+    test_spoof,
+    test_proxy,
+    test_link_gone,
+    test_window,
+    test_counters,
+    test_swap,
+    test_refusals,
+    test_garbage,
+)
 
 
 def main():
     wanted = sys.argv[1:]
     g = Genl()
     if g.generation():
-        sys.exit("a ruleset is in force here: this is not a throw-away VM, or an earlier run died; load the module anew")
+        sys.exit(
+            "a ruleset is in force here: this is not a throw-away VM, or an earlier run died; load the module anew"
+        )
     saved = world_up()
     try:
         for ns in ("a", "b", "c", "w"):

@@ -380,6 +380,8 @@ def _default_route_indexes(ipr: t.Any, family: int) -> t.List[int]:
 
 def _nsid(ipr: t.Any, path: str) -> int:
     """The number this namespace has for the one at `path`; -1 where there is none."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -389,6 +391,8 @@ def _nsid(ipr: t.Any, path: str) -> int:
             nsid = (ipr.get_netnsid(fd=handle) or {}).get("nsid")
         else:
             nsid = _nsid_by_hand(ipr, handle)
+    except NetlinkError:
+        return -1  # the container has just ended: the file is there, the namespace on it no longer
     finally:
         os.close(handle)
     # Signed on the wire, unsigned in the library.

@@ -49,7 +49,11 @@ def unanswered(result: t.Optional[t.Mapping[str, t.Any]]) -> Control:
 def host_row(host: str, result: t.Optional[t.Mapping[str, t.Any]]) -> t.Dict[str, t.Any]:
     """One host of the report."""
     controls = [dict(control) for control in (result or {}).get("controls") or []] or [unanswered(result)]
-    row = {"host": host, "status": worst(control["status"] for control in controls), "controls": controls}
+    row: t.Dict[str, t.Any] = {
+        "host": host,
+        "status": worst(control["status"] for control in controls),
+        "controls": controls,
+    }
     if result and result.get("meta"):
         row["meta"] = dict(result["meta"])
     return row

@@ -32,7 +32,7 @@ fi
 
 status=0
 for target in "$@"; do
-  root=$(python -m lab root "$target")
+  root=$(python -m lab image "$target")/root
   layer=$cache/$(printf '%s' "$root" | sha256sum | cut -c1-12)
   work=$(mktemp -d)
   log=$work.log

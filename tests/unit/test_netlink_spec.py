@@ -79,11 +79,11 @@ def without_unspec(values: dict[str, int]) -> dict[str, int]:
 
 
 def test_commands() -> None:
-    assert SPEC_CMDS == without_unspec(header_enum("cmd"))
+    assert without_unspec(header_enum("cmd")) == SPEC_CMDS
 
 
 def test_attributes() -> None:
-    assert SPEC_ATTRS == without_unspec(header_enum("attr"))
+    assert without_unspec(header_enum("attr")) == SPEC_ATTRS
 
 
 @pytest.mark.parametrize("name", ENUMS)
@@ -93,13 +93,17 @@ def test_enums(name: str) -> None:
 
 def test_no_enum_or_struct_is_missing() -> None:
     assert set(re.findall(r"enum bw_(\w+) \{", HEADER)) == set(ENUMS) | {"cmd", "attr"}
-    assert {constant(name) for name in STRUCTS} == {constant(name) for name in re.findall(r"struct bw_(\w+) \{", HEADER)}
+    assert {constant(name) for name in STRUCTS} == {
+        constant(name) for name in re.findall(r"struct bw_(\w+) \{", HEADER)
+    }
 
 
 @pytest.mark.parametrize("name", STRUCTS)
 def test_structs(name: str) -> None:
     definition = next(d for d in SPEC["definitions"] if d["name"] == name)
-    members = [(m["name"].replace("-", "_"), m.get("len") or SPEC_SIZES[m["type"]]) for m in definition["members"]]
+    members = [
+        (m["name"].replace("-", "_"), m.get("len") or SPEC_SIZES[m["type"]]) for m in definition["members"]
+    ]
     assert members == header_struct(name.replace("-", "_"))
 
 
@@ -134,8 +138,16 @@ def test_operations_speak_of_attributes_that_exist() -> None:
 
 def test_bounds_in_the_documentation() -> None:
     by_name = {a["name"]: a for a in ATTRIBUTES}
-    for section, bound in (("identity", "IDENTITIES"), ("cell4", "CELLS"), ("endpoint6", "ENDPOINTS"), ("publish", "PUBLISH"),
-                           ("rule", "RULES"), ("span", "SPANS"), ("block", "BLOCKS"), ("pair", "PAIRS")):
+    for section, bound in (
+        ("identity", "IDENTITIES"),
+        ("cell4", "CELLS"),
+        ("endpoint6", "ENDPOINTS"),
+        ("publish", "PUBLISH"),
+        ("rule", "RULES"),
+        ("span", "SPANS"),
+        ("block", "BLOCKS"),
+        ("pair", "PAIRS"),
+    ):
         power = header_constant("BW_MAX_" + bound).bit_length() - 1
         assert "at most 2^%d in all" % power in by_name["section-" + section]["doc"]
     assert by_name["guard"]["checks"]["max-len"] == header_constant("BW_GUARD_LEN") - 1
@@ -143,7 +155,9 @@ def test_bounds_in_the_documentation() -> None:
 
 def test_handlers_take_what_the_specification_says() -> None:
     source = (KMOD / "netlink.c").read_text()
-    head = set(re.findall(r"BW_A\((\w+)\)", re.search(r"#define BW_HEAD(.*?)\n#define", source, re.S).group(1)))
+    head = set(
+        re.findall(r"BW_A\((\w+)\)", re.search(r"#define BW_HEAD(.*?)\n#define", source, re.S).group(1))
+    )
     sections = {constant(a["name"]) for a in ATTRIBUTES if a["name"].startswith("section-")}
     table = re.search(r"bw_takes\[BW_CMD_MAX \+ 1\] = \{(.*?)\n\};", source, re.S).group(1)
     takes = {}
@@ -153,7 +167,9 @@ def test_handlers_take_what_the_specification_says() -> None:
         takes[cmd] |= sections if "BW_SECTIONS" in expression else set()
     for operation in SPEC["operations"]["list"]:
         wanted = operation.get("do", {}).get("request", {}).get("attributes", [])
-        assert takes.get(constant(operation["name"]), set()) == {constant(name) for name in wanted}, operation["name"]
+        assert takes.get(constant(operation["name"]), set()) == {constant(name) for name in wanted}, (
+            operation["name"]
+        )
 
 
 def test_one_version() -> None:
@@ -177,20 +193,44 @@ def test_python_attributes() -> None:
     assert without_unspec({"BW_ATTR_" + a.name: a.value for a in netlink.Attr}) == SPEC_ATTRS
 
 
-@pytest.mark.parametrize("name, enum", [
-    ("id", "Identity"), ("mode", "Mode"), ("action", "Action"), ("class", "DirectionClass"), ("kind", "Kind"), ("reason", "Reason"),
-])
+@pytest.mark.parametrize(
+    "name, enum",
+    [
+        ("id", "Identity"),
+        ("mode", "Mode"),
+        ("action", "Action"),
+        ("class", "DirectionClass"),
+        ("kind", "Kind"),
+        ("reason", "Reason"),
+    ],
+)
 def test_python_enums(name: str, enum: str) -> None:
     prefix = "BW_%s_" % name.upper()
     numbers = {prefix + member.name: member.value for member in getattr(netlink, enum)}
-    assert numbers == {member: number for member, number in spec_enum(name).items() if member != "BW_REASON_MAX"}
+    assert numbers == {
+        member: number for member, number in spec_enum(name).items() if member != "BW_REASON_MAX"
+    }
 
 
 def test_python_constants() -> None:
-    for name in ("NAME_LEN", "GUARD_LEN", "DIGEST_LEN", "MAX_GUARDS", "MAX_IDENTITIES", "MAX_CELLS", "MAX_ENDPOINTS", "MAX_PUBLISH",
-                 "MAX_RULES", "MAX_SPANS", "MAX_BLOCKS", "MAX_PAIRS", "SERVICE_MAX", "RULE_NONE"):
+    for name in (
+        "NAME_LEN",
+        "GUARD_LEN",
+        "DIGEST_LEN",
+        "MAX_GUARDS",
+        "MAX_IDENTITIES",
+        "MAX_CELLS",
+        "MAX_ENDPOINTS",
+        "MAX_PUBLISH",
+        "MAX_RULES",
+        "MAX_SPANS",
+        "MAX_BLOCKS",
+        "MAX_PAIRS",
+        "SERVICE_MAX",
+        "RULE_NONE",
+    ):
         assert getattr(netlink, name) == header_constant("BW_" + name), name
-    assert netlink.REASON_MAX == header_enum("reason")["BW_REASON_MAX"]
+    assert header_enum("reason")["BW_REASON_MAX"] == netlink.REASON_MAX
 
 
 def test_python_structs() -> None:
@@ -203,5 +243,7 @@ def test_python_structs() -> None:
         for count, kind in re.findall(r"(\d*)([a-zA-Z])", layout.lstrip("=")):
             sizes += [int(count or 1)] if kind == "s" else [struct.calcsize("=" + kind)] * int(count or 1)
         reserved = [size for name, size in fields if name == "reserved" and size == 6]
-        expected = [s for name, size in fields for s in ([2, 2, 2] if name == "reserved" and reserved else [size])]
+        expected = [
+            s for name, size in fields for s in ([2, 2, 2] if name == "reserved" and reserved else [size])
+        ]
         assert sizes == expected, attr.name

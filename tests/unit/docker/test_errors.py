@@ -55,6 +55,18 @@ def test_a_missing_netlink_library_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         _docker._ask_kernel([])
 
 
+def test_a_namespace_that_has_just_gone_is_no_failure(tmp_path: Path) -> None:
+    """dockerd unmounts the namespace before it removes the file under it."""
+    iproute = pytest.importorskip("pyroute2.iproute", reason="needs pyroute2")
+    (tmp_path / "sandbox").touch()
+    ipr = iproute.IPRoute()
+    try:
+        assert _docker._nsid(ipr, str(tmp_path / "sandbox")) == -1
+        assert _docker._nsid(ipr, str(tmp_path / "gone")) == -1
+    finally:
+        ipr.close()
+
+
 def test_something_else_answers(tmp_path: Path) -> None:
     import threading
 

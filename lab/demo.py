@@ -44,8 +44,7 @@ def demo(target: str) -> int:
     watch = Stopwatch()
     machine = vm.up(NAME, targets.find(target))
     watch.lap("host and shop up")
-    before = _before(machine)
-    watch.lap("probes before")
+    before = _before(machine, watch)
     return _harden_and_compare(machine, before, watch)
 
 
@@ -53,10 +52,11 @@ def sync() -> int:
     """Apply again and compare again, on the machine that runs."""
     machine = Machine(NAME)
     machine.must_live()
-    return _harden_and_compare(machine, _before(machine), Stopwatch())
+    watch = Stopwatch()
+    return _harden_and_compare(machine, _before(machine, watch), watch)
 
 
-def _before(machine: Machine) -> Answers:
+def _before(machine: Machine, watch: Stopwatch) -> Answers:
     """The state before hardening: probed now, or remembered for a machine that is hardened already."""
     kept = machine.folder / "before.json"
     if kept.exists():
@@ -68,6 +68,7 @@ def _before(machine: Machine) -> Answers:
             f"start anew: python3 -m lab down {machine.name}"
         )
     before = matrix.probe(machine, "before hardening")
+    watch.lap("probes before")
     kept.write_text(json.dumps(list(before.values())), encoding="utf-8")
     return before
 

@@ -100,6 +100,11 @@ def push(machine: Machine, local: Path, remote: str) -> int:
     ).returncode
 
 
+def own_hosts_entry(machine: Machine) -> str:
+    """A guest command: the machine finds its own name without asking anybody (sudo wants to know it)."""
+    return f"printf '127.0.0.1 localhost {machine.name}\\n::1 localhost\\n' > /etc/hosts"
+
+
 def wait_for_ssh(machine: Machine, seconds: float = BOOT_SECONDS) -> None:
     """Return when a command runs over ssh."""
     deadline = time.monotonic() + seconds

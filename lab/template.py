@@ -114,6 +114,7 @@ def _renew(machine: Machine) -> None:
         echo {seed} > /dev/urandom
         echo {uuid.uuid4().hex} > /etc/machine-id
         hostname {machine.name}
+        {ssh.own_hosts_entry(machine)}
     """
     if ssh.run(machine, script).returncode:
         raise LabError(f"{machine.name}: could not renew the clone's identity")

@@ -47,6 +47,7 @@ def _boot(machine: Machine, target: Target, base: image.Image, accel: list[str])
     qemu.make_overlay(base.disk, "raw", disk)
     qemu.start(machine, target.name, base, accel, disk, [])
     ssh.wait(machine)
+    ssh.run(machine, ssh.own_hosts_entry(machine))
     shop.start(machine)
 
 

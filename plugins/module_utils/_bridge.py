@@ -40,8 +40,6 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight imp
 Json = t.Dict[str, t.Any]
 Runner = t.Callable[[t.Sequence[str]], t.Tuple[int, str, str]]
 
-DEFAULT_GUARDS = ("docker0", "br-*")
-
 #: sysctl net.bridge.<key> and the bridge's own attribute of the same meaning.
 SWITCHES = {
     "bridge-nf-call-iptables": "nf_call_iptables",

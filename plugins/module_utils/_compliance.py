@@ -26,7 +26,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel_module import KernelModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import EndpointRow, Info, Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import digest, normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS, digest, normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import read, run
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
@@ -59,7 +59,7 @@ class Wanted:
 
     @property
     def guards(self) -> t.List[str]:
-        return list(self.policy.get("guards") or bridge.DEFAULT_GUARDS)
+        return list(self.policy.get("guards") or GUARDS)
 
 
 class Host:

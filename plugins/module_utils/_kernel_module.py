@@ -165,12 +165,14 @@ def converge(
     state: str,
     reload: str = "safe",
     parameters: t.Optional[t.Mapping[str, str]] = None,
+    reload_parameters: t.Optional[t.Mapping[str, str]] = None,
     check_mode: bool = False,
 ) -> Outcome:
     """state is "loaded" or "absent"; reload is "safe" or "never".
 
     Parameters are for loading: a loaded module is not given up for them, since
-    what it holds (a ruleset, say) would be lost with it.
+    what it holds (a ruleset, say) would be lost with it.  reload_parameters come
+    on top where a loaded module is replaced.
     """
     parameters = dict(parameters or {})
     before = module.loaded()
@@ -181,7 +183,9 @@ def converge(
         return Outcome(False, [], False, "it is built into the kernel", state_before, state_before)
     if before is None:
         return _load(module, parameters, state_before, check_mode)
-    return _renew(module, before, reload, parameters, state_before, check_mode)
+    return _renew(
+        module, before, reload, {**parameters, **(reload_parameters or {})}, state_before, check_mode
+    )
 
 
 def _absent(

@@ -35,6 +35,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Stale,
     VersionMismatch,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._light import pyroute2_parts
 
 if t.TYPE_CHECKING:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
@@ -422,6 +423,7 @@ class Kernel:
         self.close()
 
     def open(self) -> None:
+        pyroute2_parts()
         try:
             from pyroute2.netlink import genlmsg
             from pyroute2.netlink.exceptions import NetlinkError

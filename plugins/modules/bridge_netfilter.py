@@ -54,7 +54,7 @@ options:
     description: Patterns of the guarded bridges' names. Docker's bridges count as guarded in any case.
     type: list
     elements: str
-    default: [docker0, "br-*"]
+    default: ["br-[0-f][0-f][0-f][0-f]????????", docker0, docker_gwbridge]
   docker_socket:
     description:
       - Docker's socket, to ask which bridges are Docker's.
@@ -115,11 +115,11 @@ bridges:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._bridge import (
-    DEFAULT_GUARDS,
     ask_docker,
     converge,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "scope": {"type": "str", "choices": ["global", "guarded", "auto"], "default": "auto"},
-            "guards": {"type": "list", "elements": "str", "default": list(DEFAULT_GUARDS)},
+            "guards": {"type": "list", "elements": "str", "default": list(GUARDS)},
             "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
         },
         supports_check_mode=True,

@@ -49,6 +49,11 @@ options:
       - A module that is loaded is not loaded anew for them, since what it holds would be lost with it.
     type: dict
     default: {}
+  reload_parameters:
+    description:
+      - Further parameters where a loaded module is replaced by a new build, for what must not happen in between.
+    type: dict
+    default: {}
 notes:
   - M(community.general.modprobe) compares names only, so a rebuilt module stays unloaded there until the next
     reboot.
@@ -63,7 +68,7 @@ EXAMPLES = r"""
 - name: Load the module, the new build of it if there is one
   bridgewarden.docker.kernel_module:
     name: bridgewarden
-    parameters:
+    reload_parameters:
       closed: docker0,br-*
   register: loading
 
@@ -105,6 +110,8 @@ kernel_log:
   elements: str
 """
 
+import typing as t
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel_module import KernelModule, converge
@@ -117,16 +124,17 @@ def main() -> None:
             "state": {"type": "str", "choices": ["loaded", "absent"], "default": "loaded"},
             "reload": {"type": "str", "choices": ["safe", "never"], "default": "safe"},
             "parameters": {"type": "dict", "default": {}},
+            "reload_parameters": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
-    parameters = {key: as_text(value) for key, value in module.params["parameters"].items()}
     try:
         outcome = converge(
             KernelModule(module.params["name"]),
             module.params["state"],
             module.params["reload"],
-            parameters,
+            as_texts(module.params["parameters"]),
+            as_texts(module.params["reload_parameters"]),
             module.check_mode,
         )
     except BridgewardenError as error:
@@ -134,6 +142,10 @@ def main() -> None:
     if outcome.reboot_required:
         module.warn("{}: {}; a reboot brings the new one".format(module.params["name"], outcome.reason))
     module.exit_json(**outcome._asdict(), diff={"before": outcome.before, "after": outcome.after})
+
+
+def as_texts(parameters: t.Mapping[str, object]) -> t.Dict[str, str]:
+    return {key: as_text(value) for key, value in parameters.items()}
 
 
 def as_text(value: object) -> str:

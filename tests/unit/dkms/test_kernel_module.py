@@ -70,8 +70,8 @@ def module(fake: FakeKernel) -> km.KernelModule:
 def test_loads_once(module: km.KernelModule, fake: FakeKernel) -> None:
     foretold = km.converge(module, "loaded", check_mode=True)
     assert module.loaded() is None
-    done = km.converge(module, "loaded", parameters={"closed": "docker0,br-*"})
-    assert "modprobe mod closed=docker0,br-*" in fake.calls
+    done = km.converge(module, "loaded", parameters={"debug": "1"}, reload_parameters={"closed": "docker0"})
+    assert "modprobe mod debug=1" in fake.calls
     assert (foretold.actions, foretold.after) == (done.actions, done.after)
     assert not km.converge(module, "loaded").changed
 
@@ -80,7 +80,8 @@ def test_a_rebuilt_module_is_loaded_anew(module: km.KernelModule, fake: FakeKern
     fake.load("OLD")
     foretold = km.converge(module, "loaded", check_mode=True)
     assert module.loaded().srcversion == "OLD"  # type: ignore[union-attr]
-    done = km.converge(module, "loaded")
+    done = km.converge(module, "loaded", reload_parameters={"closed": "docker0"})
+    assert "modprobe mod closed=docker0" in fake.calls
     assert done.changed and not done.reboot_required
     assert done.after["srcversion"] == foretold.after["srcversion"] == "AAA"
     assert not km.converge(module, "loaded").changed

@@ -267,7 +267,8 @@ def converge(dkms: Dkms, wish: Wish, check_mode: bool = False) -> Outcome:
     before = dkms.summary()
     if wish.state == "absent":
         return _absent(dkms, wish, before, check_mode)
-    assert wish.version is not None
+    if wish.version is None:
+        raise DkmsError("no version is named", dkms.name, "name the version with state=%s" % wish.state)
     work = _Work(dkms, wish, wish.version, check_mode)
     work.source()
     work.build_and_install()
@@ -523,13 +524,12 @@ def unpack(archive: str, folder: str) -> None:
     with tarfile.open(archive) as tar:
         for member in tar:
             path = os.path.realpath(os.path.join(folder, member.name))
-            if not member.isfile() or not path.startswith(os.path.realpath(folder) + os.sep):
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is None or not path.startswith(os.path.realpath(folder) + os.sep):
                 raise DkmsError(
                     f"the archive holds {member.name!r}", archive, "it may hold plain files inside it only"
                 )
             os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-            content = tar.extractfile(member)
-            assert content is not None
             with open(path, "wb") as handle:
                 shutil.copyfileobj(content, handle)
             os.chmod(path, 0o755 if member.mode & 0o100 else 0o644)

@@ -8,8 +8,14 @@ work=$top/build/sanity
 copy=$work/ansible_collections/bridgewarden/docker
 junit=$top/build/test/sanity
 
-export HOME=$work/home PATH=$venv/bin:$PATH
-mkdir -p "$HOME/.ansible/test/cache" "$copy" "$junit"
+mkdir -p "$work/bin" "$work/home/.ansible/test/cache" "$copy" "$junit"
+# ansible-test takes every pythonX.Y it finds on the PATH; a version manager leaves some there that do not run.
+rm -f "$work"/bin/*
+for minor in 8 9 10 11 12 13 14; do
+  python=$(command -v "python3.$minor") && "$python" -c '' 2>/dev/null \
+    && ln -s "$("$python" -c 'import sys; print(sys.executable)')" "$work/bin/python3.$minor"
+done
+export HOME=$work/home PATH=$venv/bin:$work/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pip_version=$(sed -n "s/.*pip='\([0-9.]*\)'.*/\1/p" "$venv"/lib/python3*/site-packages/ansible_test/_internal/python_requirements.py | head -1)
 for version in "${pip_version:-}" 24.2 25.0; do
   [ -n "$version" ] || continue
@@ -29,7 +35,7 @@ done
 
 rm -rf "$copy" && mkdir -p "$copy"
 cd "$top"
-git ls-files -co --exclude-standard -z | grep -zvE '^(\.collections|lab|molecule|tests)/' \
+git ls-files -co --exclude-standard -z | grep -zvE '^(\.collections|lab|molecule|tests|kmod/tests)/' \
   | while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s\0' "$file"; done \
   | tar --null -T - -cf - | tar -xf - -C "$copy"
 

@@ -24,12 +24,9 @@ def test_before_hardening_doors_are_open(guest: Any, memory: Any) -> None:
 
 @pytest.fixture
 def untouched(snapshot: Any, memory: Any) -> Any:
-    """The first snapshot, taken once."""
-    try:
-        return memory.load("snapshot")
-    except FileNotFoundError:
-        memory.save("snapshot", snapshot())
-        return memory.load("snapshot")
+    """The host as it was, for the test of the uninstallation as well."""
+    memory.save("snapshot", snapshot())
+    return memory.load("snapshot")
 
 
 def test_a_fresh_host_is_red_and_stays_untouched(

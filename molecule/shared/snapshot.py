@@ -82,7 +82,11 @@ def main():
                 "files": files(),
                 "modules": sorted(line.split()[0] for line in lines("lsmod")[1:]),
                 "settings": settings(),
-                "units": sorted(lines("systemctl", "list-unit-files", "--no-legend", "--no-pager")),
+                "units": sorted(
+                    " ".join(line.split())
+                    for line in lines("systemctl", "list-unit-files", "--no-legend", "--no-pager")
+                    if "transient" not in line.split()  # logins
+                ),
                 "running": sorted(
                     line.split()[0]
                     for line in lines(

@@ -31,13 +31,15 @@ PYTEST = "python -m pytest -q -o junit_family=xunit2"
 class Stage:
     name: str
     command: str
-    vm: bool = False  # the VM lane: these run one after another
+    lane: int = (
+        1  # stages of a lane run one after another; 0 begins with the images that the VMs of both need
+    )
     group: str = ""
     needs: tuple[str, ...] = field(default=())
 
 
 STAGES = (
-    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", vm=True, group="vm"),
+    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", lane=0, group="vm"),
     Stage("ruff", "ruff check . && ruff format --check --diff .", group="lint"),
     Stage("mypy", "tests/tools/mypy.sh", group="lint"),
     Stage("yamllint", "yamllint --strict .", group="lint"),
@@ -50,10 +52,10 @@ STAGES = (
     Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml"),
     Stage("sanity", "tests/tools/sanity.sh"),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", needs=("images",)),
-    Stage("molecule-default", "tests/tools/molecule.sh default", vm=True, group="vm", needs=("images",)),
-    Stage("molecule-oldest", "tests/tools/molecule.sh oldest", vm=True, group="vm", needs=("images",)),
-    Stage("molecule-newest", "tests/tools/molecule.sh newest", vm=True, group="vm", needs=("images",)),
-    Stage("lab", "python -m lab demo --quiet-exit", vm=True, group="vm", needs=("images",)),
+    Stage("molecule-default", "tests/tools/molecule.sh default", lane=0, group="vm", needs=("images",)),
+    Stage("molecule-oldest", "tests/tools/molecule.sh oldest", group="vm", needs=("images",)),
+    Stage("molecule-newest", "tests/tools/molecule.sh newest", group="vm", needs=("images",)),
+    Stage("lab", "python -m lab demo --quiet-exit", lane=0, group="vm", needs=("images",)),
 )
 
 
@@ -66,7 +68,7 @@ class Result:
 
 
 class Runner:
-    """Two lanes: stages that use a VM, and all others. A stage waits for those it needs."""
+    """Two lanes, one a core. A stage waits for those it needs."""
 
     def __init__(self, stages: list[Stage]) -> None:
         self.stages = stages
@@ -202,8 +204,8 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     runner = Runner(stages)
     lanes = [
-        threading.Thread(target=runner.lane, args=([stage for stage in stages if stage.vm is vm],))
-        for vm in (True, False)
+        threading.Thread(target=runner.lane, args=([stage for stage in stages if stage.lane == number],))
+        for number in (0, 1)
     ]
     for lane in lanes:
         lane.start()

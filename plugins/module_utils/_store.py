@@ -108,8 +108,12 @@ class Store:
         return [path for path in paths if os.path.lexists(path)]
 
     def remove(self) -> t.List[str]:
-        """Removes all files; returns the paths that were there. For uninstall."""
-        return [path for path in self.present() if self._remove(path)]
+        """Removes all files, and their folders if nothing else is in them; returns the files that were there."""
+        removed = [path for path in self.present() if self._remove(path)]
+        for folder in (os.path.dirname(self.policy_path), os.path.dirname(self.applied_path)):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        return removed
 
     @contextlib.contextmanager
     def lock(self, timeout: float = 10.0) -> t.Iterator[None]:

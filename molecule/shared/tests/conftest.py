@@ -80,6 +80,10 @@ class Guest:
         """Run one of our scripts there; it prints JSON."""
         return self.json(" ".join(["python3", "-", *arguments]), script.read_text(encoding="utf-8"))
 
+    def snapshot(self) -> dict[str, Any]:
+        """Everything about the host that hardening may touch."""
+        return dict(self.python(HERE.parent / "snapshot.py"))
+
     def popen(self, command: str) -> subprocess.Popen[str]:
         """A command that we talk to while it runs."""
         return subprocess.Popen(
@@ -204,11 +208,6 @@ def memory() -> Memory:
 @pytest.fixture(scope="session")
 def playbooks(tmp_path_factory: pytest.TempPathFactory) -> Playbooks:
     return Playbooks(tmp_path_factory.mktemp("inventory"))
-
-
-@pytest.fixture
-def snapshot(guest: Guest) -> Callable[[], dict[str, Any]]:
-    return lambda: dict(guest.python(HERE.parent / "snapshot.py"))
 
 
 def eventually(check: Callable[[], None], seconds: float = 60) -> None:

@@ -23,14 +23,14 @@ def test_before_hardening_doors_are_open(guest: Any, memory: Any) -> None:
 
 
 @pytest.fixture
-def untouched(snapshot: Any, memory: Any) -> Any:
+def untouched(guest: Any, memory: Any) -> Any:
     """The host as it was, for the test of the uninstallation as well."""
-    memory.save("snapshot", snapshot())
+    memory.save("snapshot", guest.snapshot())
     return memory.load("snapshot")
 
 
 def test_a_fresh_host_is_red_and_stays_untouched(
-    playbooks: Any, snapshot: Any, untouched: Any, tmp_path: Path
+    guest: Any, playbooks: Any, untouched: Any, tmp_path: Path
 ) -> None:
     run, report = playbooks.compliance(tmp_path)
     assert run.code != 0, run.output
@@ -39,4 +39,4 @@ def test_a_fresh_host_is_red_and_stays_untouched(
     assert "pass" not in statuses.get("module_loaded", "")
     assert list(statuses.values()).count("pass") < len(statuses)
     assert (tmp_path / "junit.xml").read_text().count("<failure") == list(statuses.values()).count("fail")
-    assert snapshot() == untouched
+    assert guest.snapshot() == untouched

@@ -13,10 +13,20 @@ def before(memory: Any) -> Any:
     return memory.load("snapshot")
 
 
-@pytest.mark.parametrize("what", ["files", "modules", "settings", "units", "running"])
-def test_the_host_is_as_it_was(snapshot: Any, before: Any, what: str) -> None:
-    after = snapshot()
+@pytest.fixture(scope="module")
+def after(guest: Any) -> Any:
+    return guest.snapshot()
+
+
+@pytest.mark.parametrize("what", ["files", "modules", "settings", "units"])
+def test_the_host_is_as_it_was(after: Any, before: Any, what: str) -> None:
     assert after[what] == before[what]
+
+
+def test_the_services_are_those_of_before(after: Any, before: Any) -> None:
+    """The reboot in between may have left more of the distribution's own running, but none of ours, and none less."""
+    assert set(before["running"]) <= set(after["running"])
+    assert not [name for name in after["running"] if "bridgewarden" in name]
 
 
 def test_the_containers_were_not_touched_by_the_uninstall(guest: Any, memory: Any) -> None:

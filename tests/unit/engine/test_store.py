@@ -104,6 +104,7 @@ def test_remove(store: Store) -> None:
     store.write_applied({"words": []})
     assert store.remove() == [store.policy_path, store.applied_path]
     assert store.remove() == store.present() == []
+    assert not os.path.exists(os.path.dirname(store.policy_path))
 
 
 def test_the_file_is_readable_json(store: Store) -> None:

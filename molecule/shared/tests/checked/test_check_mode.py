@@ -6,5 +6,5 @@ from __future__ import annotations
 from typing import Any
 
 
-def test_check_mode_changed_nothing(snapshot: Any, memory: Any) -> None:
-    assert snapshot() == memory.load("snapshot")
+def test_check_mode_changed_nothing(guest: Any, memory: Any) -> None:
+    assert guest.snapshot() == memory.load("snapshot")

@@ -93,9 +93,12 @@ def apply(policy: Json, force: bool = False, dry_run: bool = False, confirm: int
 
 @request
 def counters() -> dict[str, int]:
-    """Packets of each rule and built-in reason."""
+    """Packets of each rule by its name, and of each built-in reason by the name it has in the kernel's header."""
     with _netlink.Kernel() as kernel:
-        return {row.name: row.packets for row in kernel.rules()}
+        return {
+            _netlink.Reason(row.index).name.lower() if row.builtin else row.name: row.packets
+            for row in kernel.rules()
+        }
 
 
 @request

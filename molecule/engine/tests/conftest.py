@@ -76,7 +76,7 @@ class Bench:
         return answer["value"]
 
     def commit(self, *rules: dict[str, Any], default: str = "deny", **policy: Any) -> dict[str, Any]:
-        """Applies a policy; it must be accepted."""
+        """Applies a policy; it must be accepted. defaults=None: those of the language."""
         wanted = {"defaults": defaults(default), "rules": list(rules), **policy}
         answer: dict[str, Any] = self.ask("apply", policy=wanted)
         assert "error" not in answer, answer
@@ -103,6 +103,8 @@ class Bench:
     @staticmethod
     def _word(answer: dict[str, Any]) -> str:
         slow = answer["result"] == "timeout" and answer["detail"].startswith("connected")
+        if answer["detail"] == "EPERM":  # the sender itself was told, by netfilter and not by a packet
+            return "forbidden"
         return "half-open" if slow else str(answer["result"])
 
     def grown(self, before: dict[str, int]) -> dict[str, int]:

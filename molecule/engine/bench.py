@@ -121,7 +121,7 @@ FLOWS: dict[str, socket.socket] = {}
 
 
 @request
-def connect(flows: list[Json]) -> dict[str, str]:
+def connect(flows: list[Json], seconds: float = 8) -> dict[str, str]:
     """Open connections that stay open: {"id", "from", "host", "port", "proto", "source_port"}."""
     said = {}
     for flow in flows:
@@ -129,7 +129,7 @@ def connect(flows: list[Json]) -> dict[str, str]:
         kind = socket.SOCK_STREAM if flow.get("proto", "tcp") == "tcp" else socket.SOCK_DGRAM
         with inside(flow["from"]):
             sock = socket.socket(family, kind)
-        sock.settimeout(8)
+        sock.settimeout(seconds)
         try:
             sock.bind(("", int(flow.get("source_port", 0))))
             sock.connect((flow["host"], flow["port"]))

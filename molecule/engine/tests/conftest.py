@@ -36,6 +36,8 @@ ALPHA = {4: "172.28.1.10", 6: "fd00:db8:11::10"}
 BETA = {4: "172.28.1.11", 6: "fd00:db8:11::11"}
 GAMMA = {4: "172.28.2.10", 6: "fd00:db8:12::10"}
 LEFT = {4: "172.28.1.1", 6: "fd00:db8:11::1"}  # the host, as alpha and beta see it
+#: How long silence must last; a SYN is repeated after one second.
+SECONDS = 1.6
 #: The connection the tests themselves come over.
 CONTROLLER = {"name": "the tests come in", "from": ["10.0.2.0/24"], "to": ["host"], "ports": ["22/tcp"]}
 
@@ -76,13 +78,14 @@ class Bench:
         return answer["value"]
 
     def commit(self, *rules: dict[str, Any], default: str = "deny", **policy: Any) -> dict[str, Any]:
-        """Applies a policy; it must be accepted. defaults=None: those of the language."""
-        wanted = {"defaults": defaults(default), "rules": list(rules), **policy}
+        """Applies a policy; it must be accepted. `default` is every class's but those in `defaults`."""
+        wanted = {**policy, "rules": list(rules)}
+        wanted["defaults"] = defaults(default, **policy.get("defaults") or {})
         answer: dict[str, Any] = self.ask("apply", policy=wanted)
         assert "error" not in answer, answer
         return answer
 
-    def reach(self, *paths: tuple[str, dict[int, str] | str, Any], seconds: float = 2.5) -> list[str]:
+    def reach(self, *paths: tuple[str, dict[int, str] | str, Any], seconds: float = SECONDS) -> list[str]:
         """(from, address or its table by family, service): the results; a table gives IPv4's and IPv6's as "a b"."""
         asked, sizes = [], []
         for source, target, service in paths:

@@ -207,23 +207,27 @@ def ftp(bench: Bench) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     allow = rule("container:beta", "container:alpha", "21/tcp")
     ids = [f"{mode}{v}" for mode in ("passive", "active") for v in (4, 6)]
-    for state in ("no helper", "allowed", "revoked"):
-        if state != "no helper":
-            bench.sh(command=f"nft '{HELPER}'")
-        bench.commit(allow)
-        bench.connect(flows=[{"id": name, "from": "beta", "host": ALPHA[int(name[-1])], "port": 21} for name in ids])
-        for v in (4, 6):  # on connections of their own: a newer announcement replaces an older one
-            bench.talk(ids=[f"active{v}"], text="USER somebody")  # the helper skips what a client says first
-            said = bench.talk(ids=[f"passive{v}"], text=passive(v, 8090))
-            said.update(bench.talk(ids=[f"active{v}"], text=active(v, 8090)))
-            assert set(said.values()) == {"yes"}, (state, said)
-        if state == "revoked":
-            bench.commit()
-        found[state, "passive"], found[state, "active"], found[state, "another port"] = bench.reach(
-            ("beta", ALPHA, 8090), ("alpha", BETA, 8090), ("beta", ALPHA, 8080)
-        )
-        bench.close(ids=ids)
-        bench.sh(command="nft delete table inet ftp; conntrack -D -p tcp --dport 21", check=False)
+    clean = "nft delete table inet ftp; conntrack -D -p tcp --dport 21"
+    try:
+        for state in ("no helper", "allowed", "revoked"):
+            if state != "no helper":
+                bench.sh(command=f"nft '{HELPER}'")
+            bench.commit(allow)
+            bench.connect(flows=[{"id": name, "from": "beta", "host": ALPHA[int(name[-1])], "port": 21} for name in ids])
+            for v in (4, 6):  # on connections of their own: a newer announcement replaces an older one
+                bench.talk(ids=[f"active{v}"], text="USER somebody")  # the helper skips what a client says first
+                said = bench.talk(ids=[f"passive{v}"], text=passive(v, 8090))
+                said.update(bench.talk(ids=[f"active{v}"], text=active(v, 8090)))
+                assert set(said.values()) == {"yes"}, (state, said)
+            if state == "revoked":
+                bench.commit()
+            found[state, "passive"], found[state, "active"], found[state, "another port"] = bench.reach(
+                ("beta", ALPHA, 8090), ("alpha", BETA, 8090), ("beta", ALPHA, 8080)
+            )
+            bench.close(ids=ids)
+            bench.sh(command=clean, check=False)
+    finally:
+        bench.sh(command=clean, check=False)
     return found
 
 

@@ -58,7 +58,7 @@ PUBLISHED = {
 def published(bench: Bench) -> dict[tuple[str, str], str]:
     found = {}
     for ports in ("18080/tcp", "18000-19000/tcp", "19000/udp", "18081/tcp"):
-        bench.commit(rule("published", published=[ports]), defaults=None)
+        bench.commit(rule("published", published=[ports]), defaults={"from_host": "allow"})
         found.update(zip([(ports, name) for name in PUBLISHED], bench.reach(*PUBLISHED.values()), strict=True))
     return found
 
@@ -82,7 +82,7 @@ def test_published(published: dict[tuple[str, str], str], ports: str, opened: se
 def direct(bench: Bench) -> dict[bool, list[str]]:
     found = {}
     for wanted in (False, True):
-        bench.commit(rule("a rule", ports=["8080/tcp"], direct=wanted), defaults=None)
+        bench.commit(rule("a rule", ports=["8080/tcp"], direct=wanted), defaults={"from_host": "allow"})
         found[wanted] = bench.reach(("office", ALPHA, 8080), ("office", UPLINK, 18080), ("office", ALPHA, 8081))
     return found
 
@@ -103,7 +103,7 @@ def excepted(bench: Bench) -> dict[bool, list[str]]:
         body = {**lan, "except": list(STRANGER.values())} if less else lan
         bench.commit(
             {"name": "the lan", "from": ["lan"], "to": ["containers"], "ports": ["8080/tcp"], "direct": True},
-            defaults=None,
+            defaults={"from_host": "allow"},
             groups={"lan": body},
         )
         found[less] = bench.reach(*((who, to, port) for who in ("office", "stranger") for to, port in ((UPLINK, 18080), (ALPHA, 8080))))

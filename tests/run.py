@@ -53,6 +53,27 @@ STAGES = (
     Stage("molecule-default", "tests/tools/molecule.sh default", vm=True, group="vm", needs=("images",)),
     Stage("molecule-oldest", "tests/tools/molecule.sh oldest", vm=True, group="vm", needs=("images",)),
     Stage("molecule-newest", "tests/tools/molecule.sh newest", vm=True, group="vm", needs=("images",)),
+    Stage(
+        "molecule-engine-default",
+        "tests/tools/molecule.sh engine-default",
+        vm=True,
+        group="vm",
+        needs=("images",),
+    ),
+    Stage(
+        "molecule-engine-oldest",
+        "tests/tools/molecule.sh engine-oldest",
+        vm=True,
+        group="vm",
+        needs=("images",),
+    ),
+    Stage(
+        "molecule-engine-newest",
+        "tests/tools/molecule.sh engine-newest",
+        vm=True,
+        group="vm",
+        needs=("images",),
+    ),
     Stage("lab", "python -m lab demo --quiet-exit", vm=True, group="vm", needs=("images",)),
 )
 

@@ -25,7 +25,13 @@ from typing import Any, Callable
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bw_probe
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _docker, _engine, _errors, _netlink, _store
+from ansible_collections.bridgewarden.docker.plugins.module_utils import (
+    _docker,
+    _engine,
+    _errors,
+    _netlink,
+    _store,
+)
 
 Json = dict[str, Any]
 REQUESTS: dict[str, Callable[..., Any]] = {}
@@ -215,9 +221,7 @@ def close(ids: list[str]) -> None:
 def listen(at: str, port: int, proto: str = "tcp") -> None:
     """A server that greets and echoes, like those in the containers."""
     with inside(at):
-        sock = socket.socket(
-            socket.AF_INET6, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM
-        )
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("::", port))
     if proto == "tcp":

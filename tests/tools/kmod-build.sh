@@ -17,13 +17,13 @@ build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
     cp /etc/resolv.conf /etc/hosts "$work/root/etc/"
     chroot "$work/root" sh -c 'apt-get -qq -o Acquire::Check-Valid-Until=false update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends sparse' >/dev/null
   fi
-  rm -rf "$work/root/tmp/kmod" && cp -r "$top/kmod" "$work/root/tmp/kmod"
+  mount -t tmpfs tmpfs "$work/root/tmp"  # another checkout may be building in this layer
+  cp -r "$top/kmod" "$work/root/tmp/kmod"
   # shellcheck disable=SC2016
   chroot "$work/root" sh -c '
     make -C /lib/modules/*/build M=/tmp/kmod clean >/dev/null
     make -C /lib/modules/*/build M=/tmp/kmod W=1 C=2 modules 2>&1 && modinfo -F vermagic /tmp/kmod/bridgewarden.ko'
   mkdir -p "$result" && cp "$work/root/tmp/kmod/bridgewarden.ko" "$result/"
-  rm -rf "$work/root/tmp/kmod"
 }
 
 if [ "${1:-}" = --inside ]; then

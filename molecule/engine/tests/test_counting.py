@@ -50,7 +50,9 @@ CASES = [(way, v) for way, facts in WAYS.items() for v in facts[4]]
 @pytest.fixture(scope="module")
 def denied(bench: Bench) -> dict[tuple[str, int], dict[str, int]]:
     found = {}
-    bench.reach(("beta", ALPHA, "icmp:"), ("gamma", ALPHA, "icmp:"), ("alpha", OFFICE, "icmp:"))  # neighbours known
+    bench.reach(
+        ("beta", ALPHA, "icmp:"), ("gamma", ALPHA, "icmp:"), ("alpha", OFFICE, "icmp:")
+    )  # neighbours known
     bench.sh(command="conntrack -F")
     bench.commit(*rules("deny"))
     for place, (way, v) in enumerate(CASES):
@@ -102,8 +104,14 @@ def test_allowed_packets_and_their_answers_count_once(
 @pytest.fixture(scope="module")
 def from_host(bench: Bench) -> dict[str, int]:
     """Flows of the host's own: a connection is asked for once and answered once."""
-    bench.commit({"name": "the host asks", "from": ["host"], "to": ["container:alpha"], "ports": ["9000/udp"]})
-    bench.connect(flows=[{"id": f"h{v}", "from": "host", "host": ALPHA[v], "port": 9000, "proto": "udp"} for v in (4, 6)])
+    bench.commit(
+        {"name": "the host asks", "from": ["host"], "to": ["container:alpha"], "ports": ["9000/udp"]}
+    )
+    bench.connect(
+        flows=[
+            {"id": f"h{v}", "from": "host", "host": ALPHA[v], "port": 9000, "proto": "udp"} for v in (4, 6)
+        ]
+    )
     before = bench.counters()
     for number in range(N):
         assert bench.talk(ids=["h4", "h6"], text=f"turn {number}") == {"h4": "yes", "h6": "yes"}

@@ -22,7 +22,6 @@ DOCKER0 = {4: "172.17.0.1"}
 CONFIGURATIONS: dict[str, dict[str, bool]] = {
     "as installed": {},
     "no proxy": {"userland-proxy": False, "experimental": True, "ip6tables": True},
-    "proxy and ip6tables": {"experimental": True, "ip6tables": True},
 }
 #: who, (published port of, whom), over which address
 WAYS = [
@@ -53,7 +52,8 @@ PLACES = """table inet places {
   set output { type inet_service; size 4096; flags dynamic; }
   chain input { type filter hook input priority 0; tcp dport 18080-18082 add @input { tcp sport }; }
   chain forward { type filter hook forward priority 0; ct original proto-dst 18080-18082 add @forward { ct original proto-src }; }
-  chain post { type filter hook postrouting priority -1; ct direction original ct original proto-dst 18080-18082 fib saddr type local add @output { ct original proto-src }; }
+  chain post { type filter hook postrouting priority -1; ct direction original ct original proto-dst 18080-18082
+               fib saddr type local add @output { ct original proto-src }; }
 }"""
 
 
@@ -68,7 +68,12 @@ def reconfigure(bench: Bench, settings: dict[str, bool]) -> None:
 
 def rule_for(who: str, container: str) -> dict[str, Any]:
     source = SOURCE.get(who, f"container:{who}")
-    return {"name": f"{who} to {container}", "from": [source], "to": [f"container:{container}"], "ports": ["8080/tcp"]}
+    return {
+        "name": f"{who} to {container}",
+        "from": [source],
+        "to": [f"container:{container}"],
+        "ports": ["8080/tcp"],
+    }
 
 
 def try_all(bench: Bench) -> dict[str, str]:
@@ -122,10 +127,15 @@ def localnet_shots(bench: Bench, base: int) -> dict[str, dict[str, Any]]:
 
 def localnet(bench: Bench, base: int) -> dict[str, bool]:
     shots = localnet_shots(bench, base)
-    return {who: bool(at) for who, at in zip(shots, bench.shoot(shots=list(shots.values()), seconds=1.5), strict=True)}
+    return {
+        who: bool(at)
+        for who, at in zip(shots, bench.shoot(shots=list(shots.values()), seconds=1.5), strict=True)
+    }
 
 
-ROUTE_LOCALNET = "for f in /proc/sys/net/ipv4/conf/*; do echo 1 > $f/route_localnet; echo 0 > $f/rp_filter; done"
+ROUTE_LOCALNET = (
+    "for f in /proc/sys/net/ipv4/conf/*; do echo 1 > $f/route_localnet; echo 0 > $f/rp_filter; done"
+)
 
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS)
@@ -148,16 +158,18 @@ def tried(request: Any, bench: Bench) -> Any:
     found["opened"] = {}
     for who in ("office", "host", "beta", "gamma", "alpha", "local", "plain"):
         from_host = "deny" if who == "host" else "allow"
-        bench.commit(*(rule_for(*pair) for pair in pairs if pair[0] == who), defaults={"from_host": from_host})
+        bench.commit(
+            *(rule_for(*pair) for pair in pairs if pair[0] == who), defaults={"from_host": from_host}
+        )
         found["opened"][who] = try_all(bench)
-    bench.commit(*(rule_for(who, "local") for who in ("office", "beta", "plain")), defaults={"from_host": "allow"})
+    bench.commit(
+        *(rule_for(who, "local") for who in ("office", "beta", "plain")), defaults={"from_host": "allow"}
+    )
     found["localnet opened"] = localnet(bench, 20)
     out = PROJECT / "build" / "engine" / NAME
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{request.param.replace(' ', '-')}.json").write_text(json.dumps(found, indent=1))
-    yield found
-    if request.param == list(CONFIGURATIONS)[-1]:
-        reconfigure(bench, {})
+    return found
 
 
 def exists(tried: dict[str, Any], key: str) -> bool:
@@ -172,7 +184,9 @@ def test_closed_by_every_way(tried: dict[str, Any], key: str) -> None:
 @pytest.mark.parametrize("key", [key for key in KEYS if not key.startswith("host ")])
 def test_what_the_host_may_does_not_open_the_proxy_for_others(tried: dict[str, Any], key: str) -> None:
     """docker-proxy connects to the container as the host: the client must have been judged before."""
-    assert tried["closed but for the host"][key] == ("timeout" if exists(tried, key) else tried["exists"][key])
+    assert tried["closed but for the host"][key] == (
+        "timeout" if exists(tried, key) else tried["exists"][key]
+    )
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -25,9 +25,14 @@ FLOWS: dict[str, tuple[tuple[str, Any, Any], tuple[Any, Any, str, bool], str, st
     "direct, no": (("office", ALPHA, 8080), (OFFICE, "alpha", "8080/tcp", True), "deny", "direct"),
     "direct, yes": (("stranger", ALPHA, 8090), (STRANGER, "alpha", "8090/tcp", True), "allow", "routed"),
     "published": (("office", {4: UPLINK[4]}, 18080), ({4: OFFICE[4]}, "alpha", "8080/tcp", False), "allow", "the web"),
-    "published, another": (("stranger", {4: UPLINK[4]}, 18080), ({4: STRANGER[4]}, "alpha", "8080/tcp", False), "deny", "default_ingress"),
+    "published, another": (
+        ("stranger", {4: UPLINK[4]}, 18080), ({4: STRANGER[4]}, "alpha", "8080/tcp", False), "deny", "default_ingress"
+    ),
     "proxied": (("office", {6: UPLINK[6]}, 18080), ({6: OFFICE[6]}, {6: UPLINK[6]}, "18080/tcp", False), "allow", "the web"),
-    "proxied, another": (("stranger", {6: UPLINK[6]}, 18080), ({6: STRANGER[6]}, {6: UPLINK[6]}, "18080/tcp", False), "deny", "default_ingress"),
+    "proxied, another": (
+        ("stranger", {6: UPLINK[6]}, 18080), ({6: STRANGER[6]}, {6: UPLINK[6]}, "18080/tcp", False), "deny",
+        "default_ingress",
+    ),
     "ping": (("gamma", ALPHA, "icmp:"), ("gamma", "alpha", "icmp", False), "allow", "pings"),
     "egress": (("alpha", OFFICE, "udp:7400"), ("alpha", OFFICE, "7400/udp", False), "allow", "names"),
     "egress, no": (("alpha", OFFICE, "udp:7401"), ("alpha", OFFICE, "7401/udp", False), "deny", "default_egress"),
@@ -45,7 +50,12 @@ def question(flow: tuple[Any, Any, str, bool], v: int) -> list[Any]:
     source, target, service, direct = flow
     if service == "icmp":
         service = "icmp:8" if v == 4 else "icmpv6:128"
-    return [source[v] if isinstance(source, dict) else source, target[v] if isinstance(target, dict) else target, service, direct]
+    return [
+        source[v] if isinstance(source, dict) else source,
+        target[v] if isinstance(target, dict) else target,
+        service,
+        direct,
+    ]
 
 
 CASES = [(name, v) for name, ((_, to, _), *_) in FLOWS.items() for v in families(to)]

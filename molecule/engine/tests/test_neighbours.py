@@ -16,9 +16,16 @@ FLUSH = "ip -6 neigh flush all; ip neigh flush all"
 @pytest.fixture(scope="module")
 def flushed(bench: Bench) -> dict[str, Any]:
     """Nobody knows anybody any more; then TCP, over one bridge and between two."""
-    bench.commit({"name": "one port", "from": ["containers"], "to": ["container:alpha"], "ports": ["8080/tcp"]})
+    bench.commit(
+        {"name": "one port", "from": ["containers"], "to": ["container:alpha"], "ports": ["8080/tcp"]}
+    )
     for place in ("alpha", "beta", "gamma", "host"):
-        bench.sh(command=FLUSH if place != "host" else "ip -6 neigh flush dev $(ip -o route get 172.28.1.10 | sed 's/.*dev \\([^ ]*\\).*/\\1/')", at=place)
+        bench.sh(
+            command=FLUSH
+            if place != "host"
+            else "ip -6 neigh flush dev $(ip -o route get 172.28.1.10 | sed 's/.*dev \\([^ ]*\\).*/\\1/')",
+            at=place,
+        )
     before = bench.counters()
     found: dict[str, Any] = {"reached": bench.reach(("beta", ALPHA, 8080), ("gamma", ALPHA, 8080))}
     found["neighbours"] = bench.grown(before).get("neighbour", 0)
@@ -49,7 +56,14 @@ def shots() -> dict[str, dict[str, Any]]:
         "redirect": message(BETA[6], ALPHA[6], 137, p.packed(GAMMA[6]) * 2 + b"\x02\x01" + mac[:-1] + b"\x05", 255),
     }  # fmt: skip
     return {
-        name: {"from": "beta", "network": "left", "via": "alpha", "l3": [packet], "want": packet[-16:], "at": ["alpha"]}
+        name: {
+            "from": "beta",
+            "network": "left",
+            "via": "alpha",
+            "l3": [packet],
+            "want": packet[-16:],
+            "at": ["alpha"],
+        }
         for name, packet in messages.items()
     }
 

@@ -7,7 +7,12 @@ import pytest
 from conftest import ALPHA, CLASSES, CONTROLLER, OFFICE, UPLINK, Bench, defaults
 
 #: How to come to alpha: the way's name, and who takes it.
-WAYS = {"same bridge": "beta", "other bridge": "gamma", "from the host": "host", "routed from outside": "office"}
+WAYS = {
+    "same bridge": "beta",
+    "other bridge": "gamma",
+    "from the host": "host",
+    "routed from outside": "office",
+}
 #: port: (rules that match it, what must become of it under the defaults deny, reject, allow)
 PORTS = {
     8080: (("allow",), "open", "open", "open"),
@@ -100,7 +105,11 @@ def test_class_default(closed_one_by_one: dict[str, dict[str, str]], closed: str
 
 RULE_OF_CLASS = {
     "ingress": {"from": ["world"], "to": ["container:alpha"], "published": ["18080/tcp"]},
-    "egress": {"from": ["container:alpha"], "to": ["10.10.10.3/32", "2001:db8:10::3/128"], "ports": ["7001/tcp"]},
+    "egress": {
+        "from": ["container:alpha"],
+        "to": ["10.10.10.3/32", "2001:db8:10::3/128"],
+        "ports": ["7001/tcp"],
+    },
     "inter_container": {"from": ["container:beta"], "to": ["container:alpha"], "ports": ["8080/tcp"]},
     "to_host": {"from": ["container:alpha"], "to": ["host"], "ports": ["7000/tcp"]},
     "from_host": {"from": ["host"], "to": ["container:alpha"], "ports": ["8080/tcp"]},
@@ -121,8 +130,12 @@ def opened_one_by_one(bench: Bench) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("which", CLASSES)
 @pytest.mark.parametrize("opened", CLASSES)
-def test_rule_opens_its_class_only(opened_one_by_one: dict[str, dict[str, str]], opened: str, which: str) -> None:
-    assert opened_one_by_one[opened][which] == ("open open" if which in (opened, "from_host") else "timeout timeout")
+def test_rule_opens_its_class_only(
+    opened_one_by_one: dict[str, dict[str, str]], opened: str, which: str
+) -> None:
+    assert opened_one_by_one[opened][which] == (
+        "open open" if which in (opened, "from_host") else "timeout timeout"
+    )
 
 
 # Nobody locks himself out
@@ -142,7 +155,5 @@ def test_host_ingress_with_the_controllers_way_is_accepted(bench: Bench) -> None
 
 
 def test_host_ingress_can_be_forced(bench: Bench) -> None:
-    answer = bench.apply(
-        policy={"defaults": defaults("deny", host_ingress="deny")}, force=True, dry_run=True
-    )
+    answer = bench.apply(policy={"defaults": defaults("deny", host_ingress="deny")}, force=True, dry_run=True)
     assert "error" not in answer

@@ -15,7 +15,13 @@ CLOSED_PORT = 9999
 
 
 def rule(source: str, target: str, *ports: str, **words: Any) -> dict[str, Any]:
-    return {"name": f"{source} {target}", "from": [source], "to": [target], **({"ports": ports} if ports else {}), **words}
+    return {
+        "name": f"{source} {target}",
+        "from": [source],
+        "to": [target],
+        **({"ports": ports} if ports else {}),
+        **words,
+    }
 
 
 # Real errors: nobody listens, and the answer is an ICMP error that no rule allows by itself.
@@ -80,7 +86,14 @@ def by_hand(bench: Bench) -> Iterator[dict[tuple[str, int], str]]:
     bench.commit(allow)
     bench.connect(
         flows=[
-            {"id": f"beta{v}", "from": "beta", "host": ALPHA[v], "port": 9000, "proto": "udp", "source_port": 41000 + v}
+            {
+                "id": f"beta{v}",
+                "from": "beta",
+                "host": ALPHA[v],
+                "port": 9000,
+                "proto": "udp",
+                "source_port": 41000 + v,
+            }
             for v in (4, 6)
         ]
     )
@@ -115,7 +128,11 @@ def by_hand(bench: Bench) -> Iterator[dict[tuple[str, int], str]]:
 @pytest.mark.parametrize("family", (4, 6))
 @pytest.mark.parametrize(
     "flow, error",
-    [("a flow that is there", "ECONNREFUSED"), ("a flow that never was", ""), ("a flow that was revoked", "")],
+    [
+        ("a flow that is there", "ECONNREFUSED"),
+        ("a flow that never was", ""),
+        ("a flow that was revoked", ""),
+    ],
 )
 def test_error_by_hand(by_hand: dict[tuple[str, int], str], flow: str, error: str, family: int) -> None:
     assert by_hand[flow, family] == error
@@ -139,7 +156,14 @@ def path_mtu(bench: Bench) -> Iterator[dict[str, dict[str, int]]]:
     bench.sh(command="ip route flush cache; ip -6 route flush cache", at="alpha")
     bench.connect(
         flows=[
-            {"id": f"wide{v}", "from": "alpha", "host": OFFICE[v], "port": 7100, "proto": "udp", "source_port": 42000 + v}
+            {
+                "id": f"wide{v}",
+                "from": "alpha",
+                "host": OFFICE[v],
+                "port": 7100,
+                "proto": "udp",
+                "source_port": 42000 + v,
+            }
             for v in (4, 6)
         ]
     )
@@ -156,7 +180,16 @@ def path_mtu(bench: Bench) -> Iterator[dict[str, dict[str, int]]]:
         for v, mtu in ((4, 1300), (6, 1290)):
             seen = UPLINK[4] if v == 4 else ALPHA[6]  # masqueraded in IPv4
             error = too_big_error(v, datagram(seen, OFFICE[v], (42000 + v, 7100)), OFFICE[v], seen, mtu)
-            shots.append({"from": "office", "network": "lan", "via": "gateway", "l3": [error.hex()], "want": "ff", "at": []})
+            shots.append(
+                {
+                    "from": "office",
+                    "network": "lan",
+                    "via": "gateway",
+                    "l3": [error.hex()],
+                    "want": "ff",
+                    "at": [],
+                }
+            )
         bench.commit()
         bench.shoot(shots=shots, seconds=0.5)
         found["revoked, and narrower beyond"] = bench.path_mtu(ids=ids)
@@ -192,7 +225,9 @@ HELPER = """table inet ftp {
 
 def passive(family: int, port: int) -> str:
     if family == 4:
-        return "227 Entering Passive Mode ({},{},{}).".format(ALPHA[4].replace(".", ","), port >> 8, port & 255)
+        return "227 Entering Passive Mode ({},{},{}).".format(
+            ALPHA[4].replace(".", ","), port >> 8, port & 255
+        )
     return f"229 Entering Extended Passive Mode (|||{port}|)"
 
 
@@ -213,9 +248,13 @@ def ftp(bench: Bench) -> dict[tuple[str, str], str]:
             if state != "no helper":
                 bench.sh(command=f"nft '{HELPER}'")
             bench.commit(allow)
-            bench.connect(flows=[{"id": name, "from": "beta", "host": ALPHA[int(name[-1])], "port": 21} for name in ids])
+            bench.connect(
+                flows=[{"id": name, "from": "beta", "host": ALPHA[int(name[-1])], "port": 21} for name in ids]
+            )
             for v in (4, 6):  # on connections of their own: a newer announcement replaces an older one
-                bench.talk(ids=[f"active{v}"], text="USER somebody")  # the helper skips what a client says first
+                bench.talk(
+                    ids=[f"active{v}"], text="USER somebody"
+                )  # the helper skips what a client says first
                 said = bench.talk(ids=[f"passive{v}"], text=passive(v, 8090))
                 said.update(bench.talk(ids=[f"active{v}"], text=active(v, 8090)))
                 assert set(said.values()) == {"yes"}, (state, said)
@@ -233,7 +272,8 @@ def ftp(bench: Bench) -> dict[tuple[str, str], str]:
 
 @pytest.mark.parametrize("data", ("passive", "active"))
 @pytest.mark.parametrize(
-    "state, wanted", [("no helper", "timeout timeout"), ("allowed", "open open"), ("revoked", "timeout timeout")]
+    "state, wanted",
+    [("no helper", "timeout timeout"), ("allowed", "open open"), ("revoked", "timeout timeout")],
 )
 def test_data_connection_follows_its_control_connection(
     ftp: dict[tuple[str, str], str], state: str, wanted: str, data: str

@@ -29,7 +29,13 @@ def said(bench: Bench) -> Any:
         bench.listen(at="host", port=7201, proto=proto)
     bench.commit(*ALLOW)
     flows = [
-        {"id": f"{proto} {way} {v}", "from": who, "host": to[v], "port": {"tcp": tcp, "udp": udp}[proto], "proto": proto}
+        {
+            "id": f"{proto} {way} {v}",
+            "from": who,
+            "host": to[v],
+            "port": {"tcp": tcp, "udp": udp}[proto],
+            "proto": proto,
+        }
         for way, (who, to, tcp, udp) in WAYS.items()
         for proto in ("tcp", "udp")
         for v in (4, 6)

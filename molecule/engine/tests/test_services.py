@@ -23,7 +23,14 @@ def ranged(bench: Bench) -> dict[str, str]:
     ways = [("beta", ALPHA, 8080), ("beta", ALPHA, 8081), ("beta", ALPHA, 8090), ("beta", ALPHA, "udp:9000")]
     names = ("8080", "8081", "8090", "udp")
     found = {}
-    for ports in (["8080-8081/tcp"], ["8081-8090/tcp"], ["9000/udp"], ["9001-9100/udp"], ["tcp"], ["1-65535/udp"]):
+    for ports in (
+        ["8080-8081/tcp"],
+        ["8081-8090/tcp"],
+        ["9000/udp"],
+        ["9001-9100/udp"],
+        ["tcp"],
+        ["1-65535/udp"],
+    ):
         bench.commit(rule("range", ports=ports))
         found.update(zip([(ports[0], name) for name in names], bench.reach(*ways), strict=True))
     return found
@@ -59,7 +66,9 @@ def published(bench: Bench) -> dict[tuple[str, str], str]:
     found = {}
     for ports in ("18080/tcp", "18000-19000/tcp", "19000/udp", "18081/tcp"):
         bench.commit(rule("published", published=[ports]), defaults={"from_host": "allow"})
-        found.update(zip([(ports, name) for name in PUBLISHED], bench.reach(*PUBLISHED.values()), strict=True))
+        found.update(
+            zip([(ports, name) for name in PUBLISHED], bench.reach(*PUBLISHED.values()), strict=True)
+        )
     return found
 
 
@@ -83,7 +92,9 @@ def direct(bench: Bench) -> dict[bool, list[str]]:
     found = {}
     for wanted in (False, True):
         bench.commit(rule("a rule", ports=["8080/tcp"], direct=wanted), defaults={"from_host": "allow"})
-        found[wanted] = bench.reach(("office", ALPHA, 8080), ("office", UPLINK, 18080), ("office", ALPHA, 8081))
+        found[wanted] = bench.reach(
+            ("office", ALPHA, 8080), ("office", UPLINK, 18080), ("office", ALPHA, 8081)
+        )
     return found
 
 
@@ -106,7 +117,13 @@ def excepted(bench: Bench) -> dict[bool, list[str]]:
             defaults={"from_host": "allow"},
             groups={"lan": body},
         )
-        found[less] = bench.reach(*((who, to, port) for who in ("office", "stranger") for to, port in ((UPLINK, 18080), (ALPHA, 8080))))
+        found[less] = bench.reach(
+            *(
+                (who, to, port)
+                for who in ("office", "stranger")
+                for to, port in ((UPLINK, 18080), (ALPHA, 8080))
+            )
+        )
     return found
 
 
@@ -123,7 +140,14 @@ def test_except_takes_out_one_address_a_family(excepted: dict[bool, list[str]]) 
 
 def raw(family: int, protocol: int, payload: bytes, want: bytes) -> dict[str, Any]:
     packet = p.ip(BETA[family], ALPHA[family], protocol, payload)
-    return {"from": "beta", "network": "left", "via": "alpha", "l3": [packet.hex()], "want": want.hex(), "at": ["alpha"]}
+    return {
+        "from": "beta",
+        "network": "left",
+        "via": "alpha",
+        "l3": [packet.hex()],
+        "want": want.hex(),
+        "at": ["alpha"],
+    }
 
 
 def marked(name: str) -> bytes:
@@ -189,4 +213,3 @@ def test_ping(bench: Bench) -> None:
         bench.commit(rule("ping", ports=[ports]))
         found += bench.reach(("beta", ALPHA, "icmp:"), seconds=1.5)
     assert found == ["open timeout", "timeout open", "timeout timeout"]
-

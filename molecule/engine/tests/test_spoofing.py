@@ -13,7 +13,9 @@ SHARE = {"name": "beta reaches alpha", "from": ["container:beta"], "to": ["conta
 SHOTS = 3
 
 
-def shots(source: dict[int, str], target: dict[int, str], via: str, at: str, network: str = "left") -> list[dict[str, Any]]:
+def shots(
+    source: dict[int, str], target: dict[int, str], via: str, at: str, network: str = "left"
+) -> list[dict[str, Any]]:
     """From beta, or gamma's network, with that source address; three packets a family."""
     found = []
     for v in (4, 6):
@@ -21,7 +23,16 @@ def shots(source: dict[int, str], target: dict[int, str], via: str, at: str, net
         udp = p.udp(source[v], target[v], (45000, 9000), mark)
         packet = p.ip(source[v], target[v], p.UDP, udp).hex()
         sender = "beta" if network == "left" else "gamma"
-        found.append({"from": sender, "network": network, "via": via, "l3": [packet] * SHOTS, "want": mark.hex(), "at": [at]})
+        found.append(
+            {
+                "from": sender,
+                "network": network,
+                "via": via,
+                "l3": [packet] * SHOTS,
+                "want": mark.hex(),
+                "at": [at],
+            }
+        )
     return found
 
 
@@ -71,9 +82,7 @@ def test_claimed_address(claimed: dict[str, tuple[list[list[str]], dict[str, int
 def handed_on(bench: Bench) -> Any:
     """beta stops, and a new container has its addresses at once; nobody tells the kernel about it at first."""
     found: dict[str, Any] = {}
-    new = (
-        f"docker run -d --name newcomer --network left --ip {BETA[4]} --ip6 {BETA[6]} bw-shop newcomer tcp:8080 udp:9000"
-    )
+    new = f"docker run -d --name newcomer --network left --ip {BETA[4]} --ip6 {BETA[6]} bw-shop newcomer tcp:8080 udp:9000"
     ways = (("newcomer", ALPHA, 8080), ("alpha", BETA, 8080), ("host", BETA, 8080))
     bench.commit(SHARE, {"name": "to beta", "from": ["any"], "to": ["container:beta"]})
     found["beta itself"] = bench.reach(("beta", ALPHA, 8080), ("alpha", BETA, 8080), ("host", BETA, 8080))
@@ -81,7 +90,9 @@ def handed_on(bench: Bench) -> Any:
         bench.sh(command=f"docker stop -t 0 beta && {new}")
         before = bench.counters()
         found["at once"] = bench.reach(*ways)
-        found["counted as"] = {name for name in bench.grown(before) if name in ("spoofed", "unmanaged", SHARE["name"])}
+        found["counted as"] = {
+            name for name in bench.grown(before) if name in ("spoofed", "unmanaged", SHARE["name"])
+        }
         bench.commit(SHARE, {"name": "to beta", "from": ["any"], "to": ["container:beta"]})
         found["known"] = bench.reach(*ways)
         bench.commit(SHARE, {"name": "to newcomer", "from": ["any"], "to": ["container:newcomer"]})
@@ -103,7 +114,9 @@ def handed_on(bench: Bench) -> Any:
         ("beta again", ["open open"] * 3),
     ],
 )
-def test_an_address_handed_on_brings_no_rights(handed_on: dict[str, Any], when: str, wanted: list[str]) -> None:
+def test_an_address_handed_on_brings_no_rights(
+    handed_on: dict[str, Any], when: str, wanted: list[str]
+) -> None:
     assert handed_on[when] == wanted
 
 

@@ -62,19 +62,49 @@ def whole(shots: Shots, sender: str, family: int) -> None:
     add("udp elsewhere", JUDGED, False, p.UDP, p.udp(me, to, (sport + 1, BAD), shots.next()))
     add("tcp syn", JUDGED, True, p.TCP, p.tcp(me, to, (sport + 2, 8080), p.SYN, data=shots.next()))
     add("tcp syn elsewhere", JUDGED, False, p.TCP, p.tcp(me, to, (sport + 3, 8081), p.SYN, data=shots.next()))
-    add("udp, wrong checksum", DROPPED, True, p.UDP, p.udp(me, to, (sport + 4, GOOD), shots.next(), wrong=True))
-    add("tcp, wrong checksum", DROPPED, True, p.TCP, p.tcp(me, to, (sport + 5, 8080), p.SYN, data=shots.next(), wrong=True))
+    add(
+        "udp, wrong checksum",
+        DROPPED,
+        True,
+        p.UDP,
+        p.udp(me, to, (sport + 4, GOOD), shots.next(), wrong=True),
+    )
+    add(
+        "tcp, wrong checksum",
+        DROPPED,
+        True,
+        p.TCP,
+        p.tcp(me, to, (sport + 5, 8080), p.SYN, data=shots.next(), wrong=True),
+    )
     every = p.SYN | p.RST | p.PSH | p.ACK | 1
     add("tcp, all flags", DROPPED, True, p.TCP, p.tcp(me, to, (sport + 6, 8080), every, data=shots.next()))
     add("tcp, no flags", DROPPED, True, p.TCP, p.tcp(me, to, (sport + 7, 8080), 0, data=shots.next()))
-    add("tcp reset of nothing", DROPPED, True, p.TCP, p.tcp(me, to, (sport + 8, 8080), p.RST | p.ACK, data=shots.next()))
+    add(
+        "tcp reset of nothing",
+        DROPPED,
+        True,
+        p.TCP,
+        p.tcp(me, to, (sport + 8, 8080), p.RST | p.ACK, data=shots.next()),
+    )
     number, message = p.echo(me, to, shots.next(), sport)
     reply = p.icmp(0, 0, message[4:]) if family == 4 else p.icmp6(me, to, 129, 0, message[4:])
     add("echo reply to nobody", DROPPED, False, number, reply)
-    add("tcp, half a header", DROPPED, True, p.TCP, p.tcp(me, to, (sport + 9, 8080), p.SYN)[:2] + shots.next()[:8])
+    add(
+        "tcp, half a header",
+        DROPPED,
+        True,
+        p.TCP,
+        p.tcp(me, to, (sport + 9, 8080), p.SYN)[:2] + shots.next()[:8],
+    )
     add("udp, half a header", DROPPED, True, p.UDP, b"#" + shots.next()[1:6])
     shots.all[f"udp, half a header-{sender}-ipv{family}"]["want"] = shots.mark[1:6].hex()
-    add("udp that claims more", DROPPED, True, p.UDP, p.udp(me, to, (sport + 10, GOOD), shots.next() + bytes(400))[:24])
+    add(
+        "udp that claims more",
+        DROPPED,
+        True,
+        p.UDP,
+        p.udp(me, to, (sport + 10, GOOD), shots.next() + bytes(400))[:24],
+    )
     add("an unknown protocol", JUDGED, False, 253, shots.next())
 
 
@@ -87,7 +117,9 @@ def fragmented(shots: Shots, sender: str, family: int) -> None:
         for begin, end in cuts:
             more = end < len(payload)
             if family == 4:
-                found.append(p.ipv4(me, to, protocol, payload[begin:end], ident=shots.count, offset=begin, more=more))
+                found.append(
+                    p.ipv4(me, to, protocol, payload[begin:end], ident=shots.count, offset=begin, more=more)
+                )
             else:
                 head = p.fragment(protocol, shots.count, begin, more)
                 found.append(p.ipv6(me, to, p.FRAGMENT, head + payload[begin:end]))
@@ -100,9 +132,20 @@ def fragmented(shots: Shots, sender: str, family: int) -> None:
     halves = [(0, 32), (32, 64)]
     shots.add("fragments", sender, family, JUDGED, True, pieces(p.UDP, datagram(GOOD), halves))
     shots.add("fragments elsewhere", sender, family, JUDGED, False, pieces(p.UDP, datagram(BAD), halves))
-    shots.add("fragments in disorder", sender, family, JUDGED, True, pieces(p.UDP, datagram(GOOD), halves[::-1]))
-    shots.add("tiny fragments elsewhere", sender, family, JUDGED, False, pieces(p.UDP, datagram(BAD), [(0, 8), (8, 64)]))
-    shots.add("a last fragment alone", sender, family, DROPPED, True, pieces(p.UDP, datagram(GOOD), halves[1:]))
+    shots.add(
+        "fragments in disorder", sender, family, JUDGED, True, pieces(p.UDP, datagram(GOOD), halves[::-1])
+    )
+    shots.add(
+        "tiny fragments elsewhere",
+        sender,
+        family,
+        JUDGED,
+        False,
+        pieces(p.UDP, datagram(BAD), [(0, 8), (8, 64)]),
+    )
+    shots.add(
+        "a last fragment alone", sender, family, DROPPED, True, pieces(p.UDP, datagram(GOOD), halves[1:])
+    )
     mark = shots.next()
     lonely = p.udp(me, to, (51000 + shots.count, GOOD), mark + bytes(48))
     shots.add("a first fragment alone", sender, family, DROPPED, True, pieces(p.UDP, lonely, halves[:1]))
@@ -114,7 +157,9 @@ def fragmented(shots: Shots, sender: str, family: int) -> None:
         shots.add("an atomic fragment", sender, 6, JUDGED, True, [p.ipv6(me, to, p.FRAGMENT, atomic)])
         mark = shots.next()
         atomic = p.fragment(p.UDP, shots.count, 0, False) + p.udp(me, to, (51000 + shots.count, BAD), mark)
-        shots.add("an atomic fragment elsewhere", sender, 6, JUDGED, False, [p.ipv6(me, to, p.FRAGMENT, atomic)])
+        shots.add(
+            "an atomic fragment elsewhere", sender, 6, JUDGED, False, [p.ipv6(me, to, p.FRAGMENT, atomic)]
+        )
 
 
 def extended(shots: Shots, sender: str) -> None:
@@ -144,7 +189,9 @@ def extended(shots: Shots, sender: str) -> None:
     shots.add("a header cut off", sender, 6, DROPPED, True, [p.ipv6(me, to, p.DESTINATION, promise)])
     mark = shots.next()
     behind = p.fragment(p.DESTINATION, shots.count, 0, True) + p.extension(p.UDP) + mark
-    shots.add("a header chain cut by fragments", sender, 6, DROPPED, True, [p.ipv6(me, to, p.FRAGMENT, behind)])
+    shots.add(
+        "a header chain cut by fragments", sender, 6, DROPPED, True, [p.ipv6(me, to, p.FRAGMENT, behind)]
+    )
 
 
 def options4(shots: Shots, sender: str) -> None:
@@ -178,7 +225,10 @@ def policy(name: str) -> dict[str, Any]:
         "ports": ["9000/udp", "8080/tcp"],
         "action": "deny" if name == "deny listed" else "allow",
     }
-    return {"rules": [] if name == "allow all" else [words], "default": "deny" if name == "allow listed" else "allow"}
+    return {
+        "rules": [] if name == "allow all" else [words],
+        "default": "deny" if name == "allow listed" else "allow",
+    }
 
 
 def commit(bench: Bench, name: str) -> None:
@@ -200,8 +250,57 @@ def arrived(bench: Bench) -> dict[tuple[str, str], bool]:
 @pytest.mark.parametrize("key", SHOTS.all)
 def test_strange_packet(arrived: dict[tuple[str, str], bool], key: str) -> None:
     got = tuple(arrived[name, key] for name in POLICIES)
-    wanted = (SHOTS.listed[key], not SHOTS.listed[key], True) if SHOTS.fate[key] == JUDGED else (False, False, False)
+    wanted = (
+        (SHOTS.listed[key], not SHOTS.listed[key], True)
+        if SHOTS.fate[key] == JUDGED
+        else (False, False, False)
+    )
     assert got == wanted
+
+
+# Tagged with VLAN 0, which a receiver takes for no tag at all: past br_netfilter unless it is told to look at tagged frames too.
+
+
+def tagged(number: int, port: int) -> dict[str, dict[str, Any]]:
+    found = {}
+    for sender, (network, via, addresses) in SENDERS.items():
+        for v in (4, 6):
+            me, to = addresses[v], ALPHA[v]
+            mark = b"<tagged %d %s %d>" % (number, sender.encode(), v)
+            packet = p.ip(me, to, p.UDP, p.udp(me, to, (55000 + number, port), mark))
+            inner = (0x86DD if v == 6 else 0x0800).to_bytes(2, "big")
+            found[f"{sender}-ipv{v}"] = {
+                "from": sender, "network": network, "via": via, "l3": [(bytes(2) + inner + packet).hex()],
+                "ethertype": 0x8100, "want": mark.hex(), "at": ["alpha"],
+            }  # fmt: skip
+    return found
+
+
+TAGGED = "sysctl -qw net.bridge.bridge-nf-filter-vlan-tagged=%d"
+
+
+@pytest.fixture(scope="module")
+def vlan0(bench: Bench) -> dict[tuple[int, str], tuple[bool, bool]]:
+    """(the setting, way): whether it arrived at a port in the list, at another port"""
+    commit(bench, "allow listed")
+    found = {}
+    for setting in (0, 1):
+        bench.sh(command=TAGGED % setting)
+        good, bad = tagged(1 + 2 * setting, GOOD), tagged(2 + 2 * setting, BAD)
+        arrived = [bool(at) for at in bench.shoot(shots=[*good.values(), *bad.values()])]
+        found.update({(setting, key): (arrived[i], arrived[len(good) + i]) for i, key in enumerate(good)})
+    return found
+
+
+@pytest.mark.parametrize("key", tagged(0, GOOD))
+def test_a_vlan_tag_hides_nothing(vlan0: dict[tuple[int, str], tuple[bool, bool]], key: str) -> None:
+    assert vlan0[1, key] == (True, False)
+
+
+@pytest.mark.parametrize("key", [key for key in tagged(0, GOOD) if key.startswith("beta")])
+def test_without_the_setting_it_would(vlan0: dict[tuple[int, str], tuple[bool, bool]], key: str) -> None:
+    """Why the role `bridge` makes it: a test of the tests, too."""
+    assert vlan0[0, key] == (True, True)
 
 
 # What conntrack thinks of a connection's middle depends on settings of it.
@@ -211,7 +310,9 @@ def test_strange_packet(arrived: dict[tuple[str, str], bool], key: str) -> None:
 def middles(bench: Bench) -> dict[tuple[str, int, int], bool]:
     """Segments in the middle of a connection: of one that nobody began, and out of the window of one that is there."""
     found = {}
-    bench.commit({"name": "tcp", "from": ["container:beta"], "to": ["container:alpha"], "ports": ["8080/tcp"]})
+    bench.commit(
+        {"name": "tcp", "from": ["container:beta"], "to": ["container:alpha"], "ports": ["8080/tcp"]}
+    )
     for setting in ("loose", "be_liberal"):
         for value in (0, 1):
             bench.sh(command=f"conntrack -F; sysctl -qw net.netfilter.nf_conntrack_tcp_{setting}={value}")
@@ -219,7 +320,13 @@ def middles(bench: Bench) -> dict[tuple[str, int, int], bool]:
             for family in (4, 6):
                 port = 44000 + 10 * value + family
                 if setting == "be_liberal":
-                    flow = {"id": "w", "from": "beta", "host": ALPHA[family], "port": 8080, "source_port": port}
+                    flow = {
+                        "id": "w",
+                        "from": "beta",
+                        "host": ALPHA[family],
+                        "port": 8080,
+                        "source_port": port,
+                    }
                     assert bench.connect(flows=[flow]) == {"w": "connected"}
                     assert bench.talk(ids=["w"], text="hello") == {"w": "yes"}
                 mark = b"<%s %d %d>" % (setting.encode(), value, family)
@@ -239,7 +346,9 @@ def middles(bench: Bench) -> dict[tuple[str, int, int], bool]:
             if setting == "loose":
                 got = bench.shoot(shots=shots, seconds=0.5)
                 found.update({(setting, value, v): bool(at) for v, at in zip((4, 6), got, strict=True)})
-        bench.sh(command=f"sysctl -qw net.netfilter.nf_conntrack_tcp_{setting}={1 if setting == 'loose' else 0}")
+        bench.sh(
+            command=f"sysctl -qw net.netfilter.nf_conntrack_tcp_{setting}={1 if setting == 'loose' else 0}"
+        )
     return found
 
 
@@ -282,7 +391,9 @@ def untracked(bench: Bench) -> dict[str, Any]:
         bench.sh(command="conntrack -F")
         got = bench.shoot(shots=list(shots.values()))
         found["arrived"] = {key: bool(at) for key, at in zip(shots, got, strict=True)}
-        found["tracked"] = bench.sh(command="conntrack -L -p udp 2>/dev/null | grep -c 'dport=900[01]'", check=False)
+        found["tracked"] = bench.sh(
+            command="conntrack -L -p udp 2>/dev/null | grep -c 'dport=900[01]'", check=False
+        )
         found["one way"] = bench.reach(("beta", ALPHA, "udp:9000"))
         back = {"name": "answers", "from": ["container:alpha"], "to": ["container:beta"], "ports": ["udp"]}
         bench.commit(*policy("allow listed")["rules"], back)

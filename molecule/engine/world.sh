@@ -33,8 +33,7 @@ container hostly "tcp:7000" --network host
 docker start alpha beta gamma plain local hostly >/dev/null
 
 modprobe br_netfilter
-# as the role `bridge` has them
-sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1 net.bridge.bridge-nf-filter-vlan-tagged=1
+sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1
 for tool in iptables ip6tables; do
     $tool -P FORWARD ACCEPT
     $tool -C DOCKER-USER -j ACCEPT 2>/dev/null || $tool -I DOCKER-USER -j ACCEPT 2>/dev/null || true

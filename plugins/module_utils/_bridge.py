@@ -6,7 +6,7 @@
 
 Live and over reboots: br_netfilter loaded (before sysctl.d is applied), the two
 net.bridge sysctls, or instead of them the own switch of each guarded bridge
-with a udev rule for new ones; and in both cases frames with a VLAN tag too.  What was there before is remembered once, so
+with a udev rule for new ones.  What was there before is remembered once, so
 that `absent` leaves the host as it was.  Never touches bridge-nf-call-arptables
 and never loads anything but br_netfilter.  Standard library only.
 PRIVATE to the collection: it may change at any time.
@@ -45,12 +45,6 @@ SWITCHES = {
     "bridge-nf-call-iptables": "nf_call_iptables",
     "bridge-nf-call-ip6tables": "nf_call_ip6tables",
 }
-
-#: A receiver takes VLAN 0 for no tag, but br_netfilter looks at tagged frames only if told to: a container that
-#: tags what it sends would go past every hook.
-TAGGED = "bridge-nf-filter-vlan-tagged"
-#: What these are when br_netfilter has just been loaded.
-AT_FIRST = {**dict.fromkeys(SWITCHES, 1), TAGGED: 0}
 
 #: Docker's own choice of names, for when dockerd cannot be asked.
 DOCKER_NAMES = re.compile(r"^(docker0|docker_gwbridge|br-[0-9a-f]{12})$")
@@ -156,13 +150,13 @@ def look(
                 {own: number(os.path.join(base, name, "bridge", own)) for own in SWITCHES.values()},
             )
         )
-    sysctl = {key: number(os.path.join(paths.of(paths.proc), key)) for key in AT_FIRST}
+    sysctl = {key: number(os.path.join(paths.of(paths.proc), key)) for key in SWITCHES}
     return Host(
         tuple(bridges),
         sysctl,
         any(value is not None for value in sysctl.values()),
         docker_bridges is not None,
-        {key: found for key in AT_FIRST for found in [set_by_others(key, paths)] if found is not None},
+        {key: found for key in SWITCHES for found in [set_by_others(key, paths)] if found is not None},
     )
 
 
@@ -240,23 +234,19 @@ def choose_scope(wanted: str, host: Host) -> t.Tuple[str, str]:
         return "global", "{} looks like Kubernetes, which needs the global setting".format(
             ", ".join(kubernetes)
         )
-    for key, (value, path) in host.elsewhere.items():
-        if key in SWITCHES and value == 1:
+    for value, path in host.elsewhere.values():
+        if value == 1:
             return "global", f"{path} asks for the global setting already"
     return "guarded", "with the global setting, Docker's own rules would act on {} too".format(
         ", ".join(foreign)
     )
 
 
-def sysctls(scope: str) -> t.Dict[str, int]:
-    """net.bridge.<key> and the value it shall have."""
-    return {**dict.fromkeys(SWITCHES, 1 if scope == "global" else 0), TAGGED: 1}
-
-
 def contents(scope: str, host: Host, guards: t.Sequence[str], paths: Paths) -> t.Dict[str, t.Optional[str]]:
     """path -> text; None: the file must not be there."""
+    value = 1 if scope == "global" else 0
     sysctl = _HEAD + f"# bridgewarden_bridge_scope: {scope}\n"
-    sysctl += "".join("net.bridge.%s = %d\n" % item for item in sysctls(scope).items())
+    sysctl += "".join("net.bridge.%s = %d\n" % (key, value) for key in SWITCHES)
     return {
         paths.of(paths.modules_load): _HEAD
         + "# Loaded before sysctl.d is applied: without it there is no net.bridge to set.\nbr_netfilter\n",
@@ -323,7 +313,7 @@ class _Work:
         for path, text in contents(scope, host, guards, self.paths).items():
             self._file(path, text)
         self._load(host)
-        self._sysctl(host, sysctls(scope))
+        self._sysctl(host, 1 if scope == "global" else 0)
         for bridge in host.bridges:
             switched = scope == "guarded" and bridge.guarded
             self._bridge(bridge, dict.fromkeys(SWITCHES.values(), 1) if switched else {})
@@ -386,10 +376,10 @@ class _Work:
             said = ((err + out).strip().splitlines() or ["it ended with %d" % code])[-1]
             raise BridgeError(f"br_netfilter cannot be loaded: {said}", "modprobe br_netfilter", "see dmesg")
 
-    def _sysctl(self, host: Host, wanted: t.Mapping[str, int]) -> None:
+    def _sysctl(self, host: Host, value: int) -> None:
         for key, present in host.sysctl.items():
-            # Just loaded, the module has its defaults; in check mode it will.
-            now, value = AT_FIRST[key] if present is None else present, wanted[key]
+            # Just loaded, the module has its default, 1; in check mode it will.
+            now = 1 if present is None else present
             if now == value:
                 continue
             self._set(os.path.join(self.paths.of(self.paths.proc), key), "net.bridge." + key, present, value)
@@ -458,9 +448,10 @@ class _Work:
         module = os.path.exists(self.paths.of(self.paths.module) + "/initstate")
         if module and not remembered.get("br_netfilter_loaded") and self._unload():
             return
-        for key, present in host.sysctl.items():
+        for key, value in remembered["sysctl"].items():
+            present = host.sysctl.get(key)
             # Not loaded before and not to be unloaded now: off is what it came down to.
-            value = remembered["sysctl"].get(key) or 0
+            value = 0 if value is None else value
             if present is not None and present != value:
                 self._set(
                     os.path.join(self.paths.of(self.paths.proc), key), "net.bridge." + key, present, value
@@ -480,10 +471,10 @@ class _Work:
         return True
 
     def _warn(self, host: Host, scope: str, guards: t.Sequence[str]) -> None:
-        wanted = sysctls(scope)
+        value = 1 if scope == "global" else 0
         ours = os.path.basename(self.paths.sysctl)
         for key, (other, path) in sorted(host.elsewhere.items()):
-            if other != wanted[key] and os.path.basename(path) > ours:
+            if other != value and os.path.basename(path) > ours:
                 self.outcome.warnings.append(
                     "%s sets net.bridge.%s = %d and is applied after %s: take it out there"
                     % (path, key, other, ours)

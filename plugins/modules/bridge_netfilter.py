@@ -43,7 +43,6 @@ options:
       - V(guarded) sets both to 0 and the own switch of each guarded bridge to 1, with a udev rule for new
         ones.
         Bridges of virtual machines keep out of Docker's rules this way.
-      - With either, C(net.bridge.bridge-nf-filter-vlan-tagged) is 1, or a VLAN tag would hide a frame from netfilter.
       - V(auto) is V(global), unless the host has bridges that are neither Docker's nor guarded; then it is
         V(guarded).
         It stays V(global) where those are of Kubernetes, or another file in C(sysctl.d) asks for the global

@@ -39,7 +39,6 @@ class FakeHost:
         self.proc.mkdir(parents=True)
         for key in (*bridge.SWITCHES, "bridge-nf-call-arptables"):
             (self.proc / key).write_text(f"{value}\n")
-        (self.proc / bridge.TAGGED).write_text("0\n")
         module = self.root / "sys/module/br_netfilter"
         module.mkdir(parents=True)
         (module / "initstate").write_text("live\n")
@@ -195,29 +194,6 @@ def test_guarded_turns_the_module_s_default_off(host: FakeHost) -> None:
     rules = (host.root / "etc/udev/rules.d/99-bridgewarden.rules").read_text()
     assert 'KERNEL=="br-*"' in rules and 'KERNEL=="docker0"' in rules
     assert "udevadm control --reload" in host.calls
-
-
-@pytest.mark.parametrize("scope", ["global", "guarded"])
-def test_a_vlan_tag_hides_nothing_from_netfilter(host: FakeHost, scope: str) -> None:
-    """A receiver takes VLAN 0 for no tag; br_netfilter lets it past unless it is told otherwise."""
-    outcome = host.run(scope)
-    assert "set net.bridge.bridge-nf-filter-vlan-tagged to 1" in outcome.live
-    assert host.sysctl(bridge.TAGGED) == "1"
-    text = (host.root / "etc/sysctl.d/99-bridgewarden.conf").read_text()
-    assert "net.bridge.bridge-nf-filter-vlan-tagged = 1\n" in text
-    assert not host.run(scope).changed
-    host.refuses = "modprobe: FATAL: Module br_netfilter is in use."
-    host.run(state="absent")
-    assert host.sysctl(bridge.TAGGED) == "0"
-
-
-def test_what_an_older_version_remembered_will_do(host: FakeHost) -> None:
-    host.load(0)
-    host.run("global")
-    before = host.root / "var/lib/bridgewarden/before.json"
-    before.write_text(before.read_text().replace(f'"{bridge.TAGGED}": 0,', ""))
-    host.run(state="absent")
-    assert host.sysctl(bridge.TAGGED) == host.sysctl() == "0"
 
 
 def test_a_docker_bridge_with_a_name_of_its_own_is_switched_too(host: FakeHost) -> None:

@@ -30,7 +30,6 @@ def test_the_module_is_loaded_from_dkms(host: Any) -> None:
 def test_the_bridge_settings_are_live_and_persistent(host: Any) -> None:
     assert host.sysctl("net.bridge.bridge-nf-call-iptables") == 1
     assert host.sysctl("net.bridge.bridge-nf-call-ip6tables") == 1
-    assert host.sysctl("net.bridge.bridge-nf-filter-vlan-tagged") == 1
     assert host.file("/etc/modules-load.d/bridgewarden.conf").contains("^br_netfilter$")
     assert host.file("/etc/sysctl.d/99-bridgewarden.conf").contains("bridge-nf-call-ip6tables = 1")
 

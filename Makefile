@@ -53,7 +53,7 @@ kmod: venv  ## the module against the oldest and newest kernel: -W1, sparse
 sanity: venv  ## ansible-test sanity: two minutes the first time
 	$(BIN)/python tests/run.py sanity
 
-scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest): minutes
+scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, engine-default ...): minutes
 	$(BIN)/python tests/run.py molecule-$(or $(SCENARIO),default)
 
 test: venv  ## everything, in one report under build/test/

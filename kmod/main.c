@@ -11,6 +11,7 @@
 #include "hook.h"
 #include "netlink.h"
 #include "state.h"
+#include "tag.h"
 #include "txn.h"
 #include "version.h"
 
@@ -32,9 +33,12 @@ static int __init bw_init(void)
 	err = bw_hook_init(&init_net);
 	if (err)
 		goto guard;
-	err = bw_txn_init();
+	err = bw_tag_init(&init_net);
 	if (err)
 		goto hook;
+	err = bw_txn_init();
+	if (err)
+		goto tag;
 	err = bw_netlink_init();
 	if (err)
 		goto txn;
@@ -42,6 +46,8 @@ static int __init bw_init(void)
 
 txn:
 	bw_txn_exit();
+tag:
+	bw_tag_exit(&init_net);
 hook:
 	bw_hook_exit(&init_net);
 guard:
@@ -56,6 +62,7 @@ static void __exit bw_exit(void)
 	bw_netlink_exit();
 	bw_txn_exit();
 	bw_state_stop();
+	bw_tag_exit(&init_net);
 	bw_hook_exit(&init_net);
 	/* Its notifier reads the state: gone before it. */
 	bw_guard_exit();

@@ -38,6 +38,10 @@ class Stage:
     needs: tuple[str, ...] = field(default=())
 
 
+def molecule(scenario: str, lane: int = 1) -> Stage:
+    return Stage(f"molecule-{scenario}", f"tests/tools/molecule.sh {scenario}", lane, "vm", ("images",))
+
+
 STAGES = (
     Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", lane=0, group="vm"),
     Stage("ruff", "ruff check . && ruff format --check --diff .", group="lint"),
@@ -52,10 +56,13 @@ STAGES = (
     Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml"),
     Stage("sanity", "tests/tools/sanity.sh"),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", needs=("images",)),
-    Stage("molecule-default", "tests/tools/molecule.sh default", lane=0, group="vm", needs=("images",)),
-    Stage("molecule-oldest", "tests/tools/molecule.sh oldest", group="vm", needs=("images",)),
-    Stage("molecule-newest", "tests/tools/molecule.sh newest", group="vm", needs=("images",)),
+    molecule("default", lane=0),
     Stage("lab", "python -m lab demo --quiet-exit", lane=0, group="vm", needs=("images",)),
+    molecule("engine-default", lane=0),
+    molecule("oldest"),
+    molecule("newest"),
+    molecule("engine-oldest"),
+    molecule("engine-newest", lane=0),
 )
 
 

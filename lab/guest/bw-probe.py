@@ -268,9 +268,8 @@ def _checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-def begin_all(probes: list[Probe]) -> list[Attempt]:
+def begin_all(probes: list[Probe], places: Places) -> list[Attempt]:
     """Start every probe, entering each namespace once."""
-    places = Places()
     attempts = [
         Attempt(
             probe,
@@ -304,7 +303,7 @@ def finish(attempts: list[Attempt]) -> None:
 
 
 def main() -> None:
-    attempts = begin_all(json.loads(sys.argv[1]) if len(sys.argv) > 1 else json.load(sys.stdin))
+    attempts = begin_all(json.loads(sys.argv[1]) if len(sys.argv) > 1 else json.load(sys.stdin), Places())
     finish(attempts)
     json.dump([attempt.probe for attempt in attempts], sys.stdout)
     print()

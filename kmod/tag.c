@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Takes VLAN 0 off frames at the ports of guarded bridges, ahead of
+ * br_netfilter, so that what they carry is judged. Must never touch a frame of
+ * a real VLAN, nor one at a bridge that is not guarded.
+ */
+#include <linux/if_vlan.h>
+#include <linux/netdevice.h>
+#include <linux/netfilter_bridge.h>
+
+#include "counters.h"
+#include "guard.h"
+#include "state.h"
+#include "tag.h"
+
+/* Which tag is next cannot be told without changing the frame under others. */
+static unsigned int bw_tag_nested(const struct sk_buff *skb)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+
+	if (!st)
+		return NF_ACCEPT;
+	bw_count(st->counters, BW_REASON_MALFORMED, skb->len);
+	return st->mode == BW_MODE_AUDIT ? NF_ACCEPT : NF_DROP;
+}
+
+static unsigned int bw_tag_hook(void *priv, struct sk_buff *skb,
+				const struct nf_hook_state *hs)
+{
+	/* Receiving has moved the outermost tag, if any, out of the frame. */
+	if (likely(!skb_vlan_tag_present(skb)) || skb_vlan_tag_get_id(skb))
+		return NF_ACCEPT;
+	if (!bw_guarded(netdev_master_upper_dev_get_rcu((struct net_device *)hs->in)))
+		return NF_ACCEPT;
+	if (eth_type_vlan(skb->protocol))
+		return bw_tag_nested(skb);
+	__vlan_hwaccel_clear_tag(skb);
+	return NF_ACCEPT;
+}
+
+static const struct nf_hook_ops bw_tag_ops = {
+	.hook = bw_tag_hook,
+	.pf = NFPROTO_BRIDGE,
+	.hooknum = NF_BR_PRE_ROUTING,
+	.priority = NF_BR_PRI_FIRST,
+};
+
+/* A kernel without the bridge family has no bridged traffic to judge. */
+#define BW_TAG_POSSIBLE	IS_ENABLED(CONFIG_NETFILTER_FAMILY_BRIDGE)
+
+int bw_tag_init(struct net *net)
+{
+	return BW_TAG_POSSIBLE ? nf_register_net_hook(net, &bw_tag_ops) : 0;
+}
+
+void bw_tag_exit(struct net *net)
+{
+	if (!BW_TAG_POSSIBLE)
+		return;
+	nf_unregister_net_hook(net, &bw_tag_ops);
+	synchronize_net();
+}

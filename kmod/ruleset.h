@@ -39,6 +39,8 @@ struct bw_draft {
 	char guard[BW_MAX_GUARDS][BW_GUARD_LEN];
 	u8 mode;
 	u8 placement;
+	bool log_defaults;
+	u16 log_group;
 	u8 defaults[__BW_CLASS_MAX];
 	u8 policy_digest[BW_DIGEST_LEN];
 	u8 ruleset_digest[BW_DIGEST_LEN];

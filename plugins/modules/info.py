@@ -98,6 +98,28 @@ hooks_in_place:
   description: Whether the module's hooks run first wherever they should.
   returned: when loaded
   type: bool
+hooks_ahead:
+  description: Who runs before the module's hooks, and where.
+  returned: when loaded
+  type: list
+  elements: str
+  sample: ["IPv4 FORWARD nft_do_chain_ipv4 [nf_tables]"]
+log_group:
+  description: The nfnetlink_log group that log lines go to.
+  returned: when loaded
+  type: int
+log_defaults:
+  description: Whether packets that are dropped without a rule are logged, too.
+  returned: when loaded
+  type: bool
+log_swallowed:
+  description: Log lines that the rate limit has kept back since the module was loaded.
+  returned: when loaded
+  type: int
+sealed:
+  description: Whether nothing can be changed until reboot.
+  returned: when loaded
+  type: bool
 rules:
   description: Rules and built-in reasons with their counters.
   returned: when loaded and O(rules)

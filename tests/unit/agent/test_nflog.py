@@ -8,7 +8,6 @@ import struct
 import typing as t
 
 import pytest
-
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _nflog as nflog
 

@@ -13,7 +13,7 @@
 
 void bw_offload_end(void)
 {
-	typeof(&nf_flow_table_cleanup) cleanup;
+	typeof(nf_flow_table_cleanup) *cleanup;
 
 	cleanup = symbol_get(nf_flow_table_cleanup);
 	if (!cleanup)

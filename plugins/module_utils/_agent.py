@@ -349,9 +349,8 @@ class Agent:
             if info.hooks_in_place:
                 self.log.info("our hooks run first again")
             else:
-                self.log.warning(
-                    "another netfilter user runs before our hooks; 'bridgewarden status' shows where"
-                )
+                ahead = ", ".join(info.hooks_ahead) or "'bridgewarden status' shows where"
+                self.log.warning("another netfilter user runs before our hooks: " + ahead)
 
     def _stamp(self) -> t.Tuple[int, int]:
         try:

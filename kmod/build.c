@@ -16,6 +16,7 @@
 #include "guard.c"
 #include "counters.c"
 #include "state.c"
+#include "offload.c"
 #include "txn.c"
 #include "netlink.c"
 #include "explain.c"

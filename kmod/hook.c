@@ -2,8 +2,9 @@
 /*
  * The hooks. Each finds out who stands on either side of the packet at its
  * place in the stack, and judges every packet exactly once: forwarded and
- * bridged ones at FORWARD, those for the host at LOCAL_IN, those from the host
- * at POST_ROUTING. No hook may write anything shared, or sleep.
+ * bridged ones at FORWARD or, by placement, at POST_ROUTING, those for the host
+ * at LOCAL_IN, those from the host at POST_ROUTING. No hook may write anything
+ * shared, or sleep.
  */
 #include <linux/netfilter.h>
 #include <linux/netfilter_bridge.h>
@@ -50,6 +51,7 @@ static unsigned int bw_builtin(const struct bw_state *st, struct sk_buff *skb,
 	struct bw_decision d = {
 		.index = reason,
 		.action = BW_ACTION_DENY,
+		.class = BW_CLASS_NONE,
 	};
 
 	if (reason == BW_REASON_NEIGHBOUR || reason == BW_REASON_HOST_ERROR)
@@ -69,25 +71,35 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	return bw_verdict(st, skb, hs, &d);
 }
 
+/* A packet that passes through the host, from one device to another. */
+static __always_inline unsigned int
+bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
+		 const struct nf_hook_state *hs, const struct net_device *from,
+		 bool in, bool out)
+{
+	struct bw_query q;
+	int reason;
+
+	if (unlikely(st->closed))
+		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
+	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD, &q);
+	if (unlikely(reason >= 0))
+		return bw_builtin(st, skb, hs, reason);
+	bw_stand_at(bw_sender(&q), from, in, nf_bridge_get_physinif(skb));
+	bw_stand_at(bw_receiver(&q), hs->out, out, 0);
+	return bw_judge(st, skb, hs, &q);
+}
+
 /* Out of line, here and below: what is not judged pays for no stack frame. */
 static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
 					      const struct nf_hook_state *hs,
 					      bool in, bool out)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
-	struct bw_query q;
-	int reason;
 
-	if (!st)
+	if (!st || unlikely(!READ_ONCE(st->at_forward)))
 		return NF_ACCEPT;
-	if (unlikely(st->closed))
-		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
-	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD, &q);
-	if (unlikely(reason >= 0))
-		return bw_builtin(st, skb, hs, reason);
-	bw_stand_at(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
-	bw_stand_at(bw_receiver(&q), hs->out, out, 0);
-	return bw_judge(st, skb, hs, &q);
+	return bw_judge_passing(st, skb, hs, hs->in, in, out);
 }
 
 static unsigned int bw_hook_forward(void *priv, struct sk_buff *skb,
@@ -156,7 +168,7 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 	return bw_judge_local_in(st, skb, hs, in);
 }
 
-/* Forwarded and bridged packets pass here too, judged already. */
+/* Forwarded and bridged packets pass POST_ROUTING too. */
 static bool bw_from_host(const struct sk_buff *skb,
 			 const struct nf_hook_state *hs)
 {
@@ -213,10 +225,36 @@ static noinline unsigned int bw_judge_from_host(struct sk_buff *skb,
 	return verdict;
 }
 
+/* Placement postrouting. A bridged packet comes without its in-device. */
+static noinline unsigned int bw_judge_late(struct sk_buff *skb,
+					   const struct nf_hook_state *hs)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	const struct net_device *from = hs->in;
+	unsigned int verdict;
+	bool in, out;
+
+	if (!st || !READ_ONCE(st->at_post_routing))
+		return NF_ACCEPT;
+	if (!from && nf_bridge_get_physoutif(skb))
+		from = hs->out;
+	in = bw_guarded(from);
+	out = bw_guarded(hs->out);
+	if (!in && !out)
+		return NF_ACCEPT;
+	local_bh_disable();
+	verdict = bw_judge_passing(st, skb, hs, from, in, out);
+	local_bh_enable();
+	return verdict;
+}
+
 static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
 					 const struct nf_hook_state *hs)
 {
-	if (!bw_from_host(skb, hs) || !bw_guarded(hs->out))
+	if (!bw_from_host(skb, hs))
+		return unlikely(READ_ONCE(bw_post_routing)) ?
+		       bw_judge_late(skb, hs) : NF_ACCEPT;
+	if (!bw_guarded(hs->out))
 		return NF_ACCEPT;
 	return bw_judge_from_host(skb, hs);
 }
@@ -271,27 +309,26 @@ static u32 bw_hook_bit(const struct nf_hook_ops *ops)
 	return 1U << ((ops->pf == NFPROTO_IPV4 ? 0 : 8) + ops->hooknum);
 }
 
-static bool bw_hook_is_first(const struct net *net,
-			     const struct nf_hook_ops *ops)
+static const struct nf_hook_entries *
+bw_hook_entries(const struct net *net, const struct nf_hook_ops *ops)
 {
-	const struct nf_hook_entries *entries;
-
-	if (ops->pf == NFPROTO_IPV4)
-		entries = rcu_dereference(net->nf.hooks_ipv4[ops->hooknum]);
-	else
-		entries = rcu_dereference(net->nf.hooks_ipv6[ops->hooknum]);
-	return entries && entries->num_hook_entries &&
-	       entries->hooks[0].hook == ops->hook;
+	return ops->pf == NFPROTO_IPV4 ?
+	       rcu_dereference(net->nf.hooks_ipv4[ops->hooknum]) :
+	       rcu_dereference(net->nf.hooks_ipv6[ops->hooknum]);
 }
 
 u32 bw_hook_first(const struct net *net)
 {
+	const struct nf_hook_entries *entries;
 	u32 first = 0, i;
 
 	rcu_read_lock();
-	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++)
-		if (bw_hook_is_first(net, &bw_hook_ops[i]))
+	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++) {
+		entries = bw_hook_entries(net, &bw_hook_ops[i]);
+		if (entries && entries->num_hook_entries &&
+		    entries->hooks[0].hook == bw_hook_ops[i].hook)
 			first |= bw_hook_bit(&bw_hook_ops[i]);
+	}
 	rcu_read_unlock();
 	return first;
 }
@@ -303,4 +340,46 @@ u32 bw_hook_expected(void)
 	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++)
 		expected |= bw_hook_bit(&bw_hook_ops[i]);
 	return expected;
+}
+
+static int bw_hook_tell_place(const struct nf_hook_ops *ops,
+			      const struct nf_hook_entries *entries,
+			      int (*fn)(const char *who, void *arg), void *arg)
+{
+	static const char *const places[] = {
+		[NF_INET_LOCAL_IN] = "LOCAL_IN",
+		[NF_INET_FORWARD] = "FORWARD",
+		[NF_INET_POST_ROUTING] = "POST_ROUTING",
+	};
+	char who[BW_HOOK_WHO_LEN];
+	int i, err;
+
+	for (i = 0; i < entries->num_hook_entries && i < BW_HOOK_TOLD; i++) {
+		if (entries->hooks[i].hook == ops->hook)
+			break;
+		scnprintf(who, sizeof(who), "%s %s %ps",
+			  ops->pf == NFPROTO_IPV4 ? "IPv4" : "IPv6",
+			  places[ops->hooknum], entries->hooks[i].hook);
+		err = fn(who, arg);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+int bw_hook_tell_ahead(const struct net *net,
+		       int (*fn)(const char *who, void *arg), void *arg)
+{
+	const struct nf_hook_entries *entries;
+	int err = 0;
+	u32 i;
+
+	rcu_read_lock();
+	for (i = 0; i < ARRAY_SIZE(bw_hook_ops) && !err; i++) {
+		entries = bw_hook_entries(net, &bw_hook_ops[i]);
+		if (entries)
+			err = bw_hook_tell_place(&bw_hook_ops[i], entries, fn, arg);
+	}
+	rcu_read_unlock();
+	return err;
 }

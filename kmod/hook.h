@@ -16,4 +16,12 @@ void bw_hook_exit(struct net *net);
 u32 bw_hook_first(const struct net *net);
 u32 bw_hook_expected(void);
 
+#define BW_HOOK_PLACES	6
+#define BW_HOOK_TOLD	4	/* of a place */
+#define BW_HOOK_WHO_LEN	96
+
+/* Who runs before us, in words; fn must not sleep. */
+int bw_hook_tell_ahead(const struct net *net,
+		       int (*fn)(const char *who, void *arg), void *arg);
+
 #endif /* _BW_HOOK_H */

@@ -10,6 +10,7 @@
 #include "guard.h"
 #include "hook.h"
 #include "netlink.h"
+#include "offload.h"
 #include "state.h"
 #include "tag.h"
 #include "txn.h"
@@ -52,6 +53,7 @@ hook:
 	bw_hook_exit(&init_net);
 guard:
 	bw_guard_exit();
+	bw_offload_exit();
 	bw_state_exit();
 	rcu_barrier();
 	return err;
@@ -66,6 +68,7 @@ static void __exit bw_exit(void)
 	bw_hook_exit(&init_net);
 	/* Its notifier reads the state: gone before it. */
 	bw_guard_exit();
+	bw_offload_exit();
 	bw_state_exit();
 	rcu_barrier();
 }

@@ -17,6 +17,7 @@
 #include "netlink.h"
 #include "state.h"
 #include "txn.h"
+#include "verdict.h"
 #include "version.h"
 
 static struct genl_family bw_family;
@@ -49,11 +50,15 @@ static const struct nla_policy bw_policy[BW_ATTR_MAX + 1] = {
 	[BW_ATTR_FROM_KIND] = NLA_POLICY_MAX(NLA_U8, __BW_KIND_MAX - 1),
 	[BW_ATTR_TO_KIND] = NLA_POLICY_MAX(NLA_U8, __BW_KIND_MAX - 1),
 	[BW_ATTR_DIRECT] = { .type = NLA_FLAG },
+	[BW_ATTR_PLACEMENT] = NLA_POLICY_MAX(NLA_U8, __BW_PLACEMENT_MAX - 1),
+	[BW_ATTR_LOG_GROUP] = { .type = NLA_U16 },
+	[BW_ATTR_LOG_DEFAULTS] = NLA_POLICY_MAX(NLA_U8, 1),
 };
 
 #define BW_A(name)	BIT_ULL(BW_ATTR_##name)
 #define BW_HEAD		(BW_A(MODE) | BW_A(DEFAULTS) | BW_A(POLICY_DIGEST) | \
-			 BW_A(RULESET_DIGEST) | BW_A(GUARD) | BW_A(EXPECT_GENERATION))
+			 BW_A(RULESET_DIGEST) | BW_A(GUARD) | BW_A(EXPECT_GENERATION) | \
+			 BW_A(PLACEMENT) | BW_A(LOG_GROUP) | BW_A(LOG_DEFAULTS))
 #define BW_SECTIONS	GENMASK_ULL(BW_ATTR_SECTION_PAIR, BW_ATTR_SECTION_IDENTITY)
 
 /* One policy serves all commands, so each names what it takes. */
@@ -63,6 +68,7 @@ static const u64 bw_takes[BW_CMD_MAX + 1] = {
 	[BW_CMD_COMMIT] = BW_A(EXPECT_GENERATION) | BW_A(DRY_RUN) | BW_A(CONFIRM_TIMEOUT),
 	[BW_CMD_CONFIRM] = BW_A(EXPECT_GENERATION),
 	[BW_CMD_ROLLBACK] = BW_A(EXPECT_GENERATION),
+	[BW_CMD_SEAL] = BW_A(EXPECT_GENERATION),
 	[BW_CMD_EXPLAIN] = BW_A(FAMILY) | BW_A(PROTO) | BW_A(FROM_ADDR) | BW_A(TO_ADDR) |
 			   BW_A(PORT) | BW_A(FROM_KIND) | BW_A(TO_KIND) | BW_A(DIRECT),
 };
@@ -81,8 +87,10 @@ static int bw_admit(const struct sk_buff *skb, struct genl_info *info)
 	if (!bw_is_privileged(skb))
 		return -EPERM;
 	for (attr = 1; attr <= BW_ATTR_MAX; attr++)
+		/* Those beyond the mask occur in replies only. */
 		if (info->attrs[attr] &&
-		    !(bw_takes[info->genlhdr->cmd] & BIT_ULL(attr))) {
+		    (attr > 63 ||
+		     !(bw_takes[info->genlhdr->cmd] & BIT_ULL(attr)))) {
 			NL_SET_ERR_MSG_ATTR(info->extack, info->attrs[attr],
 					    "attribute does not belong to this command");
 			return -EINVAL;
@@ -150,6 +158,11 @@ static int bw_put_link(u32 ifindex, void *reply)
 	return nla_put_u32(reply, BW_ATTR_GUARD_LINK, ifindex);
 }
 
+static int bw_put_ahead(const char *who, void *reply)
+{
+	return nla_put_string(reply, BW_ATTR_HOOK_AHEAD, who);
+}
+
 static int bw_count_link(u32 ifindex, void *count)
 {
 	++*(u32 *)count;
@@ -163,6 +176,9 @@ static int bw_put_state(struct sk_buff *reply, const struct bw_state *st)
 	u32 i;
 
 	if (nla_put_u8(reply, BW_ATTR_MODE, st->mode) ||
+	    nla_put_u8(reply, BW_ATTR_PLACEMENT, st->placement) ||
+	    nla_put_u16(reply, BW_ATTR_LOG_GROUP, st->log_group) ||
+	    nla_put_u8(reply, BW_ATTR_LOG_DEFAULTS, st->log_defaults) ||
 	    nla_put(reply, BW_ATTR_DEFAULTS, sizeof(r->defaults), r->defaults) ||
 	    nla_put(reply, BW_ATTR_POLICY_DIGEST, BW_DIGEST_LEN, st->policy_digest) ||
 	    nla_put(reply, BW_ATTR_RULESET_DIGEST, BW_DIGEST_LEN, st->ruleset_digest) ||
@@ -189,13 +205,18 @@ static int bw_put_info(struct sk_buff *reply)
 			      BW_ATTR_PAD) ||
 	    nla_put_u32(reply, BW_ATTR_HOOKS_FIRST, bw_hook_first(&init_net)) ||
 	    nla_put_u32(reply, BW_ATTR_HOOKS_EXPECTED, bw_hook_expected()) ||
+	    nla_put_u64_64bit(reply, BW_ATTR_LOG_SWALLOWED, bw_log_swallowed(),
+			      BW_ATTR_PAD) ||
+	    bw_hook_tell_ahead(&init_net, bw_put_ahead, reply) ||
+	    (bw_state_sealed() && nla_put_flag(reply, BW_ATTR_SEALED)) ||
 	    (left && nla_put_u32(reply, BW_ATTR_CONFIRM_REMAINING, left)) ||
 	    (st && bw_put_state(reply, st)))
 		return -EMSGSIZE;
 	return bw_guard_for_each(bw_put_link, reply);
 }
 
-#define BW_INFO_SIZE	(NLMSG_DEFAULT_SIZE + BW_MAX_GUARDS * (NLA_HDRLEN + BW_GUARD_LEN))
+#define BW_INFO_SIZE	(NLMSG_DEFAULT_SIZE + BW_MAX_GUARDS * (NLA_HDRLEN + BW_GUARD_LEN) + \
+			 BW_HOOK_PLACES * BW_HOOK_TOLD * (NLA_HDRLEN + BW_HOOK_WHO_LEN))
 #define BW_INFO_SPARE	64	/* links that appear before the answer is written */
 
 static int bw_do_info(struct sk_buff *skb, struct genl_info *info)
@@ -236,6 +257,15 @@ static int bw_txn_take_attr(struct bw_txn *txn, const struct nlattr *nla,
 	case BW_ATTR_MODE:
 		txn->draft.mode = nla_get_u8(nla);
 		txn->has_mode = true;
+		return 0;
+	case BW_ATTR_PLACEMENT:
+		txn->draft.placement = nla_get_u8(nla);
+		return 0;
+	case BW_ATTR_LOG_GROUP:
+		txn->draft.log_group = nla_get_u16(nla);
+		return 0;
+	case BW_ATTR_LOG_DEFAULTS:
+		txn->draft.log_defaults = nla_get_u8(nla);
 		return 0;
 	case BW_ATTR_DEFAULTS:
 		memcpy(txn->draft.defaults, nla_data(nla),
@@ -447,6 +477,11 @@ static int bw_do_rollback(struct sk_buff *skb, struct genl_info *info)
 	return bw_settle(skb, info, bw_state_rollback);
 }
 
+static int bw_do_seal(struct sk_buff *skb, struct genl_info *info)
+{
+	return bw_settle(skb, info, bw_state_seal);
+}
+
 static int bw_do_explain(struct sk_buff *skb, struct genl_info *info)
 {
 	struct sk_buff *reply;
@@ -523,6 +558,12 @@ static int bw_put_rule_attrs(struct sk_buff *skb, const struct bw_state *st,
 		return -EMSGSIZE;
 	if (rule && (nla_put_u64_64bit(skb, BW_ATTR_RULE_KEY, rule->key, BW_ATTR_PAD) ||
 		     nla_put_string(skb, BW_ATTR_RULE_NAME, rule->name)))
+		return -EMSGSIZE;
+	if (action == BW_ACTION_QUEUE &&
+	    (nla_put_u16(skb, BW_ATTR_QUEUE_NUM, rule->queue) ||
+	     nla_put_u16(skb, BW_ATTR_QUEUE_COUNT, rule->queues) ||
+	     (rule->flags & BW_RULE_F_BYPASS &&
+	      nla_put_flag(skb, BW_ATTR_QUEUE_BYPASS))))
 		return -EMSGSIZE;
 	return 0;
 }
@@ -615,6 +656,7 @@ static const struct genl_small_ops bw_ops[] = {
 	{ .cmd = BW_CMD_RULE_GET, .flags = GENL_ADMIN_PERM, .dumpit = bw_dump_rules },
 	{ .cmd = BW_CMD_ENDPOINT_GET, .flags = GENL_ADMIN_PERM, .dumpit = bw_dump_endpoints },
 	{ .cmd = BW_CMD_EXPLAIN, .flags = GENL_ADMIN_PERM, .doit = bw_do_explain },
+	{ .cmd = BW_CMD_SEAL, .flags = GENL_ADMIN_PERM, .doit = bw_do_seal },
 };
 
 /*

@@ -52,9 +52,8 @@ static bool bw_all_zero(const u8 *p, size_t n)
 
 static int bw_check_action(struct bw_fault *f, u32 section, u32 entry, u8 action)
 {
-	if (action == BW_ACTION_QUEUE)
-		return bw_fail(f, -EOPNOTSUPP, section, entry,
-			       "queue is not supported by this version");
+	if (action == BW_ACTION_QUEUE && section != BW_S_RULE)
+		return bw_bad(f, section, entry, "only a rule can queue");
 	if (action >= __BW_ACTION_MAX)
 		return bw_bad(f, section, entry, "unknown action");
 	return 0;
@@ -67,6 +66,11 @@ static int bw_check_head(const struct bw_draft *d, struct bw_fault *f)
 
 	if (d->mode >= __BW_MODE_MAX)
 		return bw_bad(f, BW_S_NONE, 0, "unknown mode");
+	if (d->placement >= __BW_PLACEMENT_MAX)
+		return bw_bad(f, BW_S_NONE, 0, "unknown placement");
+	if (d->placement == BW_PLACEMENT_CONTAINER)
+		return bw_fail(f, -EOPNOTSUPP, BW_S_NONE, 0,
+			       "placement container is not supported by this version");
 	for (i = 0; i < __BW_CLASS_MAX; i++) {
 		err = bw_check_action(f, BW_S_NONE, i, d->defaults[i]);
 		if (err)
@@ -181,6 +185,16 @@ static int bw_check_publish(const struct bw_draft *d, struct bw_fault *f)
 	return 0;
 }
 
+static const char *bw_queue_fault(const struct bw_nl_rule *r)
+{
+	if (r->action != BW_ACTION_QUEUE)
+		return r->queue || r->queues || r->flags & BW_RULE_F_BYPASS ?
+		       "a queue, but the action is another" : NULL;
+	if (!r->queues || r->queue + r->queues > U16_MAX + 1)
+		return "queues out of range";
+	return NULL;
+}
+
 static int bw_check_rules(const struct bw_draft *d, struct bw_fault *f)
 {
 	const struct bw_nl_rule *r = d->data[BW_S_RULE];
@@ -193,7 +207,9 @@ static int bw_check_rules(const struct bw_draft *d, struct bw_fault *f)
 			return err;
 		if (r->flags & ~BW_RULE_F_MASK)
 			return bw_bad(f, BW_S_RULE, i, "unknown flag");
-		if (r->reserved[0] || r->reserved[1] || r->reserved[2])
+		if (bw_queue_fault(r))
+			return bw_bad(f, BW_S_RULE, i, bw_queue_fault(r));
+		if (r->reserved)
 			return bw_bad(f, BW_S_RULE, i, "reserved field is not 0");
 		if (!r->name[0] || r->name[BW_NAME_LEN - 1])
 			return bw_bad(f, BW_S_RULE, i, "name is empty or too long");

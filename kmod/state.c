@@ -4,16 +4,19 @@
  * A commit must either happen whole or leave everything as it was, and while it
  * happens no guarded link may be without a judge.
  */
+#include <linux/module.h>
 #include <linux/rtnetlink.h>
 #include <linux/workqueue.h>
 #include <net/net_namespace.h>
 
 #include "hook.h"
+#include "offload.h"
 #include "state.h"
 
 struct bw_state __rcu *bw_state __read_mostly;
 /* Guards the pointer above, the window below, guarded links: see state.h. */
 DEFINE_MUTEX(bw_mutex);
+bool bw_post_routing __read_mostly;
 
 /* Never given out twice, so a generation names one ruleset for good. */
 static u64 bw_last_generation;
@@ -24,6 +27,8 @@ static struct {
 	unsigned long deadline;		/* jiffies */
 	struct bw_state *before;	/* may be NULL: nothing was judged */
 } bw_window;
+
+static bool bw_sealed;
 
 static void bw_window_expire(struct work_struct *work);
 static DECLARE_DELAYED_WORK(bw_window_work, bw_window_expire);
@@ -87,6 +92,9 @@ struct bw_state *bw_state_new(const struct bw_draft *d, struct bw_fault *f)
 	if (!st->counters || !st->by_key)
 		goto nomem;
 	st->mode = d->mode;
+	st->placement = d->placement;
+	st->log_group = d->log_group;
+	st->log_defaults = d->log_defaults;
 	st->local_in = st->rules->host_ingress || st->endpoints->n_published;
 	st->guards.n = d->n_guard;
 	memcpy(st->guards.pattern, d->guard, sizeof(st->guards.pattern));
@@ -210,18 +218,39 @@ static const struct bw_guards *bw_state_guards(const struct bw_state *st)
 	return st ? &st->guards : NULL;
 }
 
+/* Where the state judges what passes through; both: in both places. */
+static void bw_set_hooks(struct bw_state *st, bool both)
+{
+	bool late = st->placement == BW_PLACEMENT_POSTROUTING;
+
+	WRITE_ONCE(st->at_forward, both || !late);
+	WRITE_ONCE(st->at_post_routing, both || late);
+}
+
 /*
  * New guards stand before the new state does: what crosses a link that becomes
  * guarded now is judged by the old state for an instant, as unmanaged, rather
- * than by the new one as if it came from outside. Releases rtnl.
+ * than by the new one as if it came from outside. What is between FORWARD and
+ * POST_ROUTING while the placement changes is judged twice rather than never.
+ * Releases rtnl.
  */
 static void bw_exchange(struct bw_state *st)
 {
+	const struct bw_state *old = bw_state_locked();
+
+	if (st) {
+		bw_set_hooks(st, !old || old->placement != st->placement);
+		if (st->at_post_routing)
+			WRITE_ONCE(bw_post_routing, true);
+	}
 	bw_guard_add_matching(bw_state_guards(st));
 	rcu_assign_pointer(bw_state, st);
 	bw_guard_keep_matching(bw_state_guards(st));
 	rtnl_unlock();
 	synchronize_rcu();
+	if (st)
+		bw_set_hooks(st, false);
+	WRITE_ONCE(bw_post_routing, st && st->at_post_routing);
 }
 
 static int bw_refuse(struct bw_fault *f, int err, const char *why)
@@ -230,6 +259,11 @@ static int bw_refuse(struct bw_fault *f, int err, const char *why)
 	f->section = BW_S_NONE;
 	f->why = why;
 	return err;
+}
+
+static int bw_refuse_sealed(struct bw_fault *f)
+{
+	return bw_refuse(f, -EPERM, "sealed: nothing changes until reboot");
 }
 
 static int bw_expect(u64 expect, struct bw_fault *f)
@@ -259,7 +293,7 @@ int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 	rtnl_lock();
 	mutex_lock(&bw_mutex);
 	old = bw_state_locked();
-	err = bw_expect(c->expect, f);
+	err = bw_sealed ? bw_refuse_sealed(f) : bw_expect(c->expect, f);
 	if (!err && bw_window.open)
 		err = bw_refuse(f, -EBUSY, "a commit waits for its confirmation");
 	if (!err)
@@ -281,6 +315,7 @@ int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 	else
 		bw_state_free(old);
 	mutex_unlock(&bw_mutex);
+	bw_offload_end();
 	return 0;
 }
 
@@ -302,6 +337,7 @@ static u64 bw_roll_back(void)
 		bw_carry(st, undone, bw_counters_own);
 	bw_window_close();
 	mutex_unlock(&bw_mutex);
+	bw_offload_end();
 	bw_state_free(undone);
 	return generation;
 }
@@ -322,6 +358,8 @@ static void bw_window_expire(struct work_struct *work)
 
 static int bw_window_check(const u64 *expect, struct bw_fault *f)
 {
+	if (bw_sealed)
+		return bw_refuse_sealed(f);
 	if (!bw_window.open)
 		return bw_refuse(f, -ENOENT, "no commit waits for its confirmation");
 	return expect ? bw_expect(*expect, f) : 0;
@@ -364,6 +402,33 @@ int bw_state_rollback(const u64 *expect, struct bw_fault *f)
 	return 0;
 }
 
+int bw_state_seal(const u64 *expect, struct bw_fault *f)
+{
+	int err = 0;
+
+	mutex_lock(&bw_mutex);
+	if (bw_window.open)
+		err = bw_refuse(f, -EBUSY, "a commit waits for its confirmation");
+	else if (!bw_state_generation(bw_state_locked()))
+		err = bw_refuse(f, -ENOENT, "no ruleset is in force");
+	else if (expect)
+		err = bw_expect(*expect, f);
+	if (!err && !bw_sealed) {
+		/* Never given back. */
+		__module_get(THIS_MODULE);
+		bw_sealed = true;
+		pr_notice("sealed: nothing changes until reboot\n");
+	}
+	mutex_unlock(&bw_mutex);
+	return err;
+}
+
+bool bw_state_sealed(void)
+{
+	lockdep_assert_held(&bw_mutex);
+	return bw_sealed;
+}
+
 u32 bw_state_confirm_remaining(void)
 {
 	long left;
@@ -385,6 +450,8 @@ void bw_state_close_link(u32 ifindex)
 		bw_endpoints_close_link(st->endpoints, ifindex);
 	if (bw_window.before)
 		bw_endpoints_close_link(bw_window.before->endpoints, ifindex);
+	if (st)
+		bw_offload_end_soon();
 }
 
 /* With guards named at load everything at them is dropped until a commit. */

@@ -25,8 +25,13 @@ struct bw_state {
 	u8 mode;
 	bool closed;		/* no ruleset yet: guards drop everything */
 	bool local_in;		/* traffic to the host needs a look, guarded or not */
+	bool at_forward;	/* where what passes through is judged: here, or */
+	bool at_post_routing;	/* there; in both while the placement changes */
+	bool log_defaults;
+	u16 log_group;
 
 	u64 generation;		/* 0: closed */
+	u8 placement;
 	struct bw_guards guards;
 	u32 *by_key;		/* rules in the order of their keys */
 	u8 policy_digest[BW_DIGEST_LEN];
@@ -36,6 +41,8 @@ struct bw_state {
 /* NULL: nothing is judged. */
 extern struct bw_state __rcu *bw_state;
 extern struct mutex bw_mutex;
+/* Whether any state in force is at_post_routing: what passes there looks here first. */
+extern bool bw_post_routing;
 
 static inline struct bw_state *bw_state_locked(void)
 {
@@ -69,6 +76,10 @@ int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 /* Both end an open confirm window; expect: NULL or the generation in force. */
 int bw_state_confirm(const u64 *expect, struct bw_fault *f);
 int bw_state_rollback(const u64 *expect, struct bw_fault *f);
+
+/* No change from now on, and no unload. */
+int bw_state_seal(const u64 *expect, struct bw_fault *f);
+bool bw_state_sealed(void);	/* bw_mutex */
 
 /* Seconds left of an open confirm window; 0: none open. bw_mutex. */
 u32 bw_state_confirm_remaining(void);

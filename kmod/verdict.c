@@ -4,31 +4,30 @@
  * nf_hook_slow() leaks or warns on some supported kernel for each of the first
  * two, and no packet is kept here.
  */
+#include <linux/hash.h>
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/jiffies.h>
-#include <linux/module.h>
 #include <linux/netfilter_ipv6.h>
 #include <linux/percpu.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
 #include <net/netfilter/ipv4/nf_reject.h>
 #include <net/netfilter/ipv6/nf_reject.h>
+#include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_log.h>
+#include <net/netfilter/nf_queue.h>
 
 #include "verdict.h"
 
 #define BW_LOG_PER_SECOND	100	/* of each CPU */
 
-static unsigned short log_group;
-module_param(log_group, ushort, 0644);
-MODULE_PARM_DESC(log_group, "nfnetlink_log group that rules with log: true write to (default 0)");
-
 struct bw_log_window {
 	unsigned long start;	/* jiffies */
 	u32 written;
+	u64 swallowed;
 };
 
 static DEFINE_PER_CPU(struct bw_log_window, bw_log_window);
@@ -41,10 +40,22 @@ static bool bw_log_allowed(void)
 		w->start = jiffies;
 		w->written = 0;
 	}
-	if (w->written >= BW_LOG_PER_SECOND)
+	if (w->written >= BW_LOG_PER_SECOND) {
+		WRITE_ONCE(w->swallowed, w->swallowed + 1);
 		return false;
+	}
 	w->written++;
 	return true;
+}
+
+u64 bw_log_swallowed(void)
+{
+	u64 sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(per_cpu_ptr(&bw_log_window, cpu)->swallowed);
+	return sum;
 }
 
 static const char *const bw_action_words[__BW_ACTION_MAX] = {
@@ -54,23 +65,49 @@ static const char *const bw_action_words[__BW_ACTION_MAX] = {
 	[BW_ACTION_QUEUE] = "queue",
 };
 
-static noinline void bw_log(const struct bw_state *st,
-			    const struct sk_buff *skb,
-			    const struct nf_hook_state *hs,
-			    const struct bw_decision *d)
+static const char *const bw_class_words[__BW_CLASS_MAX] = {
+	[BW_CLASS_INGRESS] = "ingress",
+	[BW_CLASS_EGRESS] = "egress",
+	[BW_CLASS_INTER_CONTAINER] = "inter_container",
+	[BW_CLASS_TO_HOST] = "to_host",
+	[BW_CLASS_FROM_HOST] = "from_host",
+	[BW_CLASS_HOST_INGRESS] = "host_ingress",
+};
+
+static const char *const bw_reason_words[BW_REASON_MAX] = {
+	[BW_REASON_DEFAULT_INGRESS ... BW_REASON_DEFAULT_HOST_INGRESS] = "default",
+	[BW_REASON_UNMANAGED] = "unmanaged",
+	[BW_REASON_SPOOFED] = "spoofed",
+	[BW_REASON_INVALID] = "invalid",
+	[BW_REASON_MALFORMED] = "malformed",
+	[BW_REASON_DIRECT] = "direct",
+	[BW_REASON_CLOSED] = "closed",
+};
+
+/*
+ * The prefix is what readers parse: "bridgewarden: [audit ]ACTION CLASS rule NAME"
+ * or "... CLASS REASON"; at most 127 bytes, as nf_log takes.
+ */
+static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
+		   const struct nf_hook_state *hs,
+		   const struct bw_decision *d)
 {
 	const struct nf_loginfo info = {
 		.type = NF_LOG_TYPE_ULOG,
-		.u.ulog.group = READ_ONCE(log_group),
+		.u.ulog.group = st->log_group,
 	};
+	bool rule = d->index >= BW_REASON_MAX;
 
 	if (!bw_log_allowed())
 		return;
 	nf_log_packet(hs->net, hs->pf, hs->hook, skb, hs->in, hs->out, &info,
-		      "bridgewarden: %s%s %s",
+		      "bridgewarden: %s%s %s %s%s",
 		      st->mode == BW_MODE_AUDIT ? "audit " : "",
 		      bw_action_words[d->action],
-		      st->rules->rule[d->index - BW_REASON_MAX].name);
+		      d->class == BW_CLASS_NONE ? "-" : bw_class_words[d->class],
+		      rule ? "rule " : "",
+		      rule ? st->rules->rule[d->index - BW_REASON_MAX].name :
+			     bw_reason_words[d->index]);
 }
 
 static void bw_reject4(struct sk_buff *skb, const struct nf_hook_state *hs)
@@ -106,8 +143,7 @@ static void bw_reject6(struct sk_buff *skb, const struct nf_hook_state *hs)
 	}
 }
 
-static noinline void bw_reject(struct sk_buff *skb,
-			       const struct nf_hook_state *hs)
+static void bw_reject(struct sk_buff *skb, const struct nf_hook_state *hs)
 {
 	/* Replies cannot be sent from there: the packet is routed already. */
 	if (hs->hook == NF_INET_POST_ROUTING)
@@ -118,16 +154,49 @@ static noinline void bw_reject(struct sk_buff *skb,
 		bw_reject6(skb, hs);
 }
 
+/* Both directions of a connection come to one queue. */
+static unsigned int bw_queue(const struct bw_nl_rule *rule,
+			     const struct sk_buff *skb,
+			     const struct nf_hook_state *hs)
+{
+	const struct nf_conntrack *ct = skb_nfct(skb);
+	unsigned int verdict;
+	u32 queue;
+
+	if (ct)
+		queue = rule->queue + reciprocal_scale(hash_ptr(ct, 32), rule->queues);
+	else
+		queue = nfqueue_hash(skb, rule->queue, rule->queues, hs->pf, 0);
+	verdict = NF_QUEUE_NR(queue);
+	return rule->flags & BW_RULE_F_BYPASS ?
+	       verdict | NF_VERDICT_FLAG_QUEUE_BYPASS : verdict;
+}
+
+/* Out of line: most packets are only counted. */
+static noinline unsigned int bw_act(const struct bw_state *st,
+				    struct sk_buff *skb,
+				    const struct nf_hook_state *hs,
+				    const struct bw_decision *d)
+{
+	bool drop = d->action == BW_ACTION_DENY || d->action == BW_ACTION_REJECT;
+
+	if (d->log || (drop && d->index < BW_REASON_MAX && st->log_defaults))
+		bw_log(st, skb, hs, d);
+	if (d->action == BW_ACTION_ALLOW || st->mode == BW_MODE_AUDIT)
+		return NF_ACCEPT;
+	if (d->action == BW_ACTION_QUEUE)
+		return bw_queue(&st->rules->rule[d->index - BW_REASON_MAX], skb, hs);
+	if (d->action == BW_ACTION_REJECT)
+		bw_reject(skb, hs);
+	return NF_DROP;
+}
+
 unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
 			const struct nf_hook_state *hs,
 			const struct bw_decision *d)
 {
 	bw_count(st->counters, d->index, skb->len);
-	if (unlikely(d->log))
-		bw_log(st, skb, hs, d);
-	if (d->action == BW_ACTION_ALLOW || st->mode == BW_MODE_AUDIT)
+	if (likely(d->action == BW_ACTION_ALLOW && !d->log))
 		return NF_ACCEPT;
-	if (d->action == BW_ACTION_REJECT)
-		bw_reject(skb, hs);
-	return NF_DROP;
+	return bw_act(st, skb, hs, d);
 }

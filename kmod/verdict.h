@@ -11,6 +11,9 @@
 
 #include "state.h"
 
+/* Log lines the rate limit has kept back since load. */
+u64 bw_log_swallowed(void);
+
 /* Bottom halves must be off, under rcu_read_lock(). */
 unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
 			const struct nf_hook_state *hs,

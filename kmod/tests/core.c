@@ -338,6 +338,13 @@ static void test_empty(void)
 
 #define SPOIL(way, what) do { if (how == (way)) what; } while (0)
 
+static void queue(struct bw_nl_rule *r, u16 first, u16 n)
+{
+	r->action = BW_ACTION_QUEUE;
+	r->queue = first;
+	r->queues = n;
+}
+
 static void spoil(struct test_draft *t, int how)
 {
 	SPOIL(0, t->d.mode = 2);
@@ -368,7 +375,7 @@ static void spoil(struct test_draft *t, int how)
 	SPOIL(25, memset(AT(struct bw_nl_publish, BW_S_PUBLISH, 1)->host_addr, 0, 4));
 	SPOIL(26, AT(struct bw_nl_rule, BW_S_RULE, 0)->action = BW_ACTION_QUEUE);
 	SPOIL(27, AT(struct bw_nl_rule, BW_S_RULE, 0)->flags = 2);
-	SPOIL(28, AT(struct bw_nl_rule, BW_S_RULE, 1)->reserved[2] = 1);
+	SPOIL(28, AT(struct bw_nl_rule, BW_S_RULE, 1)->reserved = 1);
 	SPOIL(29, memset(AT(struct bw_nl_rule, BW_S_RULE, 1)->name, 'x', BW_NAME_LEN));
 	SPOIL(30, AT(struct bw_nl_span, BW_S_SPAN, 0)->lo = TCP(6000));
 	SPOIL(31, AT(struct bw_nl_span, BW_S_SPAN, 0)->hi = BW_SERVICE_MAX + 1);
@@ -385,6 +392,12 @@ static void spoil(struct test_draft *t, int how)
 	SPOIL(42, t->d.n_guard = BW_MAX_GUARDS + 1);
 	SPOIL(43, t->d.n_guard = 1);
 	SPOIL(44, t->d.count[BW_S_CELL4] = BW_MAX_CELLS + 1);
+	SPOIL(45, t->d.placement = BW_PLACEMENT_CONTAINER);
+	SPOIL(46, t->d.placement = 3);
+	SPOIL(47, AT(struct bw_nl_rule, BW_S_RULE, 0)->queues = 1);
+	SPOIL(48, AT(struct bw_nl_rule, BW_S_RULE, 0)->queue = 1);
+	SPOIL(49, queue(AT(struct bw_nl_rule, BW_S_RULE, 0), 65535, 2));
+	SPOIL(50, queue(AT(struct bw_nl_rule, BW_S_RULE, 0), 2, 65535));
 }
 
 static void test_refusals(void)
@@ -394,7 +407,7 @@ static void test_refusals(void)
 	u32 count;
 	int how;
 
-	for (how = 0; how < 45; how++) {
+	for (how = 0; how < 51; how++) {
 		example(&t);
 		count = t.d.count[BW_S_CELL4];
 		spoil(&t, how);

@@ -31,12 +31,15 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 WAIT = float(os.environ.get("BW_WAIT", "1.5"))
 
 # Numbers of ../uapi/bridgewarden.h.
-INFO, BEGIN, ADD, COMMIT, ABORT, CONFIRM, ROLLBACK, RULES, ENDPOINTS, EXPLAIN = range(1, 11)
+INFO, BEGIN, ADD, COMMIT, ABORT, CONFIRM, ROLLBACK, RULES, ENDPOINTS, EXPLAIN, SEAL = range(1, 12)
 (A_GENERATION, A_EXPECT, A_MODE, A_DEFAULTS, A_DRY, A_TIMEOUT, A_GUARD) = (3, 4, 5, 6, 9, 10, 12)
 (S_IDENTITY, S_CELL4, S_CELL6, S_EP4, S_EP6, S_PUBLISH, S_RULE, S_SPAN, S_BLOCK, S_PAIR) = range(14, 24)
 A_INDEX, A_KEY, A_NAME, A_PACKETS, A_ADDR, A_IDENTITY = 32, 33, 34, 36, 49, 50
 A_REMAINING = 11
-ALLOW, DENY, REJECT = 0, 1, 2
+A_FIRST, A_EXPECTED = 30, 31
+A_PLACEMENT, A_LOG_GROUP, A_LOG_DEFAULTS, A_SWALLOWED, A_SEALED, A_AHEAD = range(53, 59)
+ALLOW, DENY, REJECT, QUEUE = 0, 1, 2, 3
+FORWARD, POSTROUTING = 0, 1
 WORLD, HOST, A, B, C = 1, 2, 3, 4, 5
 NONE = 0xFFFFFFFF
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
@@ -53,6 +56,9 @@ def udp(port):
 
 
 # Netlink, by hand.
+
+
+NFQUEUE, NFLOG = 3 << 8, 4 << 8
 
 
 def nla(kind, data):
@@ -128,27 +134,47 @@ class Genl:
 class Ruleset:
     """Rules between single identities: row and column of identity i are i."""
 
-    def __init__(self, guards=("bwt0", "bwt1"), defaults=(DENY, ALLOW, DENY, DENY, ALLOW, ALLOW), mode=0):
+    def __init__(
+        self,
+        guards=("bwt0", "bwt1"),
+        defaults=(DENY, ALLOW, DENY, DENY, ALLOW, ALLOW),
+        mode=0,
+        placement=FORWARD,
+        log=(0, 0),
+    ):
         self.guards, self.defaults, self.mode = guards, defaults, mode
+        self.placement, self.log = placement, log
         self.ep4, self.ep6, self.publish, self.rules = [], [], [], []
 
     def endpoint(self, v4, v6, identity, link, port):
         self.ep4.append(socket.inet_aton(v4) + struct.pack("=III", identity, link, port))
         self.ep6.append(socket.inet_pton(socket.AF_INET6, v6) + struct.pack("=III", identity, link, port))
 
-    def rule(self, frm, to, service, action=ALLOW, direct=False, log=False):
-        self.rules.append((frm, to, service, action, direct, log))
+    def rule(self, frm, to, service, action=ALLOW, direct=False, log=False, queue=(0, 0, False)):
+        self.rules.append((frm, to, service, action, direct, log, queue))
         return self
+
+    def queue(self, frm, to, service, num, count=1, bypass=False):
+        return self.rule(frm, to, service, QUEUE, queue=(num, count, bypass))
 
     def sections(self):
         rules, spans, blocks, pairs = b"", [], [], []
         matrix = {}
-        for i, (frm, to, service, action, direct, log) in enumerate(self.rules):
+        for i, (frm, to, service, action, direct, log, (num, count, bypass)) in enumerate(self.rules):
             name = ("rule %d" % i).encode()
             rules += struct.pack(
-                "=QBB3H64s", 1000 + hash((frm, to, service, action)) % 100000, action, log, 0, 0, 0, name
+                "=QBB3H64s",
+                1000 + hash((frm, to, service, action)) % 100000,
+                action,
+                log | bypass << 1,
+                num,
+                count,
+                0,
+                name,
             )
-            matrix.setdefault((frm, to), []).append((service, i, i if direct or action else NONE))
+            matrix.setdefault((frm, to), []).append(
+                (service, i, i if direct or action in (DENY, REJECT) else NONE)
+            )
         for i, ((frm, to), found) in enumerate(sorted(matrix.items())):
             blocks.append(struct.pack("=II", len(spans), len(found)))
             spans += [struct.pack("=IIII", lo, hi, rule, direct) for (lo, hi), rule, direct in sorted(found)]
@@ -170,6 +196,9 @@ class Ruleset:
         g.ask(
             BEGIN,
             nla(A_MODE, bytes([self.mode]))
+            + nla(A_PLACEMENT, bytes([self.placement]))
+            + nla(A_LOG_GROUP, struct.pack("=H", self.log[0]))
+            + nla(A_LOG_DEFAULTS, bytes([self.log[1]]))
             + nla(A_DEFAULTS, bytes(self.defaults))
             + b"".join(nla(A_GUARD, x.encode() + b"\0") for x in self.guards),
         )
@@ -188,6 +217,103 @@ class Ruleset:
         if dry:
             g.ask(ABORT)
         return struct.unpack("=Q", reply[0][A_GENERATION][0])[0]
+
+
+# Listeners of netfilter: NFQUEUE and NFLOG, by hand too.
+
+
+class Netfilter:
+    def __init__(self):
+        self.s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+        self.s.bind((0, 0))
+        self.s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+
+    def send(self, kind, number, payload, flags=5):
+        self.s.send(
+            struct.pack("=IHHII", 20 + len(payload), kind, flags, 1, 0)
+            + struct.pack("!BBH", 0, 0, number)
+            + payload
+        )
+        if flags & 4:
+            found = -struct.unpack_from("=i", self.s.recv(65536), 16)[0]
+            if found:
+                raise OSError(found, os.strerror(found))
+
+    def messages(self):
+        data = self.s.recv(1 << 20)
+        at = 0
+        while at < len(data):
+            length, kind = struct.unpack_from("=IH", data, at)
+            yield kind, attrs(data[at + 20 : at + length])
+            at += (length + 3) & ~3
+
+
+def queue_listen(number, ready, maxlen=0, answer=True):
+    """Accepts what is queued unless EVIL is in it; never returns."""
+    n = Netfilter()
+    n.send(NFQUEUE | 2, number, nla(1, struct.pack("!BBH", 1, 0, 0)))
+    n.send(NFQUEUE | 2, number, nla(2, struct.pack("!IB", 0xFFFF, 2)))
+    if maxlen:
+        n.send(NFQUEUE | 2, number, nla(3, struct.pack("!I", maxlen)))
+    os.write(ready, b"x")
+    while True:
+        for kind, found in n.messages():
+            if kind == NFQUEUE and answer:
+                verdict = 0 if b"EVIL" in found.get(10, [b""])[0] else 1
+                packet = struct.unpack_from("!I", found[1][0])[0]
+                n.send(NFQUEUE | 1, number, nla(2, struct.pack("!II", verdict, packet)), 1)
+
+
+class Listener:
+    """A process of its own, so that it can be killed."""
+
+    def __init__(self, number, **kwargs):
+        there, here = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                queue_listen(number, here, **kwargs)
+            finally:
+                os._exit(1)
+        os.close(here)
+        if os.read(there, 1) != b"x":
+            raise RuntimeError("the listener of queue %d did not start" % number)
+        os.close(there)
+
+    def kill(self):
+        os.kill(self.pid, 9)
+        os.waitpid(self.pid, 0)
+
+
+def queue_seen(number, column=7):
+    """Packets handed to the listener of a queue; column 5: those a full queue dropped."""
+    with open("/proc/net/netfilter/nfnetlink_queue") as f:
+        for line in f:
+            if int(line.split()[0]) == number:
+                return int(line.split()[column])
+    return 0
+
+
+class Log:
+    def __init__(self, group):
+        self.n = Netfilter()
+        self.n.send(NFLOG | 1, group, nla(1, b"\1"))
+        self.n.send(NFLOG | 1, group, nla(2, struct.pack("!IBB", 128, 2, 0)))
+        self.n.send(NFLOG | 1, group, nla(5, struct.pack("!I", 1)))
+
+    def prefixes(self, wait=0.5):
+        """What has been logged since the last call."""
+        self.n.s.settimeout(wait)
+        lines = []
+        with contextlib.suppress(socket.timeout, TimeoutError):
+            while True:
+                lines += [
+                    found[10][0].rstrip(b"\0").decode() for kind, found in self.n.messages() if kind == NFLOG
+                ]
+        return lines
+
+    def close(self):
+        self.n.s.close()
 
 
 # The world to test in.
@@ -648,7 +774,18 @@ def test_refusals(g):
     check(
         "dry run", (refusal(known(Ruleset()).commit, g, dry=True), g.generation()), ("accepted", generation)
     )
-    check("queue", refusal(known(Ruleset().rule(A, B, ANY, 3)).commit, g), "ENOTSUP")
+    check(
+        "a queue rule without a queue", refusal(known(Ruleset().rule(A, B, ANY, QUEUE)).commit, g), "EINVAL"
+    )
+    check("a queue beyond the last", refusal(known(Ruleset().queue(A, B, ANY, 65535, 2)).commit, g), "EINVAL")
+    check(
+        "a default that queues",
+        refusal(known(Ruleset(defaults=(QUEUE,) + (ALLOW,) * 5)).commit, g),
+        "EINVAL",
+    )
+    check("placement container", refusal(known(Ruleset(placement=2)).commit, g), "ENOTSUP")
+    check("an unknown placement", refusal(g.ask, BEGIN, nla(A_PLACEMENT, b"\3")), "ERANGE")
+    check("half a truth about the log", refusal(g.ask, BEGIN, nla(A_LOG_DEFAULTS, b"\2")), "ERANGE")
     check("twice the same endpoint", refusal(known(known(Ruleset())).commit, g), "EEXIST")
     check(
         "an endpoint on a link that is not guarded",
@@ -710,7 +847,7 @@ def test_garbage(g):
     generation = g.generation()
     for i in range(400):
         noise = os.urandom(4 * (i % 40))
-        cmd = 1 + i % 12
+        cmd = 1 + i % 10  # not SEAL
         with contextlib.suppress(Refused):
             g.raw(cmd, noise, 5)
     g.close()
@@ -747,12 +884,389 @@ def drain(s):
     return count
 
 
+def grown(g, before, index):
+    return g.counters().get(index, 0) - before.get(index, 0)
+
+
+def talk(s):
+    """True: echoed."""
+    try:
+        return echo(s)
+    except OSError:
+        return False
+
+
+def udp_to(ns, address, port):
+    with inside(ns):
+        s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect((address, port))
+    return s
+
+
+QUEUED = (
+    ("same bridge", "a", "b", try_tcp, 8080),
+    ("same bridge, udp", "a", "b", try_udp, 9000),
+    ("routed", "a", "c", try_tcp, 8080),
+    ("egress", "a", "w", try_udp, 9000),
+    ("from the host", None, "a", try_tcp, 8080),
+)
+
+
+def queueing(num=5, count=1, bypass=False, **kwargs):
+    r = known(Ruleset(**kwargs))
+    for frm, to in ((A, B), (A, C), (A, WORLD), (HOST, A), (WORLD, A), (A, HOST)):
+        r.queue(frm, to, ANY, num, count, bypass)
+    return r
+
+
+def queue_ways(want, why):
+    for what, ns, peer, fn, port in QUEUED:
+        check("%s: %s" % (what, why), both(fn, ns, peer, port), (want, want))
+    check(
+        "published port: " + why,
+        (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)),
+        (want, want),
+    )
+    check("to the host: " + why, try_tcp("a", "10.201.0.1", 9400), want)
+
+
+def test_queue(g):
+    run("modprobe", "nfnetlink_queue")
+    serve(None, 9400)
+    for placement in (FORWARD, POSTROUTING):
+        where = "" if placement == FORWARD else ", late"
+        queueing(placement=placement).commit(g)
+        queue_ways("silence", "nobody listens" + where)
+        queueing(bypass=True, placement=placement).commit(g)
+        queue_ways("open", "nobody listens, bypass" + where)
+        queueing(placement=placement).commit(g)
+        listener = Listener(5)
+        time.sleep(1)  # retransmissions of what was silenced
+        before, seen = g.counters(), queue_seen(5)
+        queue_ways("open", "the listener accepts" + where)
+        time.sleep(1)
+        counted = sum(grown(g, before, 16 + i) for i in range(6))
+        check(
+            "each packet queued and counted once" + where,
+            (counted > 60, counted),
+            (True, queue_seen(5) - seen),
+        )
+        for what, ns, peer, fn, port in QUEUED:
+            with connect(ns, V4[peer], port) if fn is try_tcp else udp_to(ns, V4[peer], port) as s:
+                first = talk(s)
+                s.send(b"EVIL")
+                check("%s: the listener drops one packet" % what + where, (first, talk_any(s)), (True, b""))
+        s = udp_to("a", V4["b"], 9000)
+        up = talk(s)
+        listener.kill()
+        check("the listener is killed: closed" + where, (up, talk(s)), (True, False))
+        queueing(bypass=True, placement=placement).commit(g)
+        check("the listener is killed, bypass: open" + where, talk(s), True)
+        s.close()
+    queueing(mode=1).commit(g)
+    queue_ways("open", "audit mode queues nothing")
+
+
+def talk_any(s):
+    s.settimeout(WAIT)
+    try:
+        return s.recv(10)
+    except OSError:
+        return b""
+
+
+def test_queue_full(g):
+    queueing(bypass=True).commit(g)
+    listener = Listener(5, maxlen=2, answer=False)
+    with inside("a"):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    got = sink("b", 7000)
+    for _ in range(50):
+        s.sendto(b"x", (V4["b"], 7000))
+    check("a full queue drops, bypass or not", (queue_seen(5, 5) > 0, drain(got)), (True, 0))
+    listener.kill()
+
+
+def test_queue_fanout(g):
+    # One service only: what earlier tests left unanswered is sent again, and must not be counted here.
+    known(Ruleset().queue(A, B, udp(9000), 6, 2).queue(A, C, udp(9000), 6, 2)).commit(g)
+    listeners = [Listener(6), Listener(7)]
+    for what, peer in (("same bridge", "b"), ("routed", "c")):
+        start = [queue_seen(6), queue_seen(7)]
+        split = 0
+        for _ in range(24):
+            before = queue_seen(6), queue_seen(7)
+            with udp_to("a", V4[peer], 9000) as s:
+                for _ in range(3):
+                    talk(s)
+            split += queue_seen(6) > before[0] and queue_seen(7) > before[1]
+        spread = [queue_seen(6) - start[0], queue_seen(7) - start[1]]
+        check(
+            "%s: two queues share, a connection stays in one" % what,
+            (min(spread) >= 18, sum(spread), split),
+            (True, 144, 0),
+        )
+    for listener in listeners:
+        listener.kill()
+
+
+def test_postrouting(g):
+    """The verdicts of test_verdicts, taken later."""
+    for placement in (FORWARD, POSTROUTING):
+        known(
+            Ruleset(placement=placement)
+            .rule(A, B, udp(9000))
+            .rule(A, C, udp(9000))
+            .rule(A, B, tcp(8081), REJECT)
+            .rule(WORLD, A, tcp(8080))
+            .rule(A, HOST, udp(9500))
+        ).commit(g)
+        where = "forward" if placement == FORWARD else "postrouting"
+        for what, peer, index in (("same bridge", "b", 16), ("other bridge", "c", 17), ("egress", "w", 1)):
+            for address in (V4[peer], V6[peer]):
+                before = g.counters()
+                with udp_to("a", address, 9000) as s:
+                    fine = [talk(s) for _ in range(5)]
+                check(
+                    "%s: %s, each packet counted once" % (where, what),
+                    (all(fine), grown(g, before, index)),
+                    (True, 10),
+                )
+        before = g.counters()
+        check("%s: same bridge, denied" % where, both(try_tcp, "b", "a", 8080), ("silence", "silence"))
+        check("%s: counted" % where, grew(g, before, 2), True)
+        check("%s: other bridge, denied" % where, both(try_tcp, "c", "a", 8080), ("silence", "silence"))
+        check("%s: from the host, allowed" % where, both(try_tcp, None, "a", 8080), ("open", "open"))
+        check("%s: to the host, denied" % where, try_tcp("a", "10.201.0.1", 22), "silence")
+        check(
+            "%s: published port, allowed" % where,
+            (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)),
+            ("open", "open"),
+        )
+        check("%s: direct, denied" % where, both(try_tcp, "w", "a", 8080), ("silence", "silence"))
+        check(
+            "%s: reject" % where,
+            both(try_tcp, "a", "b", 8081),
+            ("refused",) * 2 if placement == FORWARD else ("silence",) * 2,
+        )
+    before = g.counters()
+    run("ip", "-n", "bwt-a", "addr", "add", V4["c"] + "/32", "dev", "eth0")
+    check("postrouting: spoofed", try_udp("a", V4["w"], 9000, V4["c"]), "silence")
+    check("postrouting: counted as spoofed", grew(g, before, SPOOFED), True)
+    run("ip", "-n", "bwt-a", "addr", "del", V4["c"] + "/32", "dev", "eth0")
+
+
+def test_swap_placement(g):
+    swap(g, POSTROUTING)
+
+
+def test_reject_bare_bridge(g):
+    """A bridge without an address of its own."""
+    known(Ruleset().rule(A, B, tcp(8081), REJECT).rule(A, B, udp(9001), REJECT)).commit(g)
+    check("the neighbour is known", try_tcp("a", V4["b"], 8081), "refused")
+    for address in ("10.201.0.1/24", "fd00:201::1/64"):
+        run("ip", "addr", "del", address, "dev", "bwt0")
+    before = g.counters()
+    said = both(try_tcp, "a", "b", 8081) + both(try_udp, "a", "b", 9001)
+    print("# a bridge without an address, tcp and udp rejected: %s" % (said,))
+    check("without an address: dropped at least", ("open" in said, grew(g, before, 16)), (False, True))
+    run("ip", "addr", "add", "10.201.0.1/24", "dev", "bwt0")
+    run("ip", "addr", "add", "fd00:201::1/64", "dev", "bwt0", "nodad")
+
+
+FLOWTABLE = """table inet bwf {
+  flowtable f { hook ingress priority 0; devices = { bwt0, bwt-w }; }
+  chain late { type filter hook forward priority 10; meta l4proto { tcp, udp } flow add @f; }
+}"""
+
+
+def offloaded(g, flows, index):
+    """Whether they work and their packets pass none of our hooks."""
+    for s in flows:
+        for _ in range(3):
+            talk(s)
+    before = g.counters()
+    works = [talk(s) for s in flows for _ in range(3)]
+    return all(works), grown(g, before, index)
+
+
+def test_offload(g):
+    allow, deny = Ruleset(), Ruleset(defaults=(DENY, DENY, DENY, DENY, ALLOW, ALLOW))
+    for r in (allow, deny):
+        known(r)
+    subprocess.run(["nft", "-f", "-"], input=FLOWTABLE.encode(), check=True)
+    try:
+        for again in ("commit", "roll back"):
+            allow.commit(g)
+            if again == "roll back":
+                deny.commit(g)
+                allow.commit(g, timeout=60)
+            flows = [connect("a", V4["w"], 8080), connect("a", V6["w"], 8080)]
+            flows += [udp_to("a", V4["w"], 9000), udp_to("a", V6["w"], 9000)]
+            check("flows are offloaded: no hook sees them", offloaded(g, flows, 1), (True, 0))
+            if again == "roll back":
+                g.ask(ROLLBACK)
+            else:
+                deny.commit(g)
+            check("%s ends them at the next packet" % again, [talk(s) for s in flows], [False] * 4)
+            for s in flows:
+                s.close()
+        allow.commit(g)
+        flows = [udp_to("a", V4["w"], 9000)]
+        check("offloaded anew", offloaded(g, flows, 1), (True, 0))
+        allow.commit(g)
+        before = g.counters()
+        check(
+            "what stays allowed goes on, seen once more", (talk(flows[0]), grew(g, before, 1)), (True, True)
+        )
+        flows[0].close()
+    finally:
+        run("nft", "delete", "table", "inet", "bwf")
+
+
+def test_log(g):
+    log = Log(7)
+    rules = Ruleset(log=(7, 0)).rule(A, B, tcp(8080), DENY, log=True).rule(B, A, udp(9000), REJECT, log=True)
+    known(rules).commit(g)
+    try_udp("b", V4["a"], 9000)
+    try_tcp("a", V4["b"], 8080)
+    try_udp("c", V4["a"], 9000)
+    lines = log.prefixes()
+    check(
+        "rules with log: true are logged, with their class",
+        set(lines),
+        {
+            "bridgewarden: deny inter_container rule rule 0",
+            "bridgewarden: reject inter_container rule rule 1",
+        },
+    )
+    rules.log = (7, 1)
+    rules.commit(g)
+    try_udp("c", V4["a"], 9000)
+    try_udp("w", V6["a"], 9000)
+    check(
+        "and drops without a rule, if wanted",
+        set(log.prefixes()),
+        {"bridgewarden: deny inter_container default", "bridgewarden: deny ingress direct"},
+    )
+    rules.mode = 1
+    rules.commit(g)
+    try_udp("c", V4["a"], 9000)
+    try_tcp("a", V4["b"], 8080)
+    check(
+        "audit mode says so",
+        set(log.prefixes()),
+        {
+            "bridgewarden: audit deny inter_container default",
+            "bridgewarden: audit deny inter_container rule rule 0",
+        },
+    )
+    rules.mode = 0
+    rules.commit(g)
+
+    def swallowed():
+        return struct.unpack("=Q", g.ask(INFO)[0][A_SWALLOWED][0])[0]
+
+    before, first = g.counters(), swallowed()
+    with udp_to("c", V4["a"], 9000) as s:
+        for _ in range(600):
+            s.send(b"x")
+    time.sleep(0.5)
+    lines = log.prefixes().count("bridgewarden: deny inter_container default")
+    check(
+        "a flood is cut, and what is cut is counted",
+        (lines + swallowed() - first, swallowed() > first),
+        (grown(g, before, 2), True),
+    )
+    log.close()
+
+
+AHEAD = """table inet bwx {
+  chain i { type filter hook input priority -2147483648; }
+  chain f { type filter hook forward priority -2147483648; }
+  chain p { type filter hook postrouting priority -2147483648; }
+}"""
+
+
+def test_hooks(g):
+    def told():
+        info = g.ask(INFO)[0]
+        names = [who.rstrip(b"\0").decode() for who in info.get(A_AHEAD, [])]
+        return info[A_FIRST] == info[A_EXPECTED], sorted(names)
+
+    check("our hooks run first", told(), (True, []))
+    subprocess.run(["nft", "-f", "-"], input=AHEAD.encode(), check=True)
+    first, names = told()
+    places = ["%s %s" % (f, p) for f in ("IPv4", "IPv6") for p in ("FORWARD", "LOCAL_IN", "POST_ROUTING")]
+    print("# " + ", ".join(names))
+    check(
+        "who came later and runs before us is told",
+        (first, [n.rsplit(" ", 2)[0] for n in names]),
+        (False, places),
+    )
+    check("by name", all(n.endswith(" nft_do_chain_inet [nf_tables]") for n in names), True)
+    run("nft", "delete", "table", "inet", "bwx")
+    time.sleep(0.2)
+    check("gone, they run first again", told(), (True, []))
+
+
+def test_killed(g):
+    """Every process that knew of the window is gone."""
+    known(Ruleset().rule(A, B, tcp(8080))).commit(g)
+    first = g.generation()
+    pid = os.fork()
+    if not pid:
+        known(Ruleset()).commit(Genl(), timeout=4)
+        os.kill(os.getpid(), 9)
+    check("the committer is killed with its window open", os.waitpid(pid, 0)[1], 9)
+    check("in force meanwhile", (g.generation() > first, try_tcp("a", V4["b"], 8080)), (True, "silence"))
+    time.sleep(5)
+    check("the kernel rolls back by itself", (g.generation(), try_tcp("a", V4["b"], 8080)), (first, "open"))
+
+
+def test_seal(g):
+    """For good, so only when asked for by name; ends the VM's use for anything else."""
+    base = known(Ruleset(defaults=(ALLOW,) * 6))
+    base.commit(g, timeout=60)
+    check("a window is open: no seal", refusal(g.ask, SEAL), "EBUSY")
+    g.ask(CONFIRM)
+    generation = g.generation()
+    wrong = nla(A_EXPECT, struct.pack("=Q", generation + 1))
+    check("another generation is not sealed", refusal(g.ask, SEAL, wrong), "ESTALE")
+    check("not sealed yet", A_SEALED in g.ask(INFO)[0], False)
+    g.ask(SEAL)
+    check("sealed", A_SEALED in g.ask(INFO)[0], True)
+    check("twice is no error", refusal(g.ask, SEAL), "accepted")
+    check("no commit", refusal(base.commit, g), "EPERM")
+    check("no dry run that would promise one", refusal(base.commit, g, dry=True), "EPERM")
+    check("no change of guards", refusal(Ruleset(guards=()).commit, g), "EPERM")
+    check(
+        "no roll back, no confirmation",
+        (refusal(g.ask, ROLLBACK), refusal(g.ask, CONFIRM)),
+        ("EPERM", "EPERM"),
+    )
+    check("no unload", subprocess.run(["rmmod", "bridgewarden"], check=False, stderr=-3).returncode, 1)
+    check("traffic goes on", try_tcp("a", V4["b"], 8080), "open")
+    run("ip", "link", "del", "bwt-c")
+    ids = [
+        struct.unpack("=I", r[A_IDENTITY][0])[0]
+        for r in g.ask(ENDPOINTS, flags=0x301)
+        if r[A_ADDR][0] == socket.inet_aton(V4["c"])
+    ]
+    check("an endpoint still dies with its port", ids, [0])
+    check("nothing else changed", g.generation(), generation)
+
+
 def test_swap(g):
     """Replacing the ruleset loses nothing that both allow and leaks nothing that neither does."""
+    swap(g, FORWARD)
+
+
+def swap(g, other):
     swaps = int(os.environ.get("BW_SWAPS", "100"))
     one = known(Ruleset().rule(A, B, udp(7000)).rule(A, WORLD, udp(7001), DENY))
     two = known(
-        Ruleset()
+        Ruleset(placement=other)
         .rule(C, A, tcp(5))
         .rule(A, B, udp(7000))
         .rule(B, A, ANY, REJECT)
@@ -783,11 +1297,23 @@ TESTS = (
     test_proxy,
     test_link_gone,
     test_window,
+    test_killed,
     test_counters,
+    test_postrouting,
+    test_queue,
+    test_queue_full,
+    test_queue_fanout,
+    test_reject_bare_bridge,
+    test_offload,
+    test_log,
+    test_hooks,
     test_swap,
+    test_swap_placement,
     test_refusals,
     test_garbage,
 )
+#: What leaves the module changed for good.
+ON_DEMAND = (test_seal,)
 
 
 def main():
@@ -802,12 +1328,13 @@ def main():
         for ns in ("a", "b", "c", "w"):
             for port in (8080, 8081, 9000, 9001):
                 serve(ns, port)
-        for test in TESTS:
-            if not wanted or test.__name__[5:] in wanted:
+        for test in TESTS + ON_DEMAND:
+            if test.__name__[5:] in wanted or (not wanted and test in TESTS):
                 print("# %s" % test.__name__, flush=True)
                 test(Genl())
     finally:
-        Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())
+        if A_SEALED not in Genl().ask(INFO)[0]:
+            Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())
         world_down(saved)
     print("1..%d" % COUNT)
     print("%d passed, %d failed" % (COUNT - len(FAILED), len(FAILED)))

@@ -21,6 +21,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 #define __force
+#define U16_MAX UINT16_MAX
 #define U32_MAX UINT32_MAX
 #define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))

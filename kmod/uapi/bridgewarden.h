@@ -43,6 +43,7 @@ enum bw_cmd {
 	BW_CMD_RULE_GET,	/* dump: rules and built-in reasons, counters */
 	BW_CMD_ENDPOINT_GET,	/* dump: endpoints */
 	BW_CMD_EXPLAIN,		/* do: verdict for a hypothetical packet */
+	BW_CMD_SEAL,		/* do: no change and no unload until reboot */
 	__BW_CMD_MAX,
 };
 
@@ -62,11 +63,18 @@ enum bw_mode {
 	__BW_MODE_MAX,
 };
 
+enum bw_placement {
+	BW_PLACEMENT_FORWARD = 0,	/* LOCAL_IN and FORWARD; the host's own at POST_ROUTING */
+	BW_PLACEMENT_POSTROUTING = 1,	/* LOCAL_IN and POST_ROUTING */
+	BW_PLACEMENT_CONTAINER = 2,	/* inside the containers' namespaces */
+	__BW_PLACEMENT_MAX,
+};
+
 enum bw_action {
 	BW_ACTION_ALLOW = 0,
 	BW_ACTION_DENY = 1,
 	BW_ACTION_REJECT = 2,
-	BW_ACTION_QUEUE = 3,	/* reserved: a commit that uses it is refused */
+	BW_ACTION_QUEUE = 3,	/* of rules only: to an NFQUEUE listener of the host */
 	__BW_ACTION_MAX,
 };
 
@@ -158,6 +166,15 @@ enum bw_attr {
 	BW_ATTR_IDENTITY,		/* u32 */
 	BW_ATTR_LINK,			/* u32: ifindex of the guarded link */
 	BW_ATTR_LINK_PORT,		/* u32: ifindex of the port (veth) on it; 0 unknown */
+	BW_ATTR_PLACEMENT,		/* u8: enum bw_placement; absent: forward */
+	BW_ATTR_LOG_GROUP,		/* u16: nfnetlink_log group; absent: 0 */
+	BW_ATTR_LOG_DEFAULTS,		/* u8: 1: log what is dropped without a rule, too */
+	BW_ATTR_LOG_SWALLOWED,		/* u64: lines the rate limit kept back since load */
+	BW_ATTR_SEALED,			/* flag: no change until reboot */
+	BW_ATTR_HOOK_AHEAD,		/* string, repeated: "IPv4 FORWARD function [module]" */
+	BW_ATTR_QUEUE_NUM,		/* u16: of queue rules, likewise the next two */
+	BW_ATTR_QUEUE_COUNT,		/* u16 */
+	BW_ATTR_QUEUE_BYPASS,		/* flag */
 	__BW_ATTR_MAX,
 };
 
@@ -224,13 +241,16 @@ struct bw_nl_publish {
 };
 
 #define BW_RULE_F_LOG	(1 << 0)
-#define BW_RULE_F_MASK	BW_RULE_F_LOG
+#define BW_RULE_F_BYPASS	(1 << 1)	/* queue: accept while nobody listens */
+#define BW_RULE_F_MASK	(BW_RULE_F_LOG | BW_RULE_F_BYPASS)
 
 struct bw_nl_rule {
 	__u64 key;		/* of the rule's content: its counters survive while it stays */
 	__u8 action;		/* enum bw_action */
 	__u8 flags;		/* BW_RULE_F_* */
-	__u16 reserved[3];	/* 0 */
+	__u16 queue;		/* queue: the first one's number; else 0 */
+	__u16 queues;		/* queue: how many flows spread over; else 0 */
+	__u16 reserved;		/* 0 */
 	char name[BW_NAME_LEN];	/* NUL-terminated */
 };
 

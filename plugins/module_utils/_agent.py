@@ -35,6 +35,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     BridgewardenError,
     DockerUnavailable,
     PolicyError,
+    Sealed,
     StoreCorrupt,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
@@ -337,8 +338,8 @@ class Agent:
         self.log.trouble(error.text())
         sd_notify("STATUS=" + error.text(), "WATCHDOG=1")
         self._failures += 1
-        if isinstance(error, DockerUnavailable):
-            # The stream's reconnection wakes us; until then there is nothing to ask.
+        if isinstance(error, (DockerUnavailable, Sealed)):
+            # The stream's reconnection wakes us, or nothing but a reboot will; until then there is nothing to ask.
             return self.settings.check
         return float(min(self.settings.retry * 2 ** (self._failures - 1), self.settings.retry_limit))
 
@@ -348,9 +349,8 @@ class Agent:
             if info.hooks_in_place:
                 self.log.info("our hooks run first again")
             else:
-                self.log.warning(
-                    "another netfilter user runs before our hooks; 'bridgewarden status' shows where"
-                )
+                ahead = ", ".join(info.hooks_ahead) or "'bridgewarden status' shows where"
+                self.log.warning("another netfilter user runs before our hooks: " + ahead)
 
     def _stamp(self) -> t.Tuple[int, int]:
         try:

@@ -17,6 +17,7 @@ import json
 import os
 import socket
 import sys
+import time
 import typing as t
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
@@ -56,6 +57,7 @@ class Reply(t.NamedTuple):
     record: t.Any
     lines: t.List[str]
     code: int = 0
+    said: bool = False  # line by line already
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,6 +118,7 @@ def cmd_status(args: argparse.Namespace) -> Reply:
         ("module", f"version {info.version}"),
         ("generation", good(str(info.generation)) if info.generation else bad("none: the guards are closed")),
         ("mode", info.mode if info.mode == "enforce" else bad(info.mode + ": nothing is dropped")),
+        ("placement", info.placement),
         ("guards", ", ".join(info.guards) or "none"),
         ("guarded links", ", ".join(record["guard_links"]) or "none"),
         ("defaults", ", ".join("{} {}".format(*item) for item in sorted(info.defaults.items()))),
@@ -125,9 +128,16 @@ def cmd_status(args: argparse.Namespace) -> Reply:
             "hooks",
             good("run first")
             if info.hooks_in_place
-            else bad("not all run first: " + ", ".join(hooks_behind(info))),
+            else bad("not all run first: " + ", ".join(info.hooks_ahead or hooks_behind(info))),
+        ),
+        (
+            "log",
+            "group %d, defaults %s, %d lines swallowed"
+            % (info.log_group, "too" if info.log_defaults else "not", info.log_swallowed),
         ),
     ]
+    if info.sealed:
+        rows.append(("sealed", good("nothing changes until reboot")))
     if info.confirm_remaining:
         rows.append(("confirm", bad("rolls back in %d s unless confirmed" % info.confirm_remaining)))
     lines = ["%-14s %s" % row for row in rows]
@@ -139,6 +149,7 @@ def info_record(info: Info) -> Json:
         "version": info.version,
         "generation": info.generation,
         "mode": info.mode,
+        "placement": info.placement,
         "defaults": info.defaults,
         "policy_digest": info.policy_digest,
         "ruleset_digest": info.ruleset_digest,
@@ -148,6 +159,11 @@ def info_record(info: Info) -> Json:
         "counts": info.counts,
         "hooks_in_place": info.hooks_in_place,
         "hooks_behind": hooks_behind(info),
+        "hooks_ahead": list(info.hooks_ahead),
+        "log_group": info.log_group,
+        "log_defaults": info.log_defaults,
+        "log_swallowed": info.log_swallowed,
+        "sealed": info.sealed,
     }
 
 
@@ -183,6 +199,7 @@ def cmd_rules(args: argparse.Namespace) -> Reply:
             "action": rule.action,
             "packets": rule.packets,
             "bytes": rule.bytes,
+            "queue": rule.queue,
         }
         for rule in rules
     ]
@@ -261,6 +278,76 @@ def cmd_rollback(args: argparse.Namespace) -> Reply:
     with Kernel() as kernel:
         generation = engine.rollback(kernel, Store(), args.generation)
     return Reply({"generation": generation}, ["back to generation %d" % generation])
+
+
+def cmd_seal(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+    with Kernel() as kernel:
+        generation = engine.seal(kernel, Store(), args.generation)
+    return Reply(
+        {"generation": generation, "sealed": True}, ["generation %d is sealed until reboot" % generation]
+    )
+
+
+def cmd_log(args: argparse.Namespace) -> Reply:
+    """Prints each line as it comes, with the containers' names."""
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._nflog import Reader
+
+    group = args.group
+    if group is None:
+        with Kernel() as kernel:
+            group = kernel.info().log_group
+    names = Names(args.docker_socket)
+    left = args.count
+    with Reader(group) as reader:
+        for line in reader.lines():
+            for side in ("from", "to"):
+                line[side + "_container"] = names.of(line[side])
+            say(json.dumps(line, sort_keys=True) if args.json else log_text(line))
+            sys.stdout.flush()
+            left -= 1
+            if not left:
+                break
+    return Reply(None, [], said=True)
+
+
+class Names:
+    """Addresses to containers; asks Docker again where it meets an unknown one, but not at every packet."""
+
+    def __init__(self, docker_socket: str, patience: float = 5.0) -> None:
+        self._socket = docker_socket
+        self._patience = patience
+        self._names: t.Dict[str, str] = {}
+        self._asked: t.Optional[float] = None
+
+    def of(self, address: t.Optional[str]) -> t.Optional[str]:
+        if address is None:
+            return None
+        now = time.monotonic()
+        if address not in self._names and (self._asked is None or now - self._asked >= self._patience):
+            self._asked = now
+            self._names = container_names(self._socket)
+        return self._names.get(address)
+
+
+def log_text(line: Json) -> str:
+    when = time.strftime("%H:%M:%S", time.localtime(line["time"])) if line["time"] else "now"
+    sides = [
+        f"{line[side + '_container']} ({line[side]})" if line[side + "_container"] else str(line[side])
+        for side in ("from", "to")
+    ]
+    service = line["protocol"] or "?"
+    if line["to_port"] is not None:
+        service = "%d/%s" % (line["to_port"], service)
+    links = " ".join(
+        f"{word} {line[key]}" for word, key in (("in", "in"), ("port", "port"), ("out", "out")) if line[key]
+    )
+    verdict = paint(line["action"], "33") if line["audit"] else bad(line["action"])
+    by = f'rule "{line["rule"]}"' if line["rule"] else line["reason"]
+    audit = "audit " if line["audit"] else ""
+    return f"{when} {audit}{verdict} {line['class'] or '-'} {' -> '.join(sides)} {service}: {by} ({links})"
 
 
 def cmd_sync(args: argparse.Namespace) -> Reply:
@@ -352,9 +439,14 @@ def parser() -> Parser:
     for name, run, words in (
         ("confirm", cmd_confirm, "Keeps a commit whose confirm window is open."),
         ("rollback", cmd_rollback, "Restores the rules before the last commit."),
+        ("seal", cmd_seal, "Allows no change of rules or endpoints, and no unloading, until reboot."),
     ):
         settle = command(name, run, words)
         settle.add_argument("--generation", type=int, help="only if this generation is in force")
+    log = command("log", cmd_log, "Prints the module's log lines as they come, with containers' names.")
+    asks_docker(log)
+    log.add_argument("--group", type=int, help="nfnetlink_log group; default: the policy's")
+    log.add_argument("--count", type=int, default=0, metavar="N", help="end after so many lines")
     asks_docker(command("sync", cmd_sync, "Brings the kernel in step with policy and Docker, once."))
     command("policy", cmd_policy, "The desired policy, and what is applied, in words.")
     command(
@@ -385,7 +477,9 @@ def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
         os._exit(0)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    if args.json:
+    if reply.said:
+        pass
+    elif args.json:
         say(json.dumps(reply.record, indent=2, sort_keys=True))
     elif reply.lines:
         say("\n".join(reply.lines))

@@ -10,7 +10,7 @@ space the policy's CIDRs cut.  Its *row* is the set of clauses that name it in
 `from`, its *column* the set of those that name it in `to`; both are bit masks,
 so the clauses of a pair are one AND.  Who has the same kind, row and column is
 one identity.  For each pair with clauses a sweep over the service numbers picks
-the one rule that decides, deny before reject before allow and the first name
+the one rule that decides, deny before reject before queue before allow, the first name
 among equals.  Equal pieces are stored once.
 
 The result depends on the set of rules only, never on an order: rules come
@@ -41,6 +41,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     MAX_SPANS,
     NAME_LEN,
     REASON_MAX,
+    RULE_F_BYPASS,
     RULE_F_LOG,
     RULE_NONE,
     STRUCTS,
@@ -50,11 +51,14 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     Identity,
     Kind,
     Mode,
+    Placement,
     Reason,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import (
+    ACTIONS,
     DEFAULTS,
     JUDGED,
+    PERMITTING,
     Interval,
     Policy,
     Rule,
@@ -72,7 +76,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._selectors imp
 
 Json = t.Dict[str, t.Any]
 
-_PRECEDENCE = {"deny": 0, "reject": 1, "allow": 2}
+_PRECEDENCE = {action: place for place, action in enumerate(ACTIONS)}
 _AF = {4: 2, 6: 10}
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
@@ -82,6 +86,9 @@ class Ruleset:
     """Rows of each array as tuples in the header's order, addresses as bytes."""
 
     mode: int
+    placement: int
+    log_group: int
+    log_defaults: bool
     defaults: t.Tuple[int, ...]
     guards: t.Tuple[str, ...]
     policy_digest: bytes
@@ -126,7 +133,13 @@ class Ruleset:
         """SHA-256 of everything the kernel gets; the policy's digest is kept apart."""
         if "digest" not in self._cache:
             total = hashlib.sha256()
-            head = {"mode": self.mode, "defaults": self.defaults, "guards": self.guards}
+            head = {
+                "mode": self.mode,
+                "placement": self.placement,
+                "log": (self.log_group, self.log_defaults),
+                "defaults": self.defaults,
+                "guards": self.guards,
+            }
             total.update(json.dumps(head, sort_keys=True).encode("ascii"))
             for attr, data in self.to_sections():
                 total.update(b"%d:%d:" % (attr, len(data)))
@@ -145,6 +158,9 @@ def compile(policy: Policy, resolution: Resolution, facts: Json) -> Ruleset:
     matrix = builder.build()
     ruleset = Ruleset(
         mode=Mode[policy.mode.upper()],
+        placement=Placement[policy.placement.upper()],
+        log_group=policy.log_group,
+        log_defaults=policy.log_defaults,
         defaults=tuple(int(Action[dict(policy.defaults)[name].upper()]) for name in DEFAULTS),
         guards=guard_patterns(policy, facts),
         policy_digest=bytes.fromhex(digest(policy)),
@@ -168,6 +184,9 @@ def empty() -> Ruleset:
     """Guards nothing, judges nothing: what is left in the kernel after an uninstall."""
     return Ruleset(
         mode=Mode.ENFORCE,
+        placement=Placement.FORWARD,
+        log_group=0,
+        log_defaults=False,
         defaults=tuple(int(Action[action.upper()]) for action in DEFAULTS.values()),
         guards=(),
         policy_digest=bytes(DIGEST_LEN),
@@ -225,8 +244,12 @@ def rule_key(rule: Rule) -> int:
 
 def _rule_row(rule: Rule) -> t.Tuple[int, int, int, int, int, int, bytes]:
     flags = RULE_F_LOG if rule.log else 0
+    first = count = 0
+    if rule.queue is not None:
+        first, count = rule.queue.num, rule.queue.count
+        flags |= RULE_F_BYPASS if rule.queue.bypass else 0
     name = rule.name.encode("utf-8")[: NAME_LEN - 1]
-    return rule_key(rule), int(Action[rule.action.upper()]), flags, 0, 0, 0, name
+    return rule_key(rule), int(Action[rule.action.upper()]), flags, first, count, 0, name
 
 
 # The matrix
@@ -364,7 +387,7 @@ def _clauses(resolution: Resolution) -> t.List[_Clause]:
                 _Clause(
                     number,
                     (_PRECEDENCE[rule.action], number),
-                    rule.direct or rule.action != "allow",
+                    rule.direct or rule.action not in PERMITTING,
                     effective.source,
                     clause.target,
                     clause.services,

@@ -55,6 +55,7 @@ class Wanted:
     policy: Json
     version: str
     bridge_scope: str = "auto"
+    seal: bool = False
     docker_socket: str = DEFAULT_SOCKET
 
     @property
@@ -242,8 +243,16 @@ def commit_confirmed(host: Host) -> Finding:
 
 def hooks_first(host: Host) -> Finding:
     expected = "our hooks run first everywhere"
-    others = hooks_behind(host.info())
+    info = host.info()
+    others = list(info.hooks_ahead) or hooks_behind(info)
     return Finding(expected, "somebody runs before us at " + ", ".join(others) if others else expected)
+
+
+def sealed(host: Host) -> Finding:
+    words = {True: "sealed until reboot", False: "not sealed"}
+    # Sealed without being asked to be is no danger, and only a reboot would mend it.
+    found = host.info().sealed
+    return Finding(words[host.wanted.seal or found], words[found])
 
 
 def endpoints_known(host: Host) -> Finding:
@@ -330,7 +339,12 @@ CONTROLS = (
     Control(
         bridges_guarded, "Every bridge of Docker's is guarded", "critical", "add it to bridgewarden_guards"
     ),
-    Control(hooks_first, "Our hooks run before everybody else's", "high", "reload the module: role kmod"),
+    Control(
+        hooks_first,
+        "Our hooks run before everybody else's",
+        "high",
+        "stop who is told there, or reload the module: role kmod",
+    ),
     Control(
         policy_in_force, "The kernel holds the inventory's policy", "critical", _AGAIN + " (role policy)"
     ),
@@ -338,6 +352,7 @@ CONTROLS = (
     Control(
         commit_confirmed, "The policy in force is confirmed", "high", "bridgewarden confirm, or rollback"
     ),
+    Control(sealed, "The policy is sealed where the inventory wants it", "high", _AGAIN + " (role policy)"),
     Control(
         endpoints_known,
         "The kernel knows every running container",
@@ -389,7 +404,7 @@ def examine(host: Host) -> Json:
     }
     try:
         info = host.info()
-        meta.update(generation=info.generation, policy_digest=info.policy_digest)
+        meta.update(generation=info.generation, policy_digest=info.policy_digest, sealed=info.sealed)
     except Unjudged:
-        meta.update(generation=None, policy_digest=None)
+        meta.update(generation=None, policy_digest=None, sealed=None)
     return {"controls": controls, "meta": meta}

@@ -39,6 +39,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     BridgewardenError,
     KernelError,
     RefusedError,
+    Sealed,
     Stale,
     StoreCorrupt,
     did_you_mean,
@@ -216,6 +217,7 @@ def _apply(
         before = _before(info, kernel, store)
         if info is not None and in_force(plan, info):
             return _in_step(plan, info, store, dry_run, options.adopt, before)
+        _refuse_sealed(info)
         actions = _actions(plan, info, confirm_timeout)
         if kernel is None or info is None:
             return Result(True, 0, 0, actions, before, _text(plan.words), plan)
@@ -235,6 +237,17 @@ def _apply(
             _settle(plan.policy, store)
         return Result(True, generation, confirm_timeout, actions, before, _text(plan.words), plan)
     raise AssertionError("unreachable")
+
+
+def _refuse_sealed(info: t.Optional[Info]) -> None:
+    """The kernel would refuse as well, but only when files are written already, and in a dry run not at all."""
+    if info is not None and info.sealed:
+        raise Sealed(
+            "the module is sealed",
+            f"generation {info.generation} is in force",
+            "reboot the host to change its policy",
+            errno.EPERM,
+        )
 
 
 def in_force(plan: Plan, info: Info) -> bool:
@@ -454,6 +467,20 @@ def rollback(kernel: Kernel, store: Store, generation: t.Optional[int] = None) -
         return now
 
 
+def seal(kernel: Kernel, store: Store, generation: t.Optional[int] = None) -> int:
+    """No change from now on, until the host is rebooted; returns the generation in force."""
+    with store.lock():
+        try:
+            return kernel.seal(generation)
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            place = "no ruleset is in force"
+            raise KernelError(
+                "there is nothing to seal", place, "apply a policy first", errno.ENOENT
+            ) from None
+
+
 def _no_window(error: KernelError, kernel: Kernel, mend: str) -> KernelError:
     if error.errno != errno.ENOENT:
         return error
@@ -470,6 +497,7 @@ def remove(kernel: t.Optional[Kernel], store: Store, dry_run: bool = False) -> R
         generation = info.generation if info else 0
         ruleset = empty()
         if info is not None and (info.guards or info.ruleset_digest not in ("", ruleset.digest().hex())):
+            _refuse_sealed(info)
             actions.insert(0, "commit an empty ruleset without guards: nothing is judged any more")
             if kernel is not None and not dry_run:
                 _close_window(kernel, info)

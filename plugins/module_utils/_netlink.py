@@ -59,6 +59,7 @@ MAX_PAIRS = 1 << 22
 SERVICE_MAX = 0xFFFFFF
 RULE_NONE = 0xFFFFFFFF
 RULE_F_LOG = 1 << 0
+RULE_F_BYPASS = 1 << 1
 REASON_MAX = 16
 
 #: An attribute's length is a 16-bit number; 32 KiB stays clear of it and of the socket's buffer.
@@ -76,6 +77,7 @@ class Cmd(enum.IntEnum):
     RULE_GET = 8
     ENDPOINT_GET = 9
     EXPLAIN = 10
+    SEAL = 11
 
 
 class Attr(enum.IntEnum):
@@ -132,6 +134,15 @@ class Attr(enum.IntEnum):
     IDENTITY = 50
     LINK = 51
     LINK_PORT = 52
+    PLACEMENT = 53
+    LOG_GROUP = 54
+    LOG_DEFAULTS = 55
+    LOG_SWALLOWED = 56
+    SEALED = 57
+    HOOK_AHEAD = 58
+    QUEUE_NUM = 59
+    QUEUE_COUNT = 60
+    QUEUE_BYPASS = 61
 
 
 class Identity(enum.IntEnum):
@@ -144,6 +155,12 @@ class Identity(enum.IntEnum):
 class Mode(enum.IntEnum):
     ENFORCE = 0
     AUDIT = 1
+
+
+class Placement(enum.IntEnum):
+    FORWARD = 0
+    POSTROUTING = 1
+    CONTAINER = 2
 
 
 class Action(enum.IntEnum):
@@ -248,6 +265,12 @@ class Info:
     counts: t.Dict[str, int]  # identities, cells, endpoints, publish, rules, pairs
     hooks_first: int
     hooks_expected: int
+    placement: str = "forward"
+    log_group: int = 0
+    log_defaults: bool = False
+    log_swallowed: int = 0  # lines the rate limit kept back since the module was loaded
+    sealed: bool = False
+    hooks_ahead: t.Tuple[str, ...] = ()  # who runs before us: "IPv4 FORWARD function [module]"
 
     @property
     def hooks_in_place(self) -> bool:
@@ -265,6 +288,7 @@ class RuleRow:
     action: str
     packets: int
     bytes: int
+    queue: t.Optional[t.Dict[str, t.Any]] = None  # of queue rules: num, count, bypass
 
     @property
     def builtin(self) -> bool:
@@ -514,6 +538,9 @@ class Kernel:
         doing = "checking the ruleset" if dry_run else "committing the ruleset"
         begin: _Attrs = [
             (Attr.MODE, bytes([ruleset.mode])),
+            (Attr.PLACEMENT, bytes([ruleset.placement])),
+            (Attr.LOG_GROUP, struct.pack("=H", ruleset.log_group)),
+            (Attr.LOG_DEFAULTS, bytes([ruleset.log_defaults])),
             (Attr.DEFAULTS, bytes(ruleset.defaults)),
             (Attr.POLICY_DIGEST, ruleset.policy_digest),
             (Attr.RULESET_DIGEST, ruleset.digest()),
@@ -565,6 +592,10 @@ class Kernel:
     def rollback(self, generation: t.Optional[int] = None) -> int:
         """Restores the ruleset before the last commit, now; returns the generation in force."""
         return self._settle(Cmd.ROLLBACK, generation, "rolling back")
+
+    def seal(self, generation: t.Optional[int] = None) -> int:
+        """No change and no unload until reboot; returns the generation in force."""
+        return self._settle(Cmd.SEAL, generation, "sealing the module")
 
     def _settle(self, cmd: Cmd, generation: t.Optional[int], doing: str) -> int:
         attrs: _Attrs = []
@@ -678,18 +709,31 @@ def _info(reply: t.Any) -> Info:
         },
         hooks_first=_number(reply, Attr.HOOKS_FIRST),
         hooks_expected=_number(reply, Attr.HOOKS_EXPECTED),
+        placement=Placement(_number(reply, Attr.PLACEMENT)).name.lower(),
+        log_group=_number(reply, Attr.LOG_GROUP),
+        log_defaults=bool(_number(reply, Attr.LOG_DEFAULTS)),
+        log_swallowed=_number(reply, Attr.LOG_SWALLOWED),
+        sealed=_first(reply, Attr.SEALED) is not None,
+        hooks_ahead=tuple(_text(who) for who in _all(reply, Attr.HOOK_AHEAD)),
     )
 
 
 def _rule(reply: t.Any) -> RuleRow:
     index = _number(reply, Attr.RULE_INDEX)
+    action = Action(_number(reply, Attr.ACTION))
+    queue = {
+        "num": _number(reply, Attr.QUEUE_NUM),
+        "count": _number(reply, Attr.QUEUE_COUNT),
+        "bypass": _first(reply, Attr.QUEUE_BYPASS) is not None,
+    }
     return RuleRow(
         index=index,
         key=_number(reply, Attr.RULE_KEY),
         name=_text(_first(reply, Attr.RULE_NAME)) or REASON_WORDS.get(index, ""),
-        action=Action(_number(reply, Attr.ACTION)).name.lower(),
+        action=action.name.lower(),
         packets=_number(reply, Attr.PACKETS),
         bytes=_number(reply, Attr.BYTES),
+        queue=queue if action == Action.QUEUE else None,
     )
 
 

@@ -33,7 +33,12 @@ Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Service = t.Tuple[int, int]  # lo, hi of the 24-bit service number, both included
 
 MODES = ("enforce", "audit")
-ACTIONS = ("allow", "deny", "reject")
+PLACEMENTS = ("forward", "postrouting", "container")
+#: The most restrictive first, which is the one that wins.
+ACTIONS = ("deny", "reject", "queue", "allow")
+#: What lets traffic pass, if through a listener: says nothing of direct traffic unless it says so.
+PERMITTING = ("queue", "allow")
+DEFAULT_ACTIONS = ("allow", "deny", "reject")
 #: In the order of enum bw_class.
 DEFAULTS: t.Dict[str, str] = {
     "ingress": "deny",
@@ -54,9 +59,10 @@ NAME_BYTES = 63
 RESERVED = ("any", "containers", "host", "world")
 PREFIXES = ("compose", "container", "label", "network")
 
-_POLICY_KEYS = ("mode", "defaults", "groups", "rules", "guards")
+_POLICY_KEYS = ("mode", "placement", "log_group", "log_defaults", "defaults", "groups", "rules", "guards")
 _GROUP_KEYS = ("cidrs", "except", "labels", "names", "networks", "query")
-_RULE_KEYS = ("name", "action", "from", "to", "ports", "published", "direct", "log")
+_RULE_KEYS = ("name", "action", "from", "to", "ports", "published", "direct", "log", "queue")
+_QUEUE_KEYS = ("num", "count", "bypass")
 
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
@@ -93,6 +99,18 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """The NFQUEUE listeners of a rule: `count` queues from `num` on."""
+
+    num: int
+    count: int = 1
+    bypass: bool = False
+
+    def as_dict(self) -> Json:
+        return {"num": self.num, "count": self.count, "bypass": self.bypass}
+
+
+@dataclass(frozen=True)
 class Rule:
     name: str
     action: str
@@ -102,6 +120,7 @@ class Rule:
     published: t.Tuple[str, ...] = ()
     direct: bool = False
     log: bool = False
+    queue: t.Optional[Queue] = None  # of the action queue, and of no other
     #: Its place in the list the operator wrote, for messages only.
     index: int = field(default=0, compare=False)
 
@@ -115,6 +134,7 @@ class Rule:
             "published": list(self.published),
             "direct": self.direct,
             "log": self.log,
+            "queue": self.queue.as_dict() if self.queue else None,
         }
         return {key: value for key, value in body.items() if value}
 
@@ -124,6 +144,9 @@ class Policy:
     """The normal form: everything filled in, every list sorted and without repetitions."""
 
     mode: str
+    placement: str
+    log_group: int
+    log_defaults: bool
     defaults: t.Tuple[t.Tuple[str, str], ...]
     groups: t.Tuple[Group, ...]
     rules: t.Tuple[Rule, ...]
@@ -132,6 +155,9 @@ class Policy:
     def as_dict(self) -> Json:
         return {
             "mode": self.mode,
+            "placement": self.placement,
+            "log_group": self.log_group,
+            "log_defaults": self.log_defaults,
             "defaults": dict(self.defaults),
             "groups": {group.name: group.as_dict() for group in self.groups},
             "rules": [rule.as_dict() for rule in self.rules],
@@ -154,7 +180,10 @@ def normalise(raw: t.Any) -> Policy:
     _known_keys(raw, _POLICY_KEYS, (), "the policy")
     groups = _groups(raw.get("groups"))
     return Policy(
-        mode=_mode(raw.get("mode", "enforce")),
+        mode=_choice(raw.get("mode", "enforce"), MODES, ("mode",), "the mode"),
+        placement=_choice(raw.get("placement", "forward"), PLACEMENTS, ("placement",), "the placement"),
+        log_group=_number(raw.get("log_group", 0), 0, 65535, ("log_group",), "the log group"),
+        log_defaults=_flag(raw.get("log_defaults", False), ("log_defaults",), "log_defaults"),
         defaults=_defaults(raw.get("defaults")),
         groups=groups,
         rules=_rules(raw.get("rules"), {group.name: group for group in groups}),
@@ -227,13 +256,16 @@ def _flag(value: t.Any, path: Path, what: str) -> bool:
     return value
 
 
+def _number(value: t.Any, lo: int, hi: int, path: Path, what: str) -> int:
+    # Jinja gives strings.
+    if isinstance(value, str) and re.match(r"[0-9]{1,9}\Z", value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not lo <= value <= hi:
+        raise PolicyError(f"{what} cannot be {_kind(value)}", path, "use a number from %d to %d" % (lo, hi))
+    return value
+
+
 def _choice(value: t.Any, choices: t.Sequence[str], path: Path, what: str) -> str:
-    if value == "queue":
-        raise PolicyError(
-            f"{what} queue is not supported by this version's kernel module",
-            path,
-            "use one of {}".format(", ".join(choices)),
-        )
     if not isinstance(value, str) or value not in choices:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         raise PolicyError(
@@ -242,16 +274,20 @@ def _choice(value: t.Any, choices: t.Sequence[str], path: Path, what: str) -> st
     return str(value)
 
 
-def _mode(value: t.Any) -> str:
-    return _choice(value, MODES, ("mode",), "the mode")
-
-
 def _defaults(value: t.Any) -> t.Tuple[t.Tuple[str, str], ...]:
     wanted = dict(DEFAULTS)
     if value is not None:
         _known_keys(_mapping(value, ("defaults",), "defaults"), list(DEFAULTS), ("defaults",), "defaults")
         for name, action in value.items():
-            wanted[str(name)] = _choice(action, ACTIONS, ("defaults", str(name)), f"the default for {name}")
+            if action == "queue":
+                raise PolicyError(
+                    f"the default for {name} cannot be queue",
+                    ("defaults", str(name)),
+                    "a listener belongs to a rule: write one with the action queue",
+                )
+            wanted[str(name)] = _choice(
+                action, DEFAULT_ACTIONS, ("defaults", str(name)), f"the default for {name}"
+            )
     return tuple(wanted.items())
 
 
@@ -699,24 +735,19 @@ def _rules(value: t.Any, groups: t.Mapping[str, Group]) -> t.Tuple[Rule, ...]:
 def _rule(body: t.Any, index: int, groups: t.Mapping[str, Group]) -> Rule:
     path: Path = ("rules", index)
     name = _rule_name(_mapping(body, path, "a rule"), path)
-    if "queue" in body:
-        raise PolicyError(
-            "queue is not supported by this version's kernel module",
-            (*path, "queue"),
-            "remove it and use the action allow, deny or reject",
-            name,
-        )
     try:
         _known_keys(body, _RULE_KEYS, path, "the rule")
+        action = _choice(body.get("action", "allow"), ACTIONS, (*path, "action"), "the action")
         rule = Rule(
             name=name,
-            action=_choice(body.get("action", "allow"), ACTIONS, (*path, "action"), "the action"),
+            action=action,
             sources=_peers(body, "from", path, groups),
             targets=_peers(body, "to", path, groups),
             ports=_ports(body.get("ports"), (*path, "ports"), name),
             published=_published(body.get("published"), (*path, "published"), name),
             direct=_flag(body.get("direct", False), (*path, "direct"), "direct"),
             log=_flag(body.get("log", False), (*path, "log"), "log"),
+            queue=_queue(body, action, path),
             index=index,
         )
         _sense(rule, path, groups)
@@ -725,6 +756,34 @@ def _rule(body: t.Any, index: int, groups: t.Mapping[str, Group]) -> Rule:
             raise
         raise PolicyError(error.thing, error.path, error.mend, name)
     return rule
+
+
+def _queue(body: t.Mapping[str, t.Any], action: str, path: Path) -> t.Optional[Queue]:
+    value = body.get("queue")
+    if action != "queue":
+        if value is not None:
+            raise PolicyError(
+                f"queue is given, but the action is {action}",
+                (*path, "queue"),
+                "write action: queue, or remove it",
+            )
+        return None
+    if value is None:
+        raise PolicyError(
+            "the action is queue, but no queue is named",
+            path,
+            "write queue: {num: 0, count: 1, bypass: false}",
+        )
+    path = (*path, "queue")
+    _known_keys(_mapping(value, path, "queue"), _QUEUE_KEYS, path, "queue")
+    if "num" not in value:
+        raise PolicyError("the queue has no num", path, "name the queue its listener binds, 0 to 65535")
+    num = _number(value["num"], 0, 65535, (*path, "num"), "the queue's num")
+    return Queue(
+        num=num,
+        count=_number(value.get("count", 1), 1, 65536 - num, (*path, "count"), "the queue's count"),
+        bypass=_flag(value.get("bypass", False), (*path, "bypass"), "the queue's bypass"),
+    )
 
 
 def _rule_name(body: t.Mapping[str, t.Any], path: Path) -> str:
@@ -853,7 +912,7 @@ def _sense(rule: Rule, path: Path, groups: t.Mapping[str, Group]) -> None:
         raise PolicyError(
             "published needs containers to look the port up at", (*path, "to"), "name containers in to"
         )
-    if rule.direct and rule.action != "allow":
+    if rule.direct and rule.action not in PERMITTING:
         raise PolicyError(
             "direct says nothing in a rule that does not allow",
             (*path, "direct"),
@@ -878,8 +937,17 @@ def _contradictions(rules: t.Sequence[Rule]) -> None:
     for rule in rules:
         key = (rule.sources, rule.targets, services(rule.ports), rule.published)
         former = same.setdefault(key, rule)
+        if former.action == rule.action and former.queue != rule.queue:
+            raise PolicyError(
+                'it sends the very same traffic to another queue than the rule "{}" ({})'.format(
+                    former.name, path_text(("rules", former.index))
+                ),
+                ("rules", rule.index, "queue"),
+                "a packet goes to one queue: remove one of the two",
+                rule.name,
+            )
         if former.action != rule.action:
-            winner, loser = sorted((former, rule), key=lambda r: ("deny", "reject", "allow").index(r.action))
+            winner, loser = sorted((former, rule), key=lambda r: ACTIONS.index(r.action))
             raise PolicyError(
                 'it says {} where the rule "{}" ({}) says {} for the very same traffic'.format(
                     loser.action, winner.name, path_text(("rules", winner.index)), winner.action

@@ -32,6 +32,10 @@ options:
     type: str
     choices: [global, guarded, auto]
     default: auto
+  seal:
+    description: Whether the inventory wants the kernel module sealed.
+    type: bool
+    default: false
   docker_socket:
     description: Docker's socket on the target.
     type: str
@@ -118,6 +122,7 @@ def main() -> None:
             "policy": {"type": "dict", "required": True},
             "version": {"type": "str", "required": True},
             "bridge_scope": {"type": "str", "choices": ["global", "guarded", "auto"], "default": "auto"},
+            "seal": {"type": "bool", "default": False},
             "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
         },
         supports_check_mode=True,

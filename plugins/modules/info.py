@@ -59,6 +59,10 @@ mode:
   description: V(enforce) or V(audit).
   returned: when loaded
   type: str
+placement:
+  description: Where verdicts are taken, V(forward), V(postrouting) or V(container).
+  returned: when loaded
+  type: str
 defaults:
   description: The verdict of each direction class where no rule matches.
   returned: when loaded
@@ -92,6 +96,28 @@ counts:
   type: dict
 hooks_in_place:
   description: Whether the module's hooks run first wherever they should.
+  returned: when loaded
+  type: bool
+hooks_ahead:
+  description: Who runs before the module's hooks, and where.
+  returned: when loaded
+  type: list
+  elements: str
+  sample: ["IPv4 FORWARD nft_do_chain_ipv4 [nf_tables]"]
+log_group:
+  description: The nfnetlink_log group that log lines go to.
+  returned: when loaded
+  type: int
+log_defaults:
+  description: Whether packets that are dropped without a rule are logged, too.
+  returned: when loaded
+  type: bool
+log_swallowed:
+  description: Log lines that the rate limit has kept back since the module was loaded.
+  returned: when loaded
+  type: int
+sealed:
+  description: Whether nothing can be changed until reboot.
   returned: when loaded
   type: bool
 rules:

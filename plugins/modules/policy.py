@@ -46,6 +46,17 @@ options:
         description:
           - V(enforce) or V(audit). V(audit) judges, counts and logs, but drops nothing.
         type: raw
+      placement:
+        description:
+          - Where verdicts are taken. V(forward) (the default) is the FORWARD hook, V(postrouting) the POST_ROUTING hook, and
+            V(container) the containers' own namespaces. Traffic to the host is judged at LOCAL_IN in the first two.
+        type: raw
+      log_group:
+        description: The nfnetlink_log group that log lines go to. Default V(0).
+        type: raw
+      log_defaults:
+        description: Whether packets that are dropped without a rule are logged, too. Default V(false).
+        type: raw
       defaults:
         description:
           - The verdict (V(allow), V(deny) or V(reject)) of each direction class where no rule matches.
@@ -59,8 +70,8 @@ options:
       rules:
         description:
           - The rules, a list. Each has V(name), V(from) and V(to), and may have V(action), V(ports) or V(published),
-            V(direct) and V(log).
-          - Their order does not matter. The most restrictive matching rule wins, deny before reject before allow.
+            V(direct), V(log) and V(queue).
+          - Their order does not matter. The most restrictive matching rule wins, deny before reject before queue before allow.
         type: raw
       guards:
         description:
@@ -206,7 +217,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._store import 
 
 def argument_spec() -> t.Dict[str, t.Any]:
     # What the policy may say is checked by the library, with better words; its types are open here.
-    keys = ("mode", "defaults", "groups", "rules", "guards")
+    keys = ("mode", "placement", "log_group", "log_defaults", "defaults", "groups", "rules", "guards")
     return {
         "policy": {"type": "dict", "options": {key: {"type": "raw"} for key in keys}},
         "state": {

@@ -62,8 +62,10 @@ class Naive:
             if self._matches(rule, source, source_kind, target, target_kind, protocol, port)
         ]
         if direct:
-            matching = [r for r in matching if r.get("action", "allow") != "allow" or r.get("direct")]
-        for action in ("deny", "reject", "allow"):
+            matching = [
+                r for r in matching if r.get("action", "allow") in ("deny", "reject") or r.get("direct")
+            ]
+        for action in ("deny", "reject", "queue", "allow"):
             names = sorted(rule["name"] for rule in matching if rule.get("action", "allow") == action)
             if names:
                 return action, names[0]

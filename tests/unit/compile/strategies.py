@@ -94,7 +94,7 @@ GROUPS: Json = {
 def rules(draw: st.DrawFn, number: int = 0) -> Json:
     rule: Json = {
         "name": f"{draw(st.sampled_from('abc'))}{number}",
-        "action": draw(st.sampled_from(["allow", "allow", "deny", "reject"])),
+        "action": draw(st.sampled_from(["allow", "allow", "queue", "deny", "reject"])),
         "from": draw(st.lists(PEERS, min_size=1, max_size=3)),
         "to": draw(st.lists(PEERS, min_size=1, max_size=3)),
     }
@@ -107,7 +107,9 @@ def rules(draw: st.DrawFn, number: int = 0) -> Json:
         )
     elif kind > 1:
         rule["ports"] = draw(st.lists(st.sampled_from(PORTS), min_size=1, max_size=3))
-    if rule["action"] == "allow" and "published" not in rule and draw(st.booleans()):
+    if rule["action"] == "queue":
+        rule["queue"] = {"num": 3, "count": 2}
+    if rule["action"] in ("allow", "queue") and "published" not in rule and draw(st.booleans()):
         rule["direct"] = True
     if draw(st.booleans()):
         rule["log"] = True

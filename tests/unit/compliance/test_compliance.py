@@ -63,6 +63,7 @@ class FakeHost:
             (self.proc / key).write_text("1\n")
         self.docker_bridges: t.Optional[t.Set[str]] = {"docker0", "br-0123456789ab"}
         self.scope = "auto"
+        self.seal = False
         bridge.converge("present", "auto", POLICY["guards"], self.docker_bridges, False, self.paths, self.run)
         self.store = Store(str(root / "etc"), str(root / "var"), str(root / "lock"))
         self.store.write_policy(POLICY)
@@ -156,7 +157,7 @@ class FakeHost:
 
         anything: t.Any = None
         host = compliance.Host(
-            compliance.Wanted(policy or POLICY, "0.1.0", self.scope),
+            compliance.Wanted(policy or POLICY, "0.1.0", self.scope, self.seal),
             self.store,
             t.cast(anything, Kernel),
             self._facts,
@@ -219,6 +220,10 @@ def spoil_mode(host: FakeHost) -> None:
 
 def spoil_confirm(host: FakeHost) -> None:
     host.info = replace(host.info, confirm_remaining=30)
+
+
+def spoil_seal(host: FakeHost) -> None:
+    host.seal = True
 
 
 def spoil_hooks(host: FakeHost) -> None:
@@ -287,6 +292,7 @@ def spoil_agent_gone(host: FakeHost) -> None:
         (spoil_policy, "policy_in_force"),
         (spoil_mode, "mode"),
         (spoil_confirm, "commit_confirmed"),
+        (spoil_seal, "sealed"),
         (spoil_hooks, "hooks_first"),
         (spoil_endpoint, "endpoints_known"),
         (spoil_endpoint_link, "endpoints_known"),
@@ -313,6 +319,19 @@ def test_a_drift_turns_its_control_red_and_only_that(
     assert found["expected"] != found["actual"] and found["remediation"]
 
 
+def test_who_runs_before_us_is_named(host: FakeHost) -> None:
+    host.info = replace(
+        host.info, hooks_first=0x1F1B, hooks_ahead=("IPv4 FORWARD nft_do_chain_ipv4 [nf_tables]",)
+    )
+    found = host.controls()["hooks_first"]
+    assert "nft_do_chain_ipv4 [nf_tables]" in found["actual"]
+
+
+def test_a_seal_nobody_wanted_is_told_but_not_red(host: FakeHost) -> None:
+    host.info = replace(host.info, sealed=True)
+    assert host.controls()["sealed"]["status"] == "pass"
+
+
 def test_every_control_can_turn_red() -> None:
     """No control without a drift above that proves it."""
     proven = {mark.args[1] for mark in []}
@@ -327,7 +346,7 @@ def test_a_module_that_is_not_loaded_fails_once_and_the_rest_cannot_be_judged(ho
     assert red.pop("module_loaded") == "fail"
     assert set(red) == {
         "module_version", "module_current", "bridges_guarded", "hooks_first",
-        "policy_in_force", "mode", "commit_confirmed", "endpoints_known",
+        "policy_in_force", "mode", "commit_confirmed", "endpoints_known", "sealed",
     }  # fmt: skip
     assert set(red.values()) == {"error"}
     assert host.controls()["mode"]["actual"] == "the kernel module is not loaded"

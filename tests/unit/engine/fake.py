@@ -34,6 +34,7 @@ class FakeKernel(Kernel):
         self.last = 0
         self.before: t.Optional[t.Tuple[t.Optional[Ruleset], int]] = None  # of an open window
         self.remaining = 0
+        self.sealed = False
         self.commits = 0
         self.dry_runs = 0
         self.meanwhile: t.List[t.Callable[[], None]] = []  # run at the next commits
@@ -56,6 +57,7 @@ class FakeKernel(Kernel):
             counts={"endpoints": len(ruleset.endpoints4) if ruleset else 0},
             hooks_first=1,
             hooks_expected=1,
+            sealed=self.sealed,
         )
 
     def commit(
@@ -91,6 +93,16 @@ class FakeKernel(Kernel):
         assert self.before is not None
         self.ruleset, self.generation = self.before
         self.before, self.remaining = None, 0
+        return self.generation
+
+    def seal(self, generation: t.Optional[int] = None) -> int:
+        if self.before is not None:
+            raise Busy("a commit waits for its confirmation", errno=errno.EBUSY)
+        if not self.generation:
+            raise KernelError("no ruleset is in force", errno=errno.ENOENT)
+        if generation not in (None, self.generation):
+            raise Stale("another generation is in force", errno=errno.ESTALE)
+        self.sealed = True
         return self.generation
 
     def _window(self, generation: t.Optional[int]) -> None:

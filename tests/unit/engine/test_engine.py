@@ -19,6 +19,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     KernelError,
     PolicyError,
     RefusedError,
+    Sealed,
     SelectorError,
     Stale,
 )
@@ -423,3 +424,29 @@ def test_explain(kernel: FakeKernel, store: Store) -> None:
 def test_facts_are_json(store: Store) -> None:
     """A plan survives the way through a module's result."""
     json.dumps([plan().effective, plan().words, plan().policy])
+
+
+def test_a_sealed_kernel_is_left_alone(kernel: FakeKernel, store: Store) -> None:
+    engine.apply(plan(), kernel, store)
+    assert engine.seal(kernel, store) == 1
+    assert not engine.apply(plan(), kernel, store).changed
+    files = sorted(store.present())
+    for dry_run in (True, False):
+        with pytest.raises(Sealed, match="sealed") as caught:
+            engine.apply(plan(OTHER), kernel, store, dry_run=dry_run)
+        assert "reboot" in caught.value.mend
+        with pytest.raises(Sealed):
+            engine.remove(kernel, store, dry_run=dry_run)
+    assert (kernel.commits, sorted(store.present())) == (1, files)
+
+
+def test_what_cannot_be_sealed(kernel: FakeKernel, store: Store) -> None:
+    with pytest.raises(KernelError, match="nothing to seal"):
+        engine.seal(kernel, store)
+    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    with pytest.raises(Busy):
+        engine.seal(kernel, store)
+    engine.confirm(kernel, store)
+    with pytest.raises(Stale):
+        engine.seal(kernel, store, 7)
+    assert engine.seal(kernel, store, 1) == 1

@@ -23,7 +23,7 @@ from fake import FakeKernel
 
 pytest.importorskip("ansible")
 
-from ansible_collections.bridgewarden.docker.plugins.modules import confirm, info, policy, rollback
+from ansible_collections.bridgewarden.docker.plugins.modules import confirm, info, policy, rollback, seal
 
 POLICY: t.Dict[str, t.Any] = {"rules": [{"name": "all", "from": ["any"], "to": ["containers"]}]}
 
@@ -51,7 +51,7 @@ class Module:
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeKernel:
     made = FakeKernel()
     store = Store(str(tmp_path / "etc"), str(tmp_path / "var"), str(tmp_path / "lock"))
-    for module in (confirm, info, policy, rollback):
+    for module in (confirm, info, policy, rollback, seal):
         monkeypatch.setattr(module, "Kernel", lambda: made)
         monkeypatch.setattr(module, "Store", lambda: store, raising=False)
     monkeypatch.setattr(policy, "collect", lambda _socket: {})
@@ -120,6 +120,16 @@ def test_confirm_too_late(kernel: FakeKernel) -> None:
     kernel.rollback()
     with pytest.raises(Stale, match="generation 1 is not in force any more"):
         confirm.confirm(1, check_mode=False)
+
+
+def test_seal(kernel: FakeKernel) -> None:
+    applied(window=0)
+    assert seal.seal(None, check_mode=True) == {"changed": True, "generation": 1}
+    assert not kernel.sealed
+    assert seal.seal(1, check_mode=False) == {"changed": True, "generation": 1}
+    assert seal.seal(None, check_mode=False) == {"changed": False, "generation": 1}
+    with pytest.raises(Stale):
+        seal.seal(2, check_mode=False)
 
 
 def test_rollback(kernel: FakeKernel) -> None:

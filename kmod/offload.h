@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Ending flows that an nft flowtable carries past the hooks, so that their next
+ * packet is judged again.
+ */
+#ifndef _BW_OFFLOAD_H
+#define _BW_OFFLOAD_H
+
+/* All of them; when it returns none is left that began before. May sleep. */
+void bw_offload_end(void);
+/* The same a moment later, from where sleeping is no option. */
+void bw_offload_end_soon(void);
+void bw_offload_exit(void);
+
+#endif /* _BW_OFFLOAD_H */

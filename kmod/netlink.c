@@ -49,11 +49,13 @@ static const struct nla_policy bw_policy[BW_ATTR_MAX + 1] = {
 	[BW_ATTR_FROM_KIND] = NLA_POLICY_MAX(NLA_U8, __BW_KIND_MAX - 1),
 	[BW_ATTR_TO_KIND] = NLA_POLICY_MAX(NLA_U8, __BW_KIND_MAX - 1),
 	[BW_ATTR_DIRECT] = { .type = NLA_FLAG },
+	[BW_ATTR_PLACEMENT] = NLA_POLICY_MAX(NLA_U8, __BW_PLACEMENT_MAX - 1),
 };
 
 #define BW_A(name)	BIT_ULL(BW_ATTR_##name)
 #define BW_HEAD		(BW_A(MODE) | BW_A(DEFAULTS) | BW_A(POLICY_DIGEST) | \
-			 BW_A(RULESET_DIGEST) | BW_A(GUARD) | BW_A(EXPECT_GENERATION))
+			 BW_A(RULESET_DIGEST) | BW_A(GUARD) | BW_A(EXPECT_GENERATION) | \
+			 BW_A(PLACEMENT))
 #define BW_SECTIONS	GENMASK_ULL(BW_ATTR_SECTION_PAIR, BW_ATTR_SECTION_IDENTITY)
 
 /* One policy serves all commands, so each names what it takes. */
@@ -163,6 +165,7 @@ static int bw_put_state(struct sk_buff *reply, const struct bw_state *st)
 	u32 i;
 
 	if (nla_put_u8(reply, BW_ATTR_MODE, st->mode) ||
+	    nla_put_u8(reply, BW_ATTR_PLACEMENT, st->placement) ||
 	    nla_put(reply, BW_ATTR_DEFAULTS, sizeof(r->defaults), r->defaults) ||
 	    nla_put(reply, BW_ATTR_POLICY_DIGEST, BW_DIGEST_LEN, st->policy_digest) ||
 	    nla_put(reply, BW_ATTR_RULESET_DIGEST, BW_DIGEST_LEN, st->ruleset_digest) ||
@@ -236,6 +239,9 @@ static int bw_txn_take_attr(struct bw_txn *txn, const struct nlattr *nla,
 	case BW_ATTR_MODE:
 		txn->draft.mode = nla_get_u8(nla);
 		txn->has_mode = true;
+		return 0;
+	case BW_ATTR_PLACEMENT:
+		txn->draft.placement = nla_get_u8(nla);
 		return 0;
 	case BW_ATTR_DEFAULTS:
 		memcpy(txn->draft.defaults, nla_data(nla),

@@ -67,6 +67,11 @@ static int bw_check_head(const struct bw_draft *d, struct bw_fault *f)
 
 	if (d->mode >= __BW_MODE_MAX)
 		return bw_bad(f, BW_S_NONE, 0, "unknown mode");
+	if (d->placement >= __BW_PLACEMENT_MAX)
+		return bw_bad(f, BW_S_NONE, 0, "unknown placement");
+	if (d->placement == BW_PLACEMENT_CONTAINER)
+		return bw_fail(f, -EOPNOTSUPP, BW_S_NONE, 0,
+			       "placement container is not supported by this version");
 	for (i = 0; i < __BW_CLASS_MAX; i++) {
 		err = bw_check_action(f, BW_S_NONE, i, d->defaults[i]);
 		if (err)

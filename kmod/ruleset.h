@@ -38,6 +38,7 @@ struct bw_draft {
 	u32 n_guard;
 	char guard[BW_MAX_GUARDS][BW_GUARD_LEN];
 	u8 mode;
+	u8 placement;
 	u8 defaults[__BW_CLASS_MAX];
 	u8 policy_digest[BW_DIGEST_LEN];
 	u8 ruleset_digest[BW_DIGEST_LEN];

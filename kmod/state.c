@@ -87,6 +87,7 @@ struct bw_state *bw_state_new(const struct bw_draft *d, struct bw_fault *f)
 	if (!st->counters || !st->by_key)
 		goto nomem;
 	st->mode = d->mode;
+	st->placement = d->placement;
 	st->local_in = st->rules->host_ingress || st->endpoints->n_published;
 	st->guards.n = d->n_guard;
 	memcpy(st->guards.pattern, d->guard, sizeof(st->guards.pattern));

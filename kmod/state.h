@@ -27,6 +27,7 @@ struct bw_state {
 	bool local_in;		/* traffic to the host needs a look, guarded or not */
 
 	u64 generation;		/* 0: closed */
+	u8 placement;
 	struct bw_guards guards;
 	u32 *by_key;		/* rules in the order of their keys */
 	u8 policy_digest[BW_DIGEST_LEN];

@@ -62,6 +62,13 @@ enum bw_mode {
 	__BW_MODE_MAX,
 };
 
+enum bw_placement {
+	BW_PLACEMENT_FORWARD = 0,	/* LOCAL_IN and FORWARD; the host's own at POST_ROUTING */
+	BW_PLACEMENT_POSTROUTING = 1,	/* LOCAL_IN and POST_ROUTING */
+	BW_PLACEMENT_CONTAINER = 2,	/* inside the containers' namespaces */
+	__BW_PLACEMENT_MAX,
+};
+
 enum bw_action {
 	BW_ACTION_ALLOW = 0,
 	BW_ACTION_DENY = 1,
@@ -158,6 +165,7 @@ enum bw_attr {
 	BW_ATTR_IDENTITY,		/* u32 */
 	BW_ATTR_LINK,			/* u32: ifindex of the guarded link */
 	BW_ATTR_LINK_PORT,		/* u32: ifindex of the port (veth) on it; 0 unknown */
+	BW_ATTR_PLACEMENT,		/* u8: enum bw_placement; absent: forward */
 	__BW_ATTR_MAX,
 };
 

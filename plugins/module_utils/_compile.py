@@ -50,6 +50,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     Identity,
     Kind,
     Mode,
+    Placement,
     Reason,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import (
@@ -82,6 +83,7 @@ class Ruleset:
     """Rows of each array as tuples in the header's order, addresses as bytes."""
 
     mode: int
+    placement: int
     defaults: t.Tuple[int, ...]
     guards: t.Tuple[str, ...]
     policy_digest: bytes
@@ -126,7 +128,12 @@ class Ruleset:
         """SHA-256 of everything the kernel gets; the policy's digest is kept apart."""
         if "digest" not in self._cache:
             total = hashlib.sha256()
-            head = {"mode": self.mode, "defaults": self.defaults, "guards": self.guards}
+            head = {
+                "mode": self.mode,
+                "placement": self.placement,
+                "defaults": self.defaults,
+                "guards": self.guards,
+            }
             total.update(json.dumps(head, sort_keys=True).encode("ascii"))
             for attr, data in self.to_sections():
                 total.update(b"%d:%d:" % (attr, len(data)))
@@ -145,6 +152,7 @@ def compile(policy: Policy, resolution: Resolution, facts: Json) -> Ruleset:
     matrix = builder.build()
     ruleset = Ruleset(
         mode=Mode[policy.mode.upper()],
+        placement=Placement[policy.placement.upper()],
         defaults=tuple(int(Action[dict(policy.defaults)[name].upper()]) for name in DEFAULTS),
         guards=guard_patterns(policy, facts),
         policy_digest=bytes.fromhex(digest(policy)),
@@ -168,6 +176,7 @@ def empty() -> Ruleset:
     """Guards nothing, judges nothing: what is left in the kernel after an uninstall."""
     return Ruleset(
         mode=Mode.ENFORCE,
+        placement=Placement.FORWARD,
         defaults=tuple(int(Action[action.upper()]) for action in DEFAULTS.values()),
         guards=(),
         policy_digest=bytes(DIGEST_LEN),

@@ -132,6 +132,7 @@ class Attr(enum.IntEnum):
     IDENTITY = 50
     LINK = 51
     LINK_PORT = 52
+    PLACEMENT = 53
 
 
 class Identity(enum.IntEnum):
@@ -144,6 +145,12 @@ class Identity(enum.IntEnum):
 class Mode(enum.IntEnum):
     ENFORCE = 0
     AUDIT = 1
+
+
+class Placement(enum.IntEnum):
+    FORWARD = 0
+    POSTROUTING = 1
+    CONTAINER = 2
 
 
 class Action(enum.IntEnum):
@@ -248,6 +255,7 @@ class Info:
     counts: t.Dict[str, int]  # identities, cells, endpoints, publish, rules, pairs
     hooks_first: int
     hooks_expected: int
+    placement: str = "forward"
 
     @property
     def hooks_in_place(self) -> bool:
@@ -514,6 +522,7 @@ class Kernel:
         doing = "checking the ruleset" if dry_run else "committing the ruleset"
         begin: _Attrs = [
             (Attr.MODE, bytes([ruleset.mode])),
+            (Attr.PLACEMENT, bytes([ruleset.placement])),
             (Attr.DEFAULTS, bytes(ruleset.defaults)),
             (Attr.POLICY_DIGEST, ruleset.policy_digest),
             (Attr.RULESET_DIGEST, ruleset.digest()),
@@ -678,6 +687,7 @@ def _info(reply: t.Any) -> Info:
         },
         hooks_first=_number(reply, Attr.HOOKS_FIRST),
         hooks_expected=_number(reply, Attr.HOOKS_EXPECTED),
+        placement=Placement(_number(reply, Attr.PLACEMENT)).name.lower(),
     )
 
 

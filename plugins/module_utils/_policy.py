@@ -33,6 +33,7 @@ Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Service = t.Tuple[int, int]  # lo, hi of the 24-bit service number, both included
 
 MODES = ("enforce", "audit")
+PLACEMENTS = ("forward", "postrouting", "container")
 ACTIONS = ("allow", "deny", "reject")
 #: In the order of enum bw_class.
 DEFAULTS: t.Dict[str, str] = {
@@ -54,7 +55,7 @@ NAME_BYTES = 63
 RESERVED = ("any", "containers", "host", "world")
 PREFIXES = ("compose", "container", "label", "network")
 
-_POLICY_KEYS = ("mode", "defaults", "groups", "rules", "guards")
+_POLICY_KEYS = ("mode", "placement", "defaults", "groups", "rules", "guards")
 _GROUP_KEYS = ("cidrs", "except", "labels", "names", "networks", "query")
 _RULE_KEYS = ("name", "action", "from", "to", "ports", "published", "direct", "log")
 
@@ -124,6 +125,7 @@ class Policy:
     """The normal form: everything filled in, every list sorted and without repetitions."""
 
     mode: str
+    placement: str
     defaults: t.Tuple[t.Tuple[str, str], ...]
     groups: t.Tuple[Group, ...]
     rules: t.Tuple[Rule, ...]
@@ -132,6 +134,7 @@ class Policy:
     def as_dict(self) -> Json:
         return {
             "mode": self.mode,
+            "placement": self.placement,
             "defaults": dict(self.defaults),
             "groups": {group.name: group.as_dict() for group in self.groups},
             "rules": [rule.as_dict() for rule in self.rules],
@@ -154,7 +157,8 @@ def normalise(raw: t.Any) -> Policy:
     _known_keys(raw, _POLICY_KEYS, (), "the policy")
     groups = _groups(raw.get("groups"))
     return Policy(
-        mode=_mode(raw.get("mode", "enforce")),
+        mode=_choice(raw.get("mode", "enforce"), MODES, ("mode",), "the mode"),
+        placement=_choice(raw.get("placement", "forward"), PLACEMENTS, ("placement",), "the placement"),
         defaults=_defaults(raw.get("defaults")),
         groups=groups,
         rules=_rules(raw.get("rules"), {group.name: group for group in groups}),
@@ -240,10 +244,6 @@ def _choice(value: t.Any, choices: t.Sequence[str], path: Path, what: str) -> st
             f"{what} cannot be {_kind(value)}", path, "use one of {}.{}".format(", ".join(choices), hint)
         )
     return str(value)
-
-
-def _mode(value: t.Any) -> str:
-    return _choice(value, MODES, ("mode",), "the mode")
 
 
 def _defaults(value: t.Any) -> t.Tuple[t.Tuple[str, str], ...]:

@@ -59,6 +59,10 @@ mode:
   description: V(enforce) or V(audit).
   returned: when loaded
   type: str
+placement:
+  description: Where verdicts are taken, V(forward), V(postrouting) or V(container).
+  returned: when loaded
+  type: str
 defaults:
   description: The verdict of each direction class where no rule matches.
   returned: when loaded

@@ -46,6 +46,11 @@ options:
         description:
           - V(enforce) or V(audit). V(audit) judges, counts and logs, but drops nothing.
         type: raw
+      placement:
+        description:
+          - Where verdicts are taken. V(forward) (the default) is the FORWARD hook, V(postrouting) the POST_ROUTING hook, and
+            V(container) the containers' own namespaces. Traffic to the host is judged at LOCAL_IN in the first two.
+        type: raw
       defaults:
         description:
           - The verdict (V(allow), V(deny) or V(reject)) of each direction class where no rule matches.
@@ -206,7 +211,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._store import 
 
 def argument_spec() -> t.Dict[str, t.Any]:
     # What the policy may say is checked by the library, with better words; its types are open here.
-    keys = ("mode", "defaults", "groups", "rules", "guards")
+    keys = ("mode", "placement", "defaults", "groups", "rules", "guards")
     return {
         "policy": {"type": "dict", "options": {key: {"type": "raw"} for key in keys}},
         "state": {

@@ -198,6 +198,7 @@ def test_python_attributes() -> None:
     [
         ("id", "Identity"),
         ("mode", "Mode"),
+        ("placement", "Placement"),
         ("action", "Action"),
         ("class", "DirectionClass"),
         ("kind", "Kind"),

@@ -155,6 +155,7 @@ def test_mistakes_in_a_rule(change: Json, path: str, words: str) -> None:
     [
         ([], "", "must be a mapping, not a list"),
         ({"rulez": []}, "rulez", 'Did you mean "rules"'),
+        ({"placement": "forwrad"}, "placement", 'Did you mean "forward"'),
         ({"mode": "audti"}, "mode", 'Did you mean "audit"'),
         ({"defaults": {"ingres": "deny"}}, "defaults.ingres", 'Did you mean "ingress"'),
         ({"defaults": {"ingress": "drop"}}, "defaults.ingress", "use one of allow, deny, reject"),

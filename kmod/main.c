@@ -10,6 +10,7 @@
 #include "guard.h"
 #include "hook.h"
 #include "netlink.h"
+#include "netns.h"
 #include "state.h"
 #include "txn.h"
 #include "version.h"
@@ -29,9 +30,12 @@ static int __init bw_init(void)
 	err = bw_state_init(closed, n_closed);
 	if (err)
 		goto guard;
-	err = bw_hook_init(&init_net);
+	err = bw_net_init();
 	if (err)
 		goto guard;
+	err = bw_hook_init(&init_net);
+	if (err)
+		goto net;
 	err = bw_txn_init();
 	if (err)
 		goto hook;
@@ -44,6 +48,8 @@ txn:
 	bw_txn_exit();
 hook:
 	bw_hook_exit(&init_net);
+net:
+	bw_net_exit();
 guard:
 	bw_guard_exit();
 	bw_state_exit();
@@ -57,7 +63,8 @@ static void __exit bw_exit(void)
 	bw_txn_exit();
 	bw_state_stop();
 	bw_hook_exit(&init_net);
-	/* Its notifier reads the state: gone before it. */
+	/* Their notifiers read the state: gone before it. */
+	bw_net_exit();
 	bw_guard_exit();
 	bw_state_exit();
 	rcu_barrier();

@@ -166,6 +166,8 @@ enum bw_attr {
 	BW_ATTR_LINK,			/* u32: ifindex of the guarded link */
 	BW_ATTR_LINK_PORT,		/* u32: ifindex of the port (veth) on it; 0 unknown */
 	BW_ATTR_PLACEMENT,		/* u8: enum bw_placement; absent: forward */
+	BW_ATTR_PARENT,			/* string, repeated: as GUARD, of parents of macvlan and ipvlan */
+	BW_ATTR_COUNT_NAMESPACES,	/* u32: containers' namespaces judged inside now */
 	__BW_ATTR_MAX,
 };
 
@@ -209,7 +211,7 @@ struct bw_nl_endpoint4 {
 	__be32 addr;
 	__u32 identity;
 	__u32 link;	/* ifindex of the guarded link, must exist */
-	__u32 port;	/* ifindex of the veth on it; 0: unknown, not checked */
+	__u32 port;	/* ifindex of the veth on it; 0: unknown, not checked; see below */
 };
 
 struct bw_nl_endpoint6 {
@@ -218,6 +220,11 @@ struct bw_nl_endpoint6 {
 	__u32 link;
 	__u32 port;
 };
+
+/*
+ * A child (macvlan, ipvlan) is no link of the host's: its endpoint's link is the
+ * parent and its port, always above 2^31, the inode number of its namespace.
+ */
 
 /* A socket of docker-proxy on this host and the container it stands for. */
 struct bw_nl_publish {

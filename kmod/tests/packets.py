@@ -36,6 +36,7 @@ INFO, BEGIN, ADD, COMMIT, ABORT, CONFIRM, ROLLBACK, RULES, ENDPOINTS, EXPLAIN = 
 (S_IDENTITY, S_CELL4, S_CELL6, S_EP4, S_EP6, S_PUBLISH, S_RULE, S_SPAN, S_BLOCK, S_PAIR) = range(14, 24)
 A_INDEX, A_KEY, A_NAME, A_PACKETS, A_ADDR, A_IDENTITY = 32, 33, 34, 36, 49, 50
 A_REMAINING = 11
+A_PLACEMENT, A_PARENT, A_NAMESPACES = 53, 54, 55
 ALLOW, DENY, REJECT = 0, 1, 2
 WORLD, HOST, A, B, C = 1, 2, 3, 4, 5
 NONE = 0xFFFFFFFF
@@ -130,6 +131,7 @@ class Ruleset:
 
     def __init__(self, guards=("bwt0", "bwt1"), defaults=(DENY, ALLOW, DENY, DENY, ALLOW, ALLOW), mode=0):
         self.guards, self.defaults, self.mode = guards, defaults, mode
+        self.placement, self.parents = 0, ()
         self.ep4, self.ep6, self.publish, self.rules = [], [], [], []
 
     def endpoint(self, v4, v6, identity, link, port):
@@ -154,7 +156,7 @@ class Ruleset:
             spans += [struct.pack("=IIII", lo, hi, rule, direct) for (lo, hi), rule, direct in sorted(found)]
             pairs.append(struct.pack("=III", frm, to, i))
         return [
-            (S_IDENTITY, b"".join(struct.pack("=II", i, i) for i in range(6))),
+            (S_IDENTITY, b"".join(struct.pack("=II", i, i) for i in range(9))),
             (S_CELL4, b"\0\0\0\0" + struct.pack("=II", WORLD, HOST)),
             (S_CELL6, b"\0" * 16 + struct.pack("=II", WORLD, HOST)),
             (S_EP4, b"".join(self.ep4)),
@@ -171,7 +173,9 @@ class Ruleset:
             BEGIN,
             nla(A_MODE, bytes([self.mode]))
             + nla(A_DEFAULTS, bytes(self.defaults))
-            + b"".join(nla(A_GUARD, x.encode() + b"\0") for x in self.guards),
+            + nla(A_PLACEMENT, bytes([self.placement]))
+            + b"".join(nla(A_GUARD, x.encode() + b"\0") for x in self.guards)
+            + b"".join(nla(A_PARENT, x.encode() + b"\0") for x in self.parents),
         )
         try:
             g.ask(ADD, b"".join(nla(kind, data) for kind, data in self.sections() if data))
@@ -377,6 +381,8 @@ def try_udp(ns, address, port, source=None):
             return "refused"
         except (socket.timeout, TimeoutError):
             return "silence"
+        except OSError as e:
+            return errno.errorcode.get(e.errno, str(e))
 
 
 # The tests.

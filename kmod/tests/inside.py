@@ -348,23 +348,25 @@ def test_fragments(g):
 
 def churn(number, stop, done, failed):
     """Containers that come, talk at once and go."""
-    name = "bwt-z%d" % number
     for i in itertools.count():
         if stop.is_set():
             return
-        child = i % 3
+        # A namespace ends in the background: no name or address is used again soon.
+        child, name = i % 3, "bwt-z%d-%d" % (number, i)
+        dev, host = "c%d" % number, 100 + number * 40 + i % 40
         try:
             run("ip", "netns", "add", name)
             if child:
                 kind, parent = (("macvlan", "bwtp"), ("ipvlan", "bwtq"))[child - 1]
-                run("ip", "link", "add", "link", parent, "name", "eth0", "netns", name, "type", kind)
+                mode = ["mode", "bridge" if child == 1 else "l2"]
+                run("ip", "link", "add", "link", parent, "name", dev, "netns", name, "type", kind, *mode)
             else:
-                run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+                run("ip", "link", "add", name, "type", "veth", "peer", "name", dev, "netns", name)
                 run("ip", "link", "set", name, "master", "bwt0", "up")
             net = (201, 204, 205)[child]
-            run("ip", "-n", name, "addr", "add", "10.%d.0.%d/24" % (net, 100 + number), "dev", "eth0")
-            run("ip", "-n", name, "link", "set", "eth0", "up")
-            with inside("z%d" % number):
+            run("ip", "-n", name, "addr", "add", "10.%d.0.%d/24" % (net, host), "dev", dev)
+            run("ip", "-n", name, "link", "set", dev, "up")
+            with inside(name[4:]):
                 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             for _ in range(20):
                 with contextlib.suppress(OSError):
@@ -375,7 +377,8 @@ def churn(number, stop, done, failed):
         except subprocess.CalledProcessError as e:
             failed.append(e.stderr)
         subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
-        subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
+        if not child:
+            subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
         done[number] = i + 1
 
 

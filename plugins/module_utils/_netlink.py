@@ -133,6 +133,8 @@ class Attr(enum.IntEnum):
     LINK = 51
     LINK_PORT = 52
     PLACEMENT = 53
+    PARENT = 54
+    COUNT_NAMESPACES = 55
 
 
 class Identity(enum.IntEnum):
@@ -256,6 +258,8 @@ class Info:
     hooks_first: int
     hooks_expected: int
     placement: str = "forward"
+    parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan children, as patterns
+    namespaces: int = 0  # judged inside now
 
     @property
     def hooks_in_place(self) -> bool:
@@ -528,6 +532,7 @@ class Kernel:
             (Attr.RULESET_DIGEST, ruleset.digest()),
         ]
         begin += [(Attr.GUARD, pattern.encode("ascii") + b"\0") for pattern in ruleset.guards]
+        begin += [(Attr.PARENT, pattern.encode("ascii") + b"\0") for pattern in ruleset.parents]
         if expect is None:
             expect = self.info().generation
         commit: _Attrs = [(Attr.EXPECT_GENERATION, struct.pack("=Q", expect))]
@@ -688,6 +693,8 @@ def _info(reply: t.Any) -> Info:
         hooks_first=_number(reply, Attr.HOOKS_FIRST),
         hooks_expected=_number(reply, Attr.HOOKS_EXPECTED),
         placement=Placement(_number(reply, Attr.PLACEMENT)).name.lower(),
+        parents=tuple(_text(parent) for parent in _all(reply, Attr.PARENT)),
+        namespaces=_number(reply, Attr.COUNT_NAMESPACES),
     )
 
 

@@ -61,11 +61,13 @@ def test_the_contract_holds_for_both_versions(old: Json, new: Json) -> None:
             for network in container["Networks"].values():
                 assert set(network) == {
                     "NetworkID", "IPAddress", "GlobalIPv6Address", "MacAddress", "Link", "LinkIndex", "Port", "PortIndex",
+                    "Parent", "ParentIndex", "Namespace",
                 }  # fmt: skip
                 assert "" not in network.values()
         for network in facts["networks"]:
             assert set(network) == {
                 "Id", "Name", "Driver", "Internal", "EnableIPv6", "Subnets", "Bridge", "BridgeIndex", "Labels",
+                "Parent", "ParentIndex",
             }  # fmt: skip
         json.dumps(facts)
 

@@ -25,14 +25,11 @@ import time
 
 import packets
 from packets import (
-    A,
     A_ADDR,
     A_IDENTITY,
     A_NAMESPACES,
     ALLOW,
     ANY,
-    B,
-    C,
     DENY,
     ENDPOINTS,
     HOST,
@@ -47,6 +44,9 @@ from packets import (
     V6,
     WAIT,
     WORLD,
+    A,
+    B,
+    C,
     Genl,
     Refused,
     Ruleset,
@@ -67,7 +67,12 @@ from packets import (
 )
 
 M, N, I = 6, 7, 8  # noqa: E741
-CHILDREN = {"m": ("bwtp", "macvlan", 204, 2), "n": ("bwtp", "macvlan", 204, 3), "i": ("bwtq", "ipvlan", 205, 2), "j": ("bwtq", "ipvlan", 205, 3)}
+CHILDREN = {
+    "m": ("bwtp", "macvlan", 204, 2),
+    "n": ("bwtp", "macvlan", 204, 3),
+    "i": ("bwtq", "ipvlan", 205, 2),
+    "j": ("bwtq", "ipvlan", 205, 3),
+}
 ROUTERS = {"r": ("bwtp", 204), "s": ("bwtq", 205)}
 IDENTITY = {"m": M, "n": N, "i": I}
 for name, (_, _, net, host) in CHILDREN.items():
@@ -140,10 +145,16 @@ def count_of(g, rule):
 
 def test_same_bridge(g):
     known(Ruleset()).commit(g)
-    check("placement forward does not see bridged packets here", both(try_tcp, "a", "b", 8080), ("open", "open"))
+    check(
+        "placement forward does not see bridged packets here", both(try_tcp, "a", "b", 8080), ("open", "open")
+    )
     check("nothing is judged inside", namespaces(g), 0)
     judged_inside(
-        Ruleset().rule(A, B, tcp(8080)).rule(A, B, udp(9000)).rule(A, B, tcp(8081), REJECT).rule(A, B, udp(9001), REJECT)
+        Ruleset()
+        .rule(A, B, tcp(8080))
+        .rule(A, B, udp(9000))
+        .rule(A, B, tcp(8081), REJECT)
+        .rule(A, B, udp(9001), REJECT)
     ).commit(g)
     check("seven containers are judged inside", namespaces(g), 7)
     before = g.counters()
@@ -167,8 +178,14 @@ def test_same_bridge(g):
 
 
 def test_routed(g):
-    judged_inside(Ruleset().rule(WORLD, A, tcp(8080)).rule(A, C, udp(9000)).rule(A, C, tcp(8081), REJECT)).commit(g)
-    check("published port", (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)), ("open", "open"))
+    judged_inside(
+        Ruleset().rule(WORLD, A, tcp(8080)).rule(A, C, udp(9000)).rule(A, C, tcp(8081), REJECT)
+    ).commit(g)
+    check(
+        "published port",
+        (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)),
+        ("open", "open"),
+    )
     before = g.counters()
     check("direct access denied", both(try_tcp, "w", "a", 8080), ("silence", "silence"))
     check("as direct", grew(g, before, packets.DIRECT), True)
@@ -310,20 +327,41 @@ def test_nested(g):
     """A container that is a router itself, as Docker in Docker is."""
     for ns, peer in (("a", "b"), ("m", "r")):
         run("ip", "netns", "add", "bwt-in")
-        run("ip", "-n", "bwt-" + ns, "link", "add", "in0", "type", "veth", "peer", "name", "eth0", "netns", "bwt-in")
-        for where, dev, address in (("bwt-" + ns, "in0", "10.210.0.1/24"), ("bwt-in", "eth0", "10.210.0.2/24")):
+        run(
+            "ip",
+            "-n",
+            "bwt-" + ns,
+            "link",
+            "add",
+            "in0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            "bwt-in",
+        )
+        for where, dev, address in (
+            ("bwt-" + ns, "in0", "10.210.0.1/24"),
+            ("bwt-in", "eth0", "10.210.0.2/24"),
+        ):
             run("ip", "-n", where, "addr", "add", address, "dev", dev)
             run("ip", "-n", where, "link", "set", dev, "up")
         run("ip", "-n", "bwt-in", "route", "add", "default", "via", "10.210.0.1")
         serve("in", 8080)
         rules = "table ip bwt { chain post { type nat hook postrouting priority 100; oif eth0 masquerade; };"
-        rules += "chain pre { type nat hook prerouting priority -100; tcp dport 8088 dnat to 10.210.0.2:8080; }; }"
+        rules += (
+            "chain pre { type nat hook prerouting priority -100; tcp dport 8088 dnat to 10.210.0.2:8080; }; }"
+        )
         with inside(ns):
             with open("/proc/sys/net/ipv4/ip_forward", "w") as f:
                 f.write("1")
             subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
         own, other = (A, B) if ns == "a" else (M, WORLD)
-        judged_inside(Ruleset(defaults=(DENY,) * 6).rule(own, other, tcp(8080)).rule(other, own, tcp(8088))).commit(g)
+        judged_inside(
+            Ruleset(defaults=(DENY,) * 6).rule(own, other, tcp(8080)).rule(other, own, tcp(8088))
+        ).commit(g)
         check("from behind %s, allowed" % ns, try_tcp("in", V4[peer], 8080), "open")
         check("from behind %s, denied" % ns, try_tcp("in", V4[peer], 8081), "silence")
         check("to behind %s, allowed" % ns, try_tcp(peer, V4[ns], 8088), "open")
@@ -346,6 +384,11 @@ def test_fragments(g):
         s.close()
 
 
+def batch(lines, *options):
+    text = "".join(line + "\n" for line in lines)
+    subprocess.run(["ip", *options, "-batch", "-"], input=text.encode(), check=True, stderr=subprocess.PIPE)
+
+
 def churn(number, stop, done, failed):
     """Containers that come, talk at once and go."""
     for i in itertools.count():
@@ -354,18 +397,18 @@ def churn(number, stop, done, failed):
         # A namespace ends in the background: no name or address is used again soon.
         child, name = i % 3, "bwt-z%d-%d" % (number, i)
         dev, host = "c%d" % number, 100 + number * 40 + i % 40
+        net = (201, 204, 205)[child]
+        outside = ["netns add " + name]
+        if child:
+            kind = ("macvlan mode bridge", "ipvlan mode l2")[child - 1]
+            parent = ("bwtp", "bwtq")[child - 1]
+            outside.append("link add link %s name %s netns %s type %s" % (parent, dev, name, kind))
+        else:
+            outside.append("link add %s type veth peer name %s netns %s" % (name, dev, name))
+            outside.append("link set %s master bwt0 up" % name)
         try:
-            run("ip", "netns", "add", name)
-            if child:
-                kind, parent = (("macvlan", "bwtp"), ("ipvlan", "bwtq"))[child - 1]
-                mode = ["mode", "bridge" if child == 1 else "l2"]
-                run("ip", "link", "add", "link", parent, "name", dev, "netns", name, "type", kind, *mode)
-            else:
-                run("ip", "link", "add", name, "type", "veth", "peer", "name", dev, "netns", name)
-                run("ip", "link", "set", name, "master", "bwt0", "up")
-            net = (201, 204, 205)[child]
-            run("ip", "-n", name, "addr", "add", "10.%d.0.%d/24" % (net, host), "dev", dev)
-            run("ip", "-n", name, "link", "set", dev, "up")
+            batch(outside)
+            batch(["addr add 10.%d.0.%d/24 dev %s" % (net, host, dev), "link set %s up" % dev], "-n", name)
             with inside(name[4:]):
                 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             for _ in range(20):
@@ -411,7 +454,10 @@ def test_stress(g):
         g.ask(ROLLBACK)
     judged_inside(Ruleset()).commit(g)
     time.sleep(2)  # namespaces end in the background
-    print("# %d namespaces came and went, %d swaps, %d packets" % (sum(done.values()), swaps, sum(sent.values())))
+    print(
+        "# %d namespaces came and went, %d swaps, %d packets"
+        % (sum(done.values()), swaps, sum(sent.values()))
+    )
     check("no namespace could not be made", failed[:3], [])
     check("as many are judged as at the start", namespaces(g), start)
     known(Ruleset()).commit(g)

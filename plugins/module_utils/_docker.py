@@ -115,7 +115,7 @@ def network_parent(raw: Json) -> t.Optional[str]:
     """The host's link that a macvlan or ipvlan network hangs on, None for other drivers."""
     if raw.get("Driver") not in _DUMMY_PREFIXES:
         return None
-    return (raw.get("Options") or {}).get("parent") or _DUMMY_PREFIXES[raw["Driver"]] + raw["Id"][:11]
+    return (raw.get("Options") or {}).get("parent") or _DUMMY_PREFIXES[raw["Driver"]] + raw["Id"][:12]
 
 
 def _network(raw: Json, bridges: t.Mapping[str, int], indexes: t.Mapping[str, int]) -> Json:

@@ -75,9 +75,10 @@ static bool bw_net_find(const struct net *net, const struct net_device *dev,
 	return false;
 }
 
-static bool bw_net_is_child(const struct bw_net_dev *at)
+/* Of a macvlan or ipvlan rather than of a veth. */
+static bool bw_port_is_child(u32 port)
 {
-	return at->port > INT_MAX;
+	return port > INT_MAX;
 }
 
 /* Whether it came over the bridge rather than through the host. */
@@ -86,7 +87,7 @@ static bool bw_net_from_neighbour(const struct sk_buff *skb,
 {
 	const struct net_device *bridge;
 
-	if (bw_net_is_child(at))
+	if (bw_port_is_child(at->port))
 		return false;
 	bridge = dev_get_by_index_rcu(&init_net, at->link);
 	return !bridge || !skb_mac_header_was_set(skb) ||
@@ -115,7 +116,7 @@ static void bw_net_stand_peer(const struct bw_state *st, struct bw_party *p,
 	}
 	home = bw_home_find(st->endpoints, p->family, &p->addr);
 	/* From the one to the other kind of link packets come from outside. */
-	if (home && (home->port > INT_MAX) == bw_net_is_child(at))
+	if (home && bw_port_is_child(home->port) == bw_port_is_child(at->port))
 		bw_stand(p, BW_KIND_GUARDED, 0, 0);
 	else if (bw_net_is_host(p))
 		bw_stand(p, BW_KIND_HOST, 0, 0);
@@ -225,7 +226,7 @@ static unsigned int bw_net_hook_out(void *priv, struct sk_buff *skb,
 	struct bw_net_dev at;
 
 	if (!st || st->placement != BW_PLACEMENT_CONTAINER ||
-	    !bw_net_find(hs->net, hs->out, &at) || !bw_net_is_child(&at))
+	    !bw_net_find(hs->net, hs->out, &at) || !bw_port_is_child(at.port))
 		return NF_ACCEPT;
 	/* A process may be sending: counters need bottom halves off. */
 	local_bh_disable();
@@ -349,6 +350,7 @@ static int bw_net_set(struct bw_net *bn, const struct bw_net_dev *at)
 		return -ENOSPC;
 	WRITE_ONCE(slot->link, at->link);
 	WRITE_ONCE(slot->port, at->port);
+	/* Pairs with smp_load_acquire() in bw_net_find(): link and port first. */
 	smp_store_release(&slot->ifindex, at->ifindex);
 	if (slot - bn->dev >= bn->n_dev)
 		WRITE_ONCE(bn->n_dev, slot - bn->dev + 1);

@@ -166,7 +166,7 @@ enum bw_attr {
 	BW_ATTR_LINK,			/* u32: ifindex of the guarded link */
 	BW_ATTR_LINK_PORT,		/* u32: as in struct bw_nl_endpoint4 */
 	BW_ATTR_PLACEMENT,		/* u8: enum bw_placement; absent: forward */
-	BW_ATTR_PARENT,			/* string, repeated: as GUARD, of parents of macvlan and ipvlan */
+	BW_ATTR_PARENT,			/* string, repeated: as GUARD, of macvlan's parents */
 	BW_ATTR_COUNT_NAMESPACES,	/* u32: containers' namespaces judged inside now */
 	__BW_ATTR_MAX,
 };

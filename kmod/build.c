@@ -11,6 +11,7 @@
 #include "ruleset.c"
 #include "packet.c"
 #include "hook.c"
+#include "netns.c"
 #include "tag.c"
 #include "verdict.c"
 #include "guard.c"

@@ -190,10 +190,8 @@ static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 		return true;
 	}
 	/* A closed endpoint proves nothing. */
-	if (bw_differs(p->link, home->link))
+	if (bw_differs(p->link, home->link) || bw_differs(p->port, home->port))
 		return !sender || READ_ONCE(home->identity) == BW_ID_UNMANAGED;
-	if (sender && bw_differs(p->port, home->port))
-		return READ_ONCE(home->identity) == BW_ID_UNMANAGED;
 	*id = READ_ONCE(home->identity);
 	return true;
 }

@@ -22,7 +22,7 @@ union bw_addr {
 struct bw_party {
 	union bw_addr addr;
 	u32 link;	/* ifindex of the guarded link shown; 0: not shown */
-	u32 port;	/* ifindex of the port on it shown; 0: not shown */
+	u32 port;	/* of it, as in struct bw_home, shown; 0: not shown */
 	u8 family;
 	u8 kind;	/* enum bw_kind */
 };
@@ -95,7 +95,7 @@ struct bw_rules {
 struct bw_home {
 	u32 identity;	/* set to BW_ID_UNMANAGED when link or port goes */
 	u32 link;
-	u32 port;	/* 0: unknown */
+	u32 port;	/* 0: unknown; above INT_MAX: the namespace of a child */
 };
 
 struct bw_ep4 {

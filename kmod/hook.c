@@ -18,24 +18,6 @@
 #include "state.h"
 #include "verdict.h"
 
-static void bw_stand(struct bw_party *p, u8 kind, u32 link, u32 port)
-{
-	p->kind = kind;
-	p->link = link;
-	p->port = port;
-}
-
-/* The side of the packet's sender, and the other one. */
-static struct bw_party *bw_sender(struct bw_query *q)
-{
-	return &q->side[q->sender];
-}
-
-static struct bw_party *bw_receiver(struct bw_query *q)
-{
-	return &q->side[!q->sender];
-}
-
 static void bw_stand_at(struct bw_party *p, const struct net_device *dev,
 			bool guarded, u32 port)
 {
@@ -45,8 +27,8 @@ static void bw_stand_at(struct bw_party *p, const struct net_device *dev,
 		bw_stand(p, BW_KIND_WORLD, 0, 0);
 }
 
-static unsigned int bw_builtin(const struct bw_state *st, struct sk_buff *skb,
-			       const struct nf_hook_state *hs, u32 reason)
+unsigned int bw_builtin(const struct bw_state *st, struct sk_buff *skb,
+			const struct nf_hook_state *hs, u32 reason)
 {
 	struct bw_decision d = {
 		.index = reason,
@@ -67,6 +49,10 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 
 	bw_classify(st->rules, st->endpoints, q, &d);
 	if (d.class == BW_CLASS_NONE)
+		return NF_ACCEPT;
+	/* What docker-proxy's socket takes goes no further by itself. */
+	if (unlikely(st->placement == BW_PLACEMENT_CONTAINER) &&
+	    hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
 		return NF_ACCEPT;
 	return bw_verdict(st, skb, hs, &d);
 }
@@ -259,49 +245,55 @@ static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
 	return bw_judge_from_host(skb, hs);
 }
 
-#define BW_HOOK(family, place, function) {	\
-	.hook = function,			\
-	.pf = family,				\
-	.hooknum = place,			\
-	.priority = NF_IP_PRI_FIRST,		\
-}
-
 /* NF_IP6_PRI_FIRST is the same number. */
 static const struct nf_hook_ops bw_hook_ops[] = {
-	BW_HOOK(NFPROTO_IPV4, NF_INET_LOCAL_IN, bw_hook_local_in),
-	BW_HOOK(NFPROTO_IPV4, NF_INET_FORWARD, bw_hook_forward),
-	BW_HOOK(NFPROTO_IPV4, NF_INET_POST_ROUTING, bw_hook_post_routing),
-	BW_HOOK(NFPROTO_IPV6, NF_INET_LOCAL_IN, bw_hook_local_in),
-	BW_HOOK(NFPROTO_IPV6, NF_INET_FORWARD, bw_hook_forward),
-	BW_HOOK(NFPROTO_IPV6, NF_INET_POST_ROUTING, bw_hook_post_routing),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_LOCAL_IN, NF_IP_PRI_FIRST, bw_hook_local_in),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_FORWARD, NF_IP_PRI_FIRST, bw_hook_forward),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_POST_ROUTING, NF_IP_PRI_FIRST, bw_hook_post_routing),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_LOCAL_IN, NF_IP_PRI_FIRST, bw_hook_local_in),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_FORWARD, NF_IP_PRI_FIRST, bw_hook_forward),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_POST_ROUTING, NF_IP_PRI_FIRST, bw_hook_post_routing),
 };
 
-/* What nf_ct_netns_get() was asked for: IPv4 alone where there is no IPv6. */
+int bw_hook_register(struct net *net, const struct nf_hook_ops *ops,
+		     unsigned int n, u8 *conntrack_pf)
+{
+	int err;
+
+	*conntrack_pf = NFPROTO_INET;
+	err = nf_ct_netns_get(net, *conntrack_pf);
+	if (err) {
+		*conntrack_pf = NFPROTO_IPV4;
+		err = nf_ct_netns_get(net, *conntrack_pf);
+	}
+	if (err)
+		return err;
+	err = nf_register_net_hooks(net, ops, n);
+	if (err)
+		nf_ct_netns_put(net, *conntrack_pf);
+	return err;
+}
+
+void bw_hook_unregister(struct net *net, const struct nf_hook_ops *ops,
+			unsigned int n, u8 conntrack_pf)
+{
+	nf_unregister_net_hooks(net, ops, n);
+	nf_ct_netns_put(net, conntrack_pf);
+}
+
 static u8 bw_conntrack_pf;
 
 int bw_hook_init(struct net *net)
 {
-	int err;
-
-	bw_conntrack_pf = NFPROTO_INET;
-	err = nf_ct_netns_get(net, bw_conntrack_pf);
-	if (err) {
-		bw_conntrack_pf = NFPROTO_IPV4;
-		err = nf_ct_netns_get(net, bw_conntrack_pf);
-	}
-	if (err)
-		return err;
-	err = nf_register_net_hooks(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops));
-	if (err)
-		nf_ct_netns_put(net, bw_conntrack_pf);
-	return err;
+	return bw_hook_register(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops),
+				&bw_conntrack_pf);
 }
 
 void bw_hook_exit(struct net *net)
 {
-	nf_unregister_net_hooks(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops));
+	bw_hook_unregister(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops),
+			   bw_conntrack_pf);
 	synchronize_net();
-	nf_ct_netns_put(net, bw_conntrack_pf);
 }
 
 static u32 bw_hook_bit(const struct nf_hook_ops *ops)

@@ -10,6 +10,7 @@
 #include "guard.h"
 #include "hook.h"
 #include "netlink.h"
+#include "netns.h"
 #include "offload.h"
 #include "state.h"
 #include "tag.h"
@@ -31,9 +32,12 @@ static int __init bw_init(void)
 	err = bw_state_init(closed, n_closed);
 	if (err)
 		goto guard;
-	err = bw_hook_init(&init_net);
+	err = bw_net_init();
 	if (err)
 		goto guard;
+	err = bw_hook_init(&init_net);
+	if (err)
+		goto net;
 	err = bw_tag_init(&init_net);
 	if (err)
 		goto hook;
@@ -51,6 +55,8 @@ tag:
 	bw_tag_exit(&init_net);
 hook:
 	bw_hook_exit(&init_net);
+net:
+	bw_net_exit();
 guard:
 	bw_guard_exit();
 	bw_offload_exit();
@@ -66,7 +72,8 @@ static void __exit bw_exit(void)
 	bw_state_stop();
 	bw_tag_exit(&init_net);
 	bw_hook_exit(&init_net);
-	/* Its notifier reads the state: gone before it. */
+	/* Their notifiers read the state: gone before it. */
+	bw_net_exit();
 	bw_guard_exit();
 	bw_offload_exit();
 	bw_state_exit();

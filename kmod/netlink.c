@@ -15,6 +15,7 @@
 #include "explain.h"
 #include "hook.h"
 #include "netlink.h"
+#include "netns.h"
 #include "state.h"
 #include "txn.h"
 #include "verdict.h"
@@ -53,12 +54,14 @@ static const struct nla_policy bw_policy[BW_ATTR_MAX + 1] = {
 	[BW_ATTR_PLACEMENT] = NLA_POLICY_MAX(NLA_U8, __BW_PLACEMENT_MAX - 1),
 	[BW_ATTR_LOG_GROUP] = { .type = NLA_U16 },
 	[BW_ATTR_LOG_DEFAULTS] = NLA_POLICY_MAX(NLA_U8, 1),
+	[BW_ATTR_PARENT] = { .type = NLA_NUL_STRING, .len = BW_GUARD_LEN - 1 },
 };
 
 #define BW_A(name)	BIT_ULL(BW_ATTR_##name)
 #define BW_HEAD		(BW_A(MODE) | BW_A(DEFAULTS) | BW_A(POLICY_DIGEST) | \
 			 BW_A(RULESET_DIGEST) | BW_A(GUARD) | BW_A(EXPECT_GENERATION) | \
-			 BW_A(PLACEMENT) | BW_A(LOG_GROUP) | BW_A(LOG_DEFAULTS))
+			 BW_A(PLACEMENT) | BW_A(LOG_GROUP) | BW_A(LOG_DEFAULTS) | \
+			 BW_A(PARENT))
 #define BW_SECTIONS	GENMASK_ULL(BW_ATTR_SECTION_PAIR, BW_ATTR_SECTION_IDENTITY)
 
 /* One policy serves all commands, so each names what it takes. */
@@ -192,6 +195,9 @@ static int bw_put_state(struct sk_buff *reply, const struct bw_state *st)
 	for (i = 0; i < st->guards.n; i++)
 		if (nla_put_string(reply, BW_ATTR_GUARD, st->guards.pattern[i]))
 			return -EMSGSIZE;
+	for (i = 0; i < st->parents.n; i++)
+		if (nla_put_string(reply, BW_ATTR_PARENT, st->parents.pattern[i]))
+			return -EMSGSIZE;
 	return 0;
 }
 
@@ -209,13 +215,14 @@ static int bw_put_info(struct sk_buff *reply)
 			      BW_ATTR_PAD) ||
 	    bw_hook_tell_ahead(&init_net, bw_put_ahead, reply) ||
 	    (bw_state_sealed() && nla_put_flag(reply, BW_ATTR_SEALED)) ||
+	    nla_put_u32(reply, BW_ATTR_COUNT_NAMESPACES, bw_net_count()) ||
 	    (left && nla_put_u32(reply, BW_ATTR_CONFIRM_REMAINING, left)) ||
 	    (st && bw_put_state(reply, st)))
 		return -EMSGSIZE;
 	return bw_guard_for_each(bw_put_link, reply);
 }
 
-#define BW_INFO_SIZE	(NLMSG_DEFAULT_SIZE + BW_MAX_GUARDS * (NLA_HDRLEN + BW_GUARD_LEN) + \
+#define BW_INFO_SIZE	(NLMSG_DEFAULT_SIZE + 2 * BW_MAX_GUARDS * (NLA_HDRLEN + BW_GUARD_LEN) + \
 			 BW_HOOK_PLACES * BW_HOOK_TOLD * (NLA_HDRLEN + BW_HOOK_WHO_LEN))
 #define BW_INFO_SPARE	64	/* links that appear before the answer is written */
 
@@ -282,6 +289,10 @@ static int bw_txn_take_attr(struct bw_txn *txn, const struct nlattr *nla,
 		return bw_txn_add_guard(txn, nla_data(nla),
 					strnlen(nla_data(nla), nla_len(nla)),
 					why);
+	case BW_ATTR_PARENT:
+		return bw_txn_add_parent(txn, nla_data(nla),
+					 strnlen(nla_data(nla), nla_len(nla)),
+					 why);
 	default:
 		return bw_txn_append(txn, type - BW_ATTR_SECTION_IDENTITY,
 				     nla_data(nla), nla_len(nla), why);

@@ -149,7 +149,7 @@ static int bw_read_bare(const struct sk_buff *skb, u8 pf, unsigned int where,
 	if (whole && bw_is_neighbour(&h, where))
 		return BW_REASON_NEIGHBOUR;
 	/* An error about a connection that was refused before it existed. */
-	if (whole && where & BW_FROM_HOST && bw_is_error(&h))
+	if (whole && where & (BW_FROM_HOST | BW_INSIDE_OUT) && bw_is_error(&h))
 		return BW_REASON_HOST_ERROR;
 	if (where & BW_AT_GUARD && !untracked)
 		return BW_REASON_INVALID;
@@ -194,6 +194,13 @@ static const struct nf_conn *bw_parent(const struct nf_conn *ct, u8 pf,
 	return top;
 }
 
+static bool bw_has_ports(u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP ||
+	       proto == IPPROTO_UDPLITE || proto == IPPROTO_SCTP ||
+	       proto == IPPROTO_DCCP;
+}
+
 static u16 bw_tuple_port(const struct nf_conn *ct)
 {
 	const struct nf_conntrack_tuple *original =
@@ -203,15 +210,10 @@ static u16 bw_tuple_port(const struct nf_conn *ct)
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
 		return original->dst.u.icmp.type << 8 | original->dst.u.icmp.code;
-	case IPPROTO_TCP:
-	case IPPROTO_UDP:
-	case IPPROTO_UDPLITE:
-	case IPPROTO_SCTP:
-	case IPPROTO_DCCP:
-		return ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all);
 	}
 	/* Keys of GRE and the like are no ports. */
-	return 0;
+	return bw_has_ports(original->dst.protonum) ?
+	       ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all) : 0;
 }
 
 static void bw_read_source(const struct sk_buff *skb, u8 pf, struct bw_query *q)
@@ -220,6 +222,37 @@ static void bw_read_source(const struct sk_buff *skb, u8 pf, struct bw_query *q)
 		q->source.v4 = ip_hdr(skb)->saddr;
 	else
 		memcpy(&q->source, &ipv6_hdr(skb)->saddr, sizeof(q->source));
+}
+
+static void bw_tuple_address(union bw_addr *to, const union nf_inet_addr *from,
+			     u8 pf)
+{
+	if (pf == NFPROTO_IPV4)
+		to->v4 = from->ip;
+	else
+		memcpy(to, from, 16);
+}
+
+/*
+ * A container that is a router (Docker in Docker) translates addresses itself:
+ * it is judged by the connection as it is outside, whoever stands behind it.
+ */
+static void bw_read_outside(const struct nf_conn *ct, u8 pf,
+			    unsigned int where, struct bw_query *q)
+{
+	const struct nf_conntrack_tuple *original, *reply;
+	u8 own = where & BW_INSIDE_OUT ? q->sender : !q->sender;
+
+	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
+	reply = &ct->tuplehash[IP_CT_DIR_REPLY].tuple;
+	if (own == BW_INITIATOR) {
+		bw_tuple_address(&q->side[BW_INITIATOR].addr, &reply->dst.u3, pf);
+		return;
+	}
+	bw_tuple_address(&q->side[BW_RESPONDER].addr, &original->dst.u3, pf);
+	if (bw_has_ports(original->dst.protonum))
+		q->service = bw_service(original->dst.protonum,
+					ntohs(original->dst.u.all));
 }
 
 static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
@@ -235,7 +268,7 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 	if (unlikely(test_bit(IPS_EXPECTED_BIT, &ct->status))) {
 		ct = bw_parent(ct, pf, &q->sender);
 	} else if (unlikely(related)) {
-		if (where & BW_FROM_HOST)
+		if (where & (BW_FROM_HOST | BW_INSIDE_OUT))
 			return BW_REASON_HOST_ERROR;
 		q->flags |= BW_Q_ERROR;
 		bw_read_source(skb, pf, q);
@@ -252,6 +285,8 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 	q->service = bw_service(original->dst.protonum, bw_tuple_port(ct));
 	if (!(ct->status & IPS_DST_NAT))
 		q->flags |= BW_Q_DIRECT;
+	if (unlikely(where & (BW_INSIDE_IN | BW_INSIDE_OUT)))
+		bw_read_outside(ct, pf, where, q);
 	return BW_READ_QUERY;
 }
 

@@ -17,6 +17,9 @@
 #define BW_AT_GUARD	BIT(0)
 #define BW_FROM_HOST	BIT(1)
 #define BW_TO_HOST	BIT(2)
+/* In a container's namespace, coming in or going out. */
+#define BW_INSIDE_IN	BIT(3)
+#define BW_INSIDE_OUT	BIT(4)
 
 /*
  * BW_READ_QUERY, or the enum bw_reason that decides without the rules. Fills

@@ -59,6 +59,19 @@ static int bw_check_action(struct bw_fault *f, u32 section, u32 entry, u8 action
 	return 0;
 }
 
+static int bw_check_patterns(u32 n, const char (*pattern)[BW_GUARD_LEN],
+			     struct bw_fault *f)
+{
+	u32 i;
+
+	if (n > BW_MAX_GUARDS)
+		return bw_bad(f, BW_S_NONE, 0, "too many guards");
+	for (i = 0; i < n; i++)
+		if (!pattern[i][0] || pattern[i][BW_GUARD_LEN - 1])
+			return bw_bad(f, BW_S_NONE, i, "guard pattern is empty or too long");
+	return 0;
+}
+
 static int bw_check_head(const struct bw_draft *d, struct bw_fault *f)
 {
 	u32 i;
@@ -68,19 +81,16 @@ static int bw_check_head(const struct bw_draft *d, struct bw_fault *f)
 		return bw_bad(f, BW_S_NONE, 0, "unknown mode");
 	if (d->placement >= __BW_PLACEMENT_MAX)
 		return bw_bad(f, BW_S_NONE, 0, "unknown placement");
-	if (d->placement == BW_PLACEMENT_CONTAINER)
-		return bw_fail(f, -EOPNOTSUPP, BW_S_NONE, 0,
-			       "placement container is not supported by this version");
 	for (i = 0; i < __BW_CLASS_MAX; i++) {
 		err = bw_check_action(f, BW_S_NONE, i, d->defaults[i]);
 		if (err)
 			return err;
 	}
-	if (d->n_guard > BW_MAX_GUARDS)
-		return bw_bad(f, BW_S_NONE, 0, "too many guards");
-	for (i = 0; i < d->n_guard; i++)
-		if (!d->guard[i][0] || d->guard[i][BW_GUARD_LEN - 1])
-			return bw_bad(f, BW_S_NONE, i, "guard pattern is empty or too long");
+	err = bw_check_patterns(d->n_guard, d->guard, f);
+	if (!err)
+		err = bw_check_patterns(d->n_parent, d->parent, f);
+	if (err)
+		return err;
 	for (i = 0; i < BW_S_MAX; i++)
 		if (d->count[i] > bw_section_types[i].max)
 			return bw_fail(f, -E2BIG, i, d->count[i], "too many entries");
@@ -209,6 +219,10 @@ static int bw_check_rules(const struct bw_draft *d, struct bw_fault *f)
 			return bw_bad(f, BW_S_RULE, i, "unknown flag");
 		if (bw_queue_fault(r))
 			return bw_bad(f, BW_S_RULE, i, bw_queue_fault(r));
+		/* A listener of the host gets no packet of another namespace. */
+		if (r->queues && d->placement == BW_PLACEMENT_CONTAINER)
+			return bw_fail(f, -EOPNOTSUPP, BW_S_RULE, i,
+				       "placement container cannot queue");
 		if (r->reserved)
 			return bw_bad(f, BW_S_RULE, i, "reserved field is not 0");
 		if (!r->name[0] || r->name[BW_NAME_LEN - 1])
@@ -507,6 +521,24 @@ void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
 			bw_home_close(&v4[i].home);
 	for (i = 0; i <= e->v6.mask; i++)
 		if (v6[i].used && bw_home_on(&v6[i].home, ifindex))
+			bw_home_close(&v6[i].home);
+}
+
+void bw_endpoints_close_place(struct bw_endpoints *e, u32 link, u32 port)
+{
+	struct bw_ep4 *v4 = e->v4.slots;
+	struct bw_ep6 *v6 = e->v6.slots;
+	u32 i;
+
+	if (!bw_bit(e->ifindex_used, link) || !bw_bit(e->ifindex_used, port))
+		return;
+	for (i = 0; i <= e->v4.mask; i++)
+		if (v4[i].addr && v4[i].home.link == link &&
+		    v4[i].home.port == port)
+			bw_home_close(&v4[i].home);
+	for (i = 0; i <= e->v6.mask; i++)
+		if (v6[i].used && v6[i].home.link == link &&
+		    v6[i].home.port == port)
 			bw_home_close(&v6[i].home);
 }
 

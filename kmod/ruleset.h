@@ -37,6 +37,8 @@ struct bw_draft {
 	u32 count[BW_S_MAX];
 	u32 n_guard;
 	char guard[BW_MAX_GUARDS][BW_GUARD_LEN];
+	u32 n_parent;
+	char parent[BW_MAX_GUARDS][BW_GUARD_LEN];
 	u8 mode;
 	u8 placement;
 	bool log_defaults;
@@ -67,6 +69,7 @@ void bw_endpoints_free(struct bw_endpoints *e);
 
 /* In place, from now on: the endpoints that live on this link or port. */
 void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex);
+void bw_endpoints_close_place(struct bw_endpoints *e, u32 link, u32 port);
 void bw_endpoint_close4(struct bw_endpoints *e, __be32 addr);
 void bw_endpoint_close6(struct bw_endpoints *e, const u8 *addr);
 

@@ -10,6 +10,7 @@
 #include <net/net_namespace.h>
 
 #include "hook.h"
+#include "netns.h"
 #include "offload.h"
 #include "state.h"
 
@@ -98,6 +99,8 @@ struct bw_state *bw_state_new(const struct bw_draft *d, struct bw_fault *f)
 	st->local_in = st->rules->host_ingress || st->endpoints->n_published;
 	st->guards.n = d->n_guard;
 	memcpy(st->guards.pattern, d->guard, sizeof(st->guards.pattern));
+	st->parents.n = d->n_parent;
+	memcpy(st->parents.pattern, d->parent, sizeof(st->parents.pattern));
 	memcpy(st->policy_digest, d->policy_digest, BW_DIGEST_LEN);
 	memcpy(st->ruleset_digest, d->ruleset_digest, BW_DIGEST_LEN);
 	return st;
@@ -134,10 +137,17 @@ static enum bw_place bw_place(const struct bw_state *st, u32 link, u32 port)
 {
 	const struct net_device *dev;
 
-	if (link > INT_MAX || port > INT_MAX)
+	if (link > INT_MAX)
 		return BW_PLACE_GONE;
 	dev = __dev_get_by_index(&init_net, link);
-	if (!dev || (port && !__dev_get_by_index(&init_net, port)))
+	if (!dev)
+		return BW_PLACE_GONE;
+	if (port > INT_MAX) {
+		if (!bw_guards_match(&st->parents, dev))
+			return BW_PLACE_OPEN;
+		return bw_net_has(st, link, port) ? BW_PLACE_GOOD : BW_PLACE_GONE;
+	}
+	if (port && !__dev_get_by_index(&init_net, port))
 		return BW_PLACE_GONE;
 	return bw_guards_match(&st->guards, dev) ? BW_PLACE_GOOD : BW_PLACE_OPEN;
 }
@@ -230,11 +240,12 @@ static void bw_set_hooks(struct bw_state *st, bool both)
 /*
  * New guards stand before the new state does: what crosses a link that becomes
  * guarded now is judged by the old state for an instant, as unmanaged, rather
- * than by the new one as if it came from outside. What is between FORWARD and
- * POST_ROUTING while the placement changes is judged twice rather than never.
- * Releases rtnl.
+ * than by the new one as if it came from outside. The containers' namespaces
+ * are open already: for a commit, or because st was the spare one, as what may
+ * come back is. What is between FORWARD and POST_ROUTING while the placement
+ * changes is judged twice rather than never. Releases rtnl.
  */
-static void bw_exchange(struct bw_state *st)
+static void bw_exchange(struct bw_state *st, const struct bw_state *spare)
 {
 	const struct bw_state *old = bw_state_locked();
 
@@ -244,8 +255,10 @@ static void bw_exchange(struct bw_state *st)
 			WRITE_ONCE(bw_post_routing, true);
 	}
 	bw_guard_add_matching(bw_state_guards(st));
+	bw_net_add_matching(st);
 	rcu_assign_pointer(bw_state, st);
 	bw_guard_keep_matching(bw_state_guards(st));
+	bw_net_keep_matching(st, spare);
 	rtnl_unlock();
 	synchronize_rcu();
 	if (st)
@@ -283,6 +296,18 @@ static void bw_window_open(struct bw_state *before, u32 seconds)
 	schedule_delayed_work(&bw_window_work, seconds * HZ);
 }
 
+static int bw_open_inside(const struct bw_state *st, struct bw_fault *f)
+{
+	int err = bw_net_add_matching(st);
+
+	if (!err)
+		return 0;
+	bw_net_keep_matching(bw_state_locked(), bw_state_spare());
+	return bw_refuse(f, err, err == -ENOSPC ?
+			 "a container has too many guarded devices" :
+			 "a container's namespace cannot be opened");
+}
+
 int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 		    const struct bw_commit *c, u64 *generation,
 		    struct bw_fault *f)
@@ -299,6 +324,8 @@ int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 	if (!err)
 		err = bw_settle_endpoints(st, d, f);
 	*generation = bw_state_generation(old);
+	if (!err && !c->dry_run)
+		err = bw_open_inside(st, f);
 	if (err || c->dry_run) {
 		mutex_unlock(&bw_mutex);
 		rtnl_unlock();
@@ -307,7 +334,7 @@ int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 	}
 	st->generation = ++bw_last_generation;
 	*generation = st->generation;
-	bw_exchange(st);
+	bw_exchange(st, c->timeout ? old : NULL);
 	if (old)
 		bw_carry(st, old, bw_counters_total);
 	if (c->timeout)
@@ -331,7 +358,7 @@ static u64 bw_roll_back(void)
 	struct bw_state *st = bw_window.before, *undone = bw_state_locked();
 	u64 generation = bw_state_generation(st);
 
-	bw_exchange(st);
+	bw_exchange(st, NULL);
 	/* What the undone state inherited came from the one that is back. */
 	if (st)
 		bw_carry(st, undone, bw_counters_own);
@@ -370,16 +397,20 @@ int bw_state_confirm(const u64 *expect, struct bw_fault *f)
 	struct bw_state *before;
 	int err;
 
+	rtnl_lock();
 	mutex_lock(&bw_mutex);
 	err = bw_window_check(expect, f);
 	if (err) {
 		mutex_unlock(&bw_mutex);
+		rtnl_unlock();
 		return err;
 	}
 	before = bw_window.before;
 	bw_window_close();
 	cancel_delayed_work(&bw_window_work);
+	bw_net_keep_matching(bw_state_locked(), NULL);
 	mutex_unlock(&bw_mutex);
+	rtnl_unlock();
 	/* No packet has seen it since the exchange waited for them. */
 	bw_state_free(before);
 	return 0;
@@ -454,6 +485,23 @@ void bw_state_close_link(u32 ifindex)
 		bw_offload_end_soon();
 }
 
+void bw_state_close_place(u32 link, u32 port)
+{
+	struct bw_state *st = bw_state_locked();
+
+	lockdep_assert_held(&bw_mutex);
+	if (st)
+		bw_endpoints_close_place(st->endpoints, link, port);
+	if (bw_window.before)
+		bw_endpoints_close_place(bw_window.before->endpoints, link, port);
+}
+
+const struct bw_state *bw_state_spare(void)
+{
+	lockdep_assert_held(&bw_mutex);
+	return bw_window.before;
+}
+
 /* With guards named at load everything at them is dropped until a commit. */
 int bw_state_init(char *const *closed, u32 n_closed)
 {
@@ -483,10 +531,12 @@ int bw_state_init(char *const *closed, u32 n_closed)
 		return err;
 	}
 	st->closed = true;
+	/* Inside, too: closed must not hang on the bridges' settings. */
+	st->placement = BW_PLACEMENT_CONTAINER;
 	st->local_in = false;
 	rtnl_lock();
 	mutex_lock(&bw_mutex);
-	bw_exchange(st);
+	bw_exchange(st, NULL);
 	mutex_unlock(&bw_mutex);
 	return 0;
 }

@@ -5,7 +5,8 @@
  * structs of their own: either can be exchanged without the other.
  *
  * Lock order: transactions -> rtnl -> bw_mutex. Building happens under the
- * first only; what is done under the others never allocates.
+ * first only; what is done under the others never allocates, but for opening
+ * containers' namespaces (netns.c), which comes before anything is changed.
  */
 #ifndef _BW_STATE_H
 #define _BW_STATE_H
@@ -23,6 +24,7 @@ struct bw_state {
 	struct bw_endpoints *endpoints;
 	struct bw_counters *counters;
 	u8 mode;
+	u8 placement;
 	bool closed;		/* no ruleset yet: guards drop everything */
 	bool local_in;		/* traffic to the host needs a look, guarded or not */
 	bool at_forward;	/* where what passes through is judged: here, or */
@@ -31,8 +33,8 @@ struct bw_state {
 	u16 log_group;
 
 	u64 generation;		/* 0: closed */
-	u8 placement;
 	struct bw_guards guards;
+	struct bw_guards parents;	/* of macvlan and ipvlan children */
 	u32 *by_key;		/* rules in the order of their keys */
 	u8 policy_digest[BW_DIGEST_LEN];
 	u8 ruleset_digest[BW_DIGEST_LEN];
@@ -84,8 +86,12 @@ bool bw_state_sealed(void);	/* bw_mutex */
 /* Seconds left of an open confirm window; 0: none open. bw_mutex. */
 u32 bw_state_confirm_remaining(void);
 
-/* A link or port is gone: bw_mutex. */
+/* What a roll back would restore; NULL: nothing. bw_mutex. */
+const struct bw_state *bw_state_spare(void);
+
+/* A link or port is gone, or a child of a link from its namespace: bw_mutex. */
 void bw_state_close_link(u32 ifindex);
+void bw_state_close_place(u32 link, u32 port);
 
 int bw_state_init(char *const *closed, u32 n_closed);
 void bw_state_stop(void);	/* no rollback from now on */

@@ -116,13 +116,12 @@ int bw_txn_append(struct bw_txn *txn, enum bw_section section,
 	return 0;
 }
 
-int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
-		     const char **why)
+static int bw_txn_add_pattern(u32 *n, char (*to)[BW_GUARD_LEN],
+			      const char *pattern, size_t len,
+			      const char **why)
 {
-	char *to;
-
 	lockdep_assert_held(&bw_txn_mutex);
-	if (txn->draft.n_guard == BW_MAX_GUARDS) {
+	if (*n == BW_MAX_GUARDS) {
 		*why = "too many guards";
 		return -E2BIG;
 	}
@@ -130,10 +129,24 @@ int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
 		*why = "guard pattern is empty or too long";
 		return -EINVAL;
 	}
-	to = txn->draft.guard[txn->draft.n_guard++];
-	memcpy(to, pattern, len);
-	to[len] = '\0';
+	memcpy(to[*n], pattern, len);
+	to[*n][len] = '\0';
+	++*n;
 	return 0;
+}
+
+int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
+		     const char **why)
+{
+	return bw_txn_add_pattern(&txn->draft.n_guard, txn->draft.guard,
+				  pattern, len, why);
+}
+
+int bw_txn_add_parent(struct bw_txn *txn, const char *pattern, size_t len,
+		      const char **why)
+{
+	return bw_txn_add_pattern(&txn->draft.n_parent, txn->draft.parent,
+				  pattern, len, why);
 }
 
 static int bw_txn_event(struct notifier_block *nb, unsigned long event,

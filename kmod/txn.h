@@ -36,6 +36,8 @@ int bw_txn_append(struct bw_txn *txn, enum bw_section section,
 		  const void *data, size_t bytes, const char **why);
 int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
 		     const char **why);
+int bw_txn_add_parent(struct bw_txn *txn, const char *pattern, size_t len,
+		      const char **why);
 
 int bw_txn_init(void);
 void bw_txn_exit(void);

@@ -100,7 +100,8 @@ static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
 
 	if (!bw_log_allowed())
 		return;
-	nf_log_packet(hs->net, hs->pf, hs->hook, skb, hs->in, hs->out, &info,
+	/* The host's listener is told, whichever namespace it is in. */
+	nf_log_packet(&init_net, hs->pf, hs->hook, skb, hs->in, hs->out, &info,
 		      "bridgewarden: %s%s %s %s%s",
 		      st->mode == BW_MODE_AUDIT ? "audit " : "",
 		      bw_action_words[d->action],
@@ -143,15 +144,17 @@ static void bw_reject6(struct sk_buff *skb, const struct nf_hook_state *hs)
 	}
 }
 
-static void bw_reject(struct sk_buff *skb, const struct nf_hook_state *hs)
+static unsigned int bw_reject(struct sk_buff *skb,
+			      const struct nf_hook_state *hs)
 {
-	/* Replies cannot be sent from there: the packet is routed already. */
+	/* Replies cannot be sent from there, but a sender here can be told. */
 	if (hs->hook == NF_INET_POST_ROUTING)
-		return;
+		return NF_DROP_ERR(-ECONNREFUSED);
 	if (hs->pf == NFPROTO_IPV4)
 		bw_reject4(skb, hs);
 	else
 		bw_reject6(skb, hs);
+	return NF_DROP;
 }
 
 /* Both directions of a connection come to one queue. */
@@ -186,9 +189,7 @@ static noinline unsigned int bw_act(const struct bw_state *st,
 		return NF_ACCEPT;
 	if (d->action == BW_ACTION_QUEUE)
 		return bw_queue(&st->rules->rule[d->index - BW_REASON_MAX], skb, hs);
-	if (d->action == BW_ACTION_REJECT)
-		bw_reject(skb, hs);
-	return NF_DROP;
+	return d->action == BW_ACTION_REJECT ? bw_reject(skb, hs) : NF_DROP;
 }
 
 unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,

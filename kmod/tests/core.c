@@ -280,8 +280,16 @@ static void test_closing(void)
 	CHECK(build(&b, &t));
 	bw_endpoints_close_link(b.e, 9);
 	bw_endpoints_close_link(b.e, 8 + 65536);	/* the same low bits only */
+	bw_endpoints_close_place(b.e, 11, 8);	/* another link */
+	bw_endpoints_close_place(b.e, 10, 9);	/* another port */
 	CHECK(ask(&b, q).index == BW_REASON_MAX && ask(&b, q6).index == BW_REASON_MAX);
-	bw_endpoints_close_link(b.e, 8);
+	/* Inside a namespace the receiver shows its port, too. */
+	q.to_port = 9;
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	q.to_port = 8;
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.to_port = 0;
+	bw_endpoints_close_place(b.e, 10, 8);
 	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED && ask(&b, q6).index == BW_REASON_UNMANAGED);
 	q.to = "8.8.8.8";
 	q.to_kind = W;
@@ -392,7 +400,8 @@ static void spoil(struct test_draft *t, int how)
 	SPOIL(42, t->d.n_guard = BW_MAX_GUARDS + 1);
 	SPOIL(43, t->d.n_guard = 1);
 	SPOIL(44, t->d.count[BW_S_CELL4] = BW_MAX_CELLS + 1);
-	SPOIL(45, t->d.placement = BW_PLACEMENT_CONTAINER);
+	SPOIL(45, queue(AT(struct bw_nl_rule, BW_S_RULE, 0), 1, 1);
+	      t->d.placement = BW_PLACEMENT_CONTAINER);
 	SPOIL(46, t->d.placement = 3);
 	SPOIL(47, AT(struct bw_nl_rule, BW_S_RULE, 0)->queues = 1);
 	SPOIL(48, AT(struct bw_nl_rule, BW_S_RULE, 0)->queue = 1);

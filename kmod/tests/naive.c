@@ -83,10 +83,9 @@ static bool party(const struct bw_draft *d, const struct bw_query *q, int side, 
 	}
 	if (!at.identity)
 		return false;
-	if (p->link && at.link != p->link)
+	if ((p->link && at.link != p->link) ||
+	    (p->port && at.port && at.port != p->port))
 		return sender;
-	if (sender && p->port && at.port && at.port != p->port)
-		return true;
 	*id = at.identity;
 	return false;
 }

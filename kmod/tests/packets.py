@@ -38,6 +38,7 @@ A_INDEX, A_KEY, A_NAME, A_PACKETS, A_ADDR, A_IDENTITY = 32, 33, 34, 36, 49, 50
 A_REMAINING = 11
 A_FIRST, A_EXPECTED = 30, 31
 A_PLACEMENT, A_LOG_GROUP, A_LOG_DEFAULTS, A_SWALLOWED, A_SEALED, A_AHEAD = range(53, 59)
+A_PARENT, A_NAMESPACES = 62, 63
 ALLOW, DENY, REJECT, QUEUE = 0, 1, 2, 3
 FORWARD, POSTROUTING = 0, 1
 WORLD, HOST, A, B, C = 1, 2, 3, 4, 5
@@ -143,7 +144,7 @@ class Ruleset:
         log=(0, 0),
     ):
         self.guards, self.defaults, self.mode = guards, defaults, mode
-        self.placement, self.log = placement, log
+        self.placement, self.parents, self.log = placement, (), log
         self.ep4, self.ep6, self.publish, self.rules = [], [], [], []
 
     def endpoint(self, v4, v6, identity, link, port):
@@ -180,7 +181,7 @@ class Ruleset:
             spans += [struct.pack("=IIII", lo, hi, rule, direct) for (lo, hi), rule, direct in sorted(found)]
             pairs.append(struct.pack("=III", frm, to, i))
         return [
-            (S_IDENTITY, b"".join(struct.pack("=II", i, i) for i in range(6))),
+            (S_IDENTITY, b"".join(struct.pack("=II", i, i) for i in range(9))),
             (S_CELL4, b"\0\0\0\0" + struct.pack("=II", WORLD, HOST)),
             (S_CELL6, b"\0" * 16 + struct.pack("=II", WORLD, HOST)),
             (S_EP4, b"".join(self.ep4)),
@@ -200,7 +201,8 @@ class Ruleset:
             + nla(A_LOG_GROUP, struct.pack("=H", self.log[0]))
             + nla(A_LOG_DEFAULTS, bytes([self.log[1]]))
             + nla(A_DEFAULTS, bytes(self.defaults))
-            + b"".join(nla(A_GUARD, x.encode() + b"\0") for x in self.guards),
+            + b"".join(nla(A_GUARD, x.encode() + b"\0") for x in self.guards)
+            + b"".join(nla(A_PARENT, x.encode() + b"\0") for x in self.parents),
         )
         try:
             g.ask(ADD, b"".join(nla(kind, data) for kind, data in self.sections() if data))
@@ -503,6 +505,8 @@ def try_udp(ns, address, port, source=None):
             return "refused"
         except (socket.timeout, TimeoutError):
             return "silence"
+        except OSError as e:
+            return errno.errorcode.get(e.errno, str(e))
 
 
 # The tests.

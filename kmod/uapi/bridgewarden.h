@@ -165,7 +165,7 @@ enum bw_attr {
 	BW_ATTR_ADDR,			/* binary: 4 or 16 bytes: an endpoint's address */
 	BW_ATTR_IDENTITY,		/* u32 */
 	BW_ATTR_LINK,			/* u32: ifindex of the guarded link */
-	BW_ATTR_LINK_PORT,		/* u32: ifindex of the port (veth) on it; 0 unknown */
+	BW_ATTR_LINK_PORT,		/* u32: as in struct bw_nl_endpoint4 */
 	BW_ATTR_PLACEMENT,		/* u8: enum bw_placement; absent: forward */
 	BW_ATTR_LOG_GROUP,		/* u16: nfnetlink_log group; absent: 0 */
 	BW_ATTR_LOG_DEFAULTS,		/* u8: 1: log what is dropped without a rule, too */
@@ -175,6 +175,8 @@ enum bw_attr {
 	BW_ATTR_QUEUE_NUM,		/* u16: of queue rules, likewise the next two */
 	BW_ATTR_QUEUE_COUNT,		/* u16 */
 	BW_ATTR_QUEUE_BYPASS,		/* flag */
+	BW_ATTR_PARENT,			/* string, repeated: as GUARD, of macvlan's parents */
+	BW_ATTR_COUNT_NAMESPACES,	/* u32: containers' namespaces judged inside now */
 	__BW_ATTR_MAX,
 };
 
@@ -218,7 +220,7 @@ struct bw_nl_endpoint4 {
 	__be32 addr;
 	__u32 identity;
 	__u32 link;	/* ifindex of the guarded link, must exist */
-	__u32 port;	/* ifindex of the veth on it; 0: unknown, not checked */
+	__u32 port;	/* ifindex of the veth on it; 0: unknown, not checked; see below */
 };
 
 struct bw_nl_endpoint6 {
@@ -227,6 +229,11 @@ struct bw_nl_endpoint6 {
 	__u32 link;
 	__u32 port;
 };
+
+/*
+ * A child (macvlan, ipvlan) is no link of the host's: its endpoint's link is the
+ * parent and its port, always above 2^31, the inode number of its namespace.
+ */
 
 /* A socket of docker-proxy on this host and the container it stands for. */
 struct bw_nl_publish {

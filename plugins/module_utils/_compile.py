@@ -104,6 +104,7 @@ class Ruleset:
     pairs: t.List[t.Tuple[int, int, int]]
     #: (rule, rule that wins wherever the first would match), by number; advice, not part of the ruleset.
     shadowed: t.Tuple[t.Tuple[int, int], ...] = ()
+    parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan networks, as patterns
     _cache: t.Dict[str, t.Any] = field(default_factory=dict, repr=False, compare=False)
 
     def to_sections(self) -> t.List[t.Tuple[Attr, bytes]]:
@@ -139,6 +140,7 @@ class Ruleset:
                 "log": (self.log_group, self.log_defaults),
                 "defaults": self.defaults,
                 "guards": self.guards,
+                "parents": self.parents,
             }
             total.update(json.dumps(head, sort_keys=True).encode("ascii"))
             for attr, data in self.to_sections():
@@ -163,6 +165,7 @@ def compile(policy: Policy, resolution: Resolution, facts: Json) -> Ruleset:
         log_defaults=policy.log_defaults,
         defaults=tuple(int(Action[dict(policy.defaults)[name].upper()]) for name in DEFAULTS),
         guards=guard_patterns(policy, facts),
+        parents=parent_patterns(policy, facts),
         policy_digest=bytes.fromhex(digest(policy)),
         identities=builder.identities,
         cells4=builder.cells[4],
@@ -206,6 +209,7 @@ def empty() -> Ruleset:
 def _within_bounds(ruleset: Ruleset) -> None:
     bounds: t.List[t.Tuple[str, t.Sized, int, str]] = [
         ("guard patterns", ruleset.guards, MAX_GUARDS, "join patterns, or name fewer networks"),
+        ("parent links", ruleset.parents, MAX_GUARDS, "put networks on fewer parents"),
         ("endpoints", ruleset.endpoints4, MAX_ENDPOINTS, "split the host"),
         ("endpoints", ruleset.endpoints6, MAX_ENDPOINTS, "split the host"),
         ("published ports", ruleset.publish, MAX_PUBLISH, "publish fewer ports"),
@@ -231,6 +235,16 @@ def guard_patterns(policy: Policy, facts: Json) -> t.Tuple[str, ...]:
         if bridge and not any(glob_match(pattern, bridge) for pattern in policy.guards):
             patterns.add(glob_escape(bridge))
     return tuple(sorted(patterns))
+
+
+def parent_patterns(policy: Policy, facts: Json) -> t.Tuple[str, ...]:
+    """By name each parent of Docker's macvlan and ipvlan networks; only inside the containers is it a guard."""
+    if policy.placement != "container":
+        return ()
+    if "networks" not in facts:
+        return ("*",)  # Docker has not been asked yet: any link may be a parent of its networks
+    found = {network.get("Parent") for network in facts.get("networks") or []}
+    return tuple(sorted(glob_escape(parent) for parent in found if parent))
 
 
 # Rules

@@ -182,13 +182,25 @@ def dkms_installed(host: Host) -> Finding:
     return Finding(expected, actual + (f", but {damage}" if damage else ""))
 
 
+def bridges_needed(host: Host) -> bool:
+    """Inside the containers' namespaces traffic is judged whatever the bridges' settings are."""
+    return normalise(host.wanted.policy).placement != "container"
+
+
+_NOT_NEEDED = "not needed with placement container"
+
+
 def bridge_live(host: Host) -> Finding:
+    if not bridges_needed(host):
+        return Finding(_NOT_NEEDED, _NOT_NEEDED)
     outcome = host.bridges()
     expected = f"set for scope {outcome.scope}"
     return Finding(expected, [as_found(words) for words in outcome.live] or expected)
 
 
 def bridge_persistent(host: Host) -> Finding:
+    if not bridges_needed(host):
+        return Finding(_NOT_NEEDED, _NOT_NEEDED)
     outcome = host.bridges()
     expected = f"kept over a reboot for scope {outcome.scope}"
     wrong = [as_found(words) for words in outcome.files]

@@ -13,6 +13,7 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -38,6 +39,9 @@ LIVE_STATES = ("running", "paused")
 
 BRIDGE_NAME_OPTION = "com.docker.network.bridge.name"
 
+#: What Docker makes for a network without a parent, by driver.
+_DUMMY_PREFIXES = {"macvlan": "dm-", "ipvlan": "di-"}
+
 _MAIN_TABLE = 254
 
 
@@ -59,7 +63,7 @@ def collect(socket: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT) -> J
         inspect.get("NetworkSettings", {}).get("SandboxKey", "") for inspect in answers["inspects"].values()
     ]
     links, default_route_links, nsids = _ask_kernel([key for key in sandboxes if key])
-    return assemble(answers, links, default_route_links, nsids)
+    return assemble(answers, links, default_route_links, nsids, _inodes(sandboxes))
 
 
 # Pure: recorded answers in, facts out.
@@ -70,10 +74,12 @@ def assemble(
     links: t.Sequence[Link],
     default_route_links: t.Sequence[str],
     nsids: t.Mapping[str, int],
+    inodes: t.Optional[t.Mapping[str, int]] = None,
 ) -> Json:
-    """`answers` as _ask_docker() returns them; `nsids` gives a sandbox path's namespace number."""
+    """`answers` as _ask_docker() returns them; `nsids` gives a sandbox path's namespace number, `inodes` its inode's."""
     bridges = {link.name: link.index for link in links if link.kind == "bridge"}
-    networks = [_network(raw, bridges) for raw in answers["networks"]]
+    indexes = {link.name: link.index for link in links}
+    networks = [_network(raw, bridges, indexes) for raw in answers["networks"]]
     by_name = {network["Name"]: network for network in networks}
     by_id = {network["Id"]: network for network in networks}
     ports: t.Dict[t.Tuple[int, int], Link] = {
@@ -87,7 +93,7 @@ def assemble(
         live = listed.get("State") in LIVE_STATES
         if live and inspect is None:
             continue  # gone between the two calls
-        containers.append(_container(listed, inspect or {}, by_name, by_id, ports, nsids))
+        containers.append(_container(listed, inspect or {}, by_name, by_id, ports, nsids, inodes or {}))
     return {
         "docker": {"version": answers["version"], "userland_proxy": answers["userland_proxy"]},
         "containers": sorted(containers, key=lambda item: (item["Name"], item["Id"])),
@@ -105,8 +111,15 @@ def network_bridge(raw: Json) -> t.Optional[str]:
     return str(name) if name else "br-" + raw["Id"][:12]
 
 
-def _network(raw: Json, bridges: t.Mapping[str, int]) -> Json:
-    bridge = network_bridge(raw)
+def network_parent(raw: Json) -> t.Optional[str]:
+    """The host's link that a macvlan or ipvlan network hangs on, None for other drivers."""
+    if raw.get("Driver") not in _DUMMY_PREFIXES:
+        return None
+    return (raw.get("Options") or {}).get("parent") or _DUMMY_PREFIXES[raw["Driver"]] + raw["Id"][:12]
+
+
+def _network(raw: Json, bridges: t.Mapping[str, int], indexes: t.Mapping[str, int]) -> Json:
+    bridge, parent = network_bridge(raw), network_parent(raw)
     ipam = (raw.get("IPAM") or {}).get("Config") or []
     return {
         "Id": raw["Id"],
@@ -117,6 +130,8 @@ def _network(raw: Json, bridges: t.Mapping[str, int]) -> Json:
         "Subnets": [config["Subnet"] for config in ipam if config.get("Subnet")],
         "Bridge": bridge,
         "BridgeIndex": bridges.get(bridge) if bridge else None,
+        "Parent": parent,
+        "ParentIndex": indexes.get(parent) if parent else None,
         "Labels": dict(raw.get("Labels") or {}),
     }
 
@@ -128,10 +143,12 @@ def _container(
     by_id: t.Mapping[str, Json],
     ports: t.Mapping[t.Tuple[int, int], Link],
     nsids: t.Mapping[str, int],
+    inodes: t.Mapping[str, int],
 ) -> Json:
     live = bool(inspect)
     settings = (inspect if live else listed).get("NetworkSettings") or {}
-    nsid = nsids.get(settings.get("SandboxKey") or "", -1)
+    sandbox = settings.get("SandboxKey") or ""
+    nsid = nsids.get(sandbox, -1)
     networks: Json = {}
     for name, raw in sorted((settings.get("Networks") or {}).items()):
         network = by_id.get(raw.get("NetworkID") or "") or by_name.get(name)
@@ -147,6 +164,9 @@ def _container(
             "LinkIndex": link_index,
             "Port": port.name if port else None,
             "PortIndex": port.index if port else None,
+            "Parent": network["Parent"] if network and live else None,
+            "ParentIndex": network["ParentIndex"] if network and live else None,
+            "Namespace": inodes.get(sandbox) if network and network["Parent"] and live else None,
         }
     config = inspect.get("Config") or {}
     return {
@@ -351,6 +371,15 @@ def _ask_kernel(sandboxes: t.Sequence[str]) -> t.Tuple[t.List[Link], t.List[str]
     finally:
         ipr.close()
     return links, default, {path: nsid for path, nsid in nsids.items() if nsid >= 0}
+
+
+def _inodes(sandboxes: t.Sequence[str]) -> t.Dict[str, int]:
+    """The numbers of the namespaces' inodes, by which the kernel knows them too."""
+    found = {}
+    for path in sandboxes:
+        with contextlib.suppress(OSError):  # the container has ended
+            found[path] = os.stat(path).st_ino if path else 0
+    return {path: inode for path, inode in found.items() if inode}
 
 
 def _link(message: t.Any) -> Link:

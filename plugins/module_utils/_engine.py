@@ -122,6 +122,8 @@ def plan(policy: Json, facts: Json, options: t.Optional[Options] = None) -> Plan
     resolution = resolve(wanted, facts, options.on_empty_selector)
     ruleset = compile(wanted, resolution, facts)
     words = [f"guards: {', '.join(ruleset.guards) or 'none'}", *sentences(resolution)]
+    if ruleset.parents:
+        words.insert(1, f"parent links: {', '.join(ruleset.parents)}")
     endpoints = len(ruleset.endpoints4) + len(ruleset.endpoints6)
     words.append(f"endpoints: {endpoints}, ruleset {ruleset.digest().hex()[:12]}")
     warnings = list(resolution.warnings)
@@ -535,7 +537,7 @@ def explain(
     `host` is taken to be the first of the other side's network, as Docker does
     it; that of `world` is one for documentation (192.0.2.1, 2001:db8::1).
     """
-    host = Host(facts)
+    host = Host(facts, kernel.info().placement == "container")
     number = service_number(service)
     answers = []
     for one, other in _pairs(host, facts, source, target):

@@ -143,6 +143,8 @@ class Attr(enum.IntEnum):
     QUEUE_NUM = 59
     QUEUE_COUNT = 60
     QUEUE_BYPASS = 61
+    PARENT = 62
+    COUNT_NAMESPACES = 63
 
 
 class Identity(enum.IntEnum):
@@ -271,6 +273,8 @@ class Info:
     log_swallowed: int = 0  # lines the rate limit kept back since the module was loaded
     sealed: bool = False
     hooks_ahead: t.Tuple[str, ...] = ()  # who runs before us: "IPv4 FORWARD function [module]"
+    parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan children, as patterns
+    namespaces: int = 0  # judged inside now
 
     @property
     def hooks_in_place(self) -> bool:
@@ -546,6 +550,7 @@ class Kernel:
             (Attr.RULESET_DIGEST, ruleset.digest()),
         ]
         begin += [(Attr.GUARD, pattern.encode("ascii") + b"\0") for pattern in ruleset.guards]
+        begin += [(Attr.PARENT, pattern.encode("ascii") + b"\0") for pattern in ruleset.parents]
         if expect is None:
             expect = self.info().generation
         commit: _Attrs = [(Attr.EXPECT_GENERATION, struct.pack("=Q", expect))]
@@ -715,6 +720,8 @@ def _info(reply: t.Any) -> Info:
         log_swallowed=_number(reply, Attr.LOG_SWALLOWED),
         sealed=_first(reply, Attr.SEALED) is not None,
         hooks_ahead=tuple(_text(who) for who in _all(reply, Attr.HOOK_AHEAD)),
+        parents=tuple(_text(parent) for parent in _all(reply, Attr.PARENT)),
+        namespaces=_number(reply, Attr.COUNT_NAMESPACES),
     )
 
 

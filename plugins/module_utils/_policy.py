@@ -179,7 +179,7 @@ def normalise(raw: t.Any) -> Policy:
     _mapping(raw, (), "the policy")
     _known_keys(raw, _POLICY_KEYS, (), "the policy")
     groups = _groups(raw.get("groups"))
-    return Policy(
+    policy = Policy(
         mode=_choice(raw.get("mode", "enforce"), MODES, ("mode",), "the mode"),
         placement=_choice(raw.get("placement", "forward"), PLACEMENTS, ("placement",), "the placement"),
         log_group=_number(raw.get("log_group", 0), 0, 65535, ("log_group",), "the log group"),
@@ -189,6 +189,21 @@ def normalise(raw: t.Any) -> Policy:
         rules=_rules(raw.get("rules"), {group.name: group for group in groups}),
         guards=_guards(raw.get("guards")),
     )
+    _refuse_queue_inside(policy)
+    return policy
+
+
+def _refuse_queue_inside(policy: Policy) -> None:
+    """A listener on the host gets no packets from hooks in the containers' namespaces."""
+    for rule in policy.rules:
+        if policy.placement == "container" and rule.action == "queue":
+            raise PolicyError(
+                f'the rule "{rule.name}" queues, which placement container cannot: '
+                "the listener is in another network namespace",
+                ("rules", rule.index, "action"),
+                "choose placement forward or postrouting, or allow, deny or reject instead",
+                rule.name,
+            )
 
 
 # Small things

@@ -90,7 +90,7 @@ class Resolution:
 
 def resolve(policy: Policy, facts: Json, on_empty: str = "warn") -> Resolution:
     """The effective rules in the policy's order. Raises SelectorError where on_empty is "fail"."""
-    host = Host(facts)
+    host = Host(facts, policy.placement == "container")
     resolver = _Resolver(policy, host, on_empty)
     rules = tuple(resolver.rule(rule) for rule in policy.rules)
     return Resolution(policy, host, rules, tuple(_once(host.warnings + resolver.warnings)))

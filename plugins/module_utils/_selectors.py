@@ -67,8 +67,10 @@ class Party:
 class Host:
     """Containers, networks and endpoints of the facts; endpoints ascend by family and address."""
 
-    def __init__(self, facts: Json) -> None:
+    def __init__(self, facts: Json, inside: bool = False) -> None:
+        """`inside`: with placement container, where containers on macvlan and ipvlan are known too."""
         self.facts = facts
+        self.inside = inside
         self.containers: t.List[Json] = sorted(
             facts.get("containers") or [], key=lambda c: (c["Name"], c["Id"])
         )
@@ -87,7 +89,7 @@ class Host:
     def _endpoints(self) -> t.List[Endpoint]:
         found: t.Dict[t.Tuple[int, int], Endpoint] = {}
         for container in self.containers:
-            for endpoint in _endpoints_of(container):
+            for endpoint in self._endpoints_of(container):
                 former = found.setdefault((endpoint.version, endpoint.address), endpoint)
                 if former != endpoint:
                     self.warnings.append(
@@ -96,6 +98,36 @@ class Host:
                         "it is judged as the first one's"
                     )
         return [found[key] for key in sorted(found)]
+
+    def place(self, body: Json) -> t.Tuple[str, int, int]:
+        """Link, its index and the port on it, as the kernel takes them; index 0: no guard is before it."""
+        if self.inside and body.get("ParentIndex") and body.get("Namespace"):
+            return body.get("Parent") or "", body["ParentIndex"], body["Namespace"]
+        return body.get("Link") or "", body.get("LinkIndex") or 0, body.get("PortIndex") or 0
+
+    def _endpoints_of(self, container: Json) -> t.Iterator[Endpoint]:
+        for network, body in sorted((container.get("Networks") or {}).items()):
+            # Without a link there is no guard before it: not running, or macvlan and the like.
+            link, link_index, port_index = self.place(body)
+            if not link_index:
+                continue
+            for key in ("IPAddress", "GlobalIPv6Address"):
+                if not body.get(key):
+                    continue
+                # Many times faster than ipaddress, which shows at tens of thousands of endpoints.
+                family = socket.AF_INET6 if ":" in body[key] else socket.AF_INET
+                packed = socket.inet_pton(family, body[key])
+                yield Endpoint(
+                    4 if len(packed) == 4 else 6,
+                    int.from_bytes(packed, "big"),
+                    socket.inet_ntop(family, packed),
+                    container["Name"],
+                    container["Id"],
+                    network,
+                    link,
+                    link_index,
+                    port_index,
+                )
 
     def labelled(self, key: str, value: str) -> t.List[Json]:
         """The containers with this label; "*" stands for any value."""
@@ -154,30 +186,6 @@ class Host:
         return owner is not None and (
             owner.get("NetworkMode") == "host" or "host" in (owner.get("Networks") or {})
         )
-
-
-def _endpoints_of(container: Json) -> t.Iterator[Endpoint]:
-    for network, body in sorted((container.get("Networks") or {}).items()):
-        # Without a link there is no guard before it: not running, or macvlan and the like.
-        if not body.get("LinkIndex"):
-            continue
-        for key in ("IPAddress", "GlobalIPv6Address"):
-            if not body.get(key):
-                continue
-            # Many times faster than ipaddress, which shows at tens of thousands of endpoints.
-            family = socket.AF_INET6 if ":" in body[key] else socket.AF_INET
-            packed = socket.inet_pton(family, body[key])
-            yield Endpoint(
-                4 if len(packed) == 4 else 6,
-                int.from_bytes(packed, "big"),
-                socket.inet_ntop(family, packed),
-                container["Name"],
-                container["Id"],
-                network,
-                body.get("Link") or "",
-                body["LinkIndex"],
-                body.get("PortIndex") or 0,
-            )
 
 
 class Selectors:
@@ -357,10 +365,13 @@ class Selectors:
             )
             return
         for name, body in sorted((container.get("Networks") or {}).items()):
-            if not body.get("LinkIndex") and (not wanted or name in wanted):
+            if not self.host.place(body)[1] and (not wanted or name in wanted):
+                mend = ""
+                if body.get("Parent") and not self.host.inside:
+                    mend = "; placement container judges it inside"
                 notes.append(
                     "the container {} is on the network {}, which has no bridge on this host: its traffic there "
-                    "passes no guard".format(container["Name"], name)
+                    "passes no guard{}".format(container["Name"], name, mend)
                 )
 
 

@@ -50,6 +50,23 @@ def test_each_port_is_the_one_of_its_bridge(old: Json) -> None:
     assert (front["LinkIndex"], front["PortIndex"]) == (3, 7)
 
 
+@pytest.mark.parametrize(
+    ("options", "parent"), [({"parent": "eth0.7"}, "eth0.7"), ({}, "dm-" + "0123456789ab")]
+)
+def test_a_macvlan_container_is_told_by_parent_and_namespace(old: Json, options: Json, parent: str) -> None:
+    front = next(network for network in old["answers"]["networks"] if network["Name"] == "front")
+    front.update(Driver="macvlan", Id="0123456789abcdef", Options=options)
+    app = next(item for item in old["answers"]["inspects"].values() if item["Name"] == "/app")
+    app["NetworkSettings"]["Networks"]["front"]["NetworkID"] = front["Id"]
+    links = [_docker.Link(**link) for link in old["links"]] + [_docker.Link(77, parent, "vlan", 0, -1)]
+    inodes = {app["NetworkSettings"]["SandboxKey"]: 4026532573}
+    facts = _docker.assemble(old["answers"], links, old["default_route_links"], old["nsids"], inodes)
+    found = by_name(facts["containers"], "app")["Networks"]["front"]
+    assert (found["Link"], found["LinkIndex"], found["PortIndex"]) == (None, None, None)
+    assert (found["Parent"], found["ParentIndex"], found["Namespace"]) == (parent, 77, 4026532573)
+    assert by_name(facts["networks"], "front")["ParentIndex"] == 77
+
+
 def test_the_contract_holds_for_both_versions(old: Json, new: Json) -> None:
     for record in (old, new):
         facts = assemble(record)
@@ -61,11 +78,13 @@ def test_the_contract_holds_for_both_versions(old: Json, new: Json) -> None:
             for network in container["Networks"].values():
                 assert set(network) == {
                     "NetworkID", "IPAddress", "GlobalIPv6Address", "MacAddress", "Link", "LinkIndex", "Port", "PortIndex",
+                    "Parent", "ParentIndex", "Namespace",
                 }  # fmt: skip
                 assert "" not in network.values()
         for network in facts["networks"]:
             assert set(network) == {
                 "Id", "Name", "Driver", "Internal", "EnableIPv6", "Subnets", "Bridge", "BridgeIndex", "Labels",
+                "Parent", "ParentIndex",
             }  # fmt: skip
         json.dumps(facts)
 

@@ -1,0 +1,507 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Placement container by real packets; as packets.py, whose world it builds on.
+
+Same-bridge traffic is judged with bridge-nf-call-iptables = 0, and children of
+parent links (macvlan, ipvlan), which never cross the host's FORWARD:
+
+    packets.py's a, b, c, w, and
+    r 10.204.0.1 --(bwtp)-- m 10.204.0.2, n 10.204.0.3    macvlan
+    s 10.205.0.1 --(bwtq)-- i 10.205.0.2, j 10.205.0.3    ipvlan
+
+BW_STRESS is the length of the stress in seconds (60).
+"""
+
+import contextlib
+import itertools
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import packets
+from packets import (
+    A_ADDR,
+    A_IDENTITY,
+    A_NAMESPACES,
+    ALLOW,
+    ANY,
+    DENY,
+    ENDPOINTS,
+    HOST,
+    HOST_ERROR,
+    INFO,
+    REJECT,
+    ROLLBACK,
+    SPOOFED,
+    TCP,
+    UNMANAGED,
+    V4,
+    V6,
+    WAIT,
+    WORLD,
+    A,
+    B,
+    C,
+    Genl,
+    Refused,
+    Ruleset,
+    both,
+    check,
+    connect,
+    echo,
+    grew,
+    ifindex,
+    inside,
+    known,
+    run,
+    serve,
+    tcp,
+    try_tcp,
+    try_udp,
+    udp,
+)
+
+M, N, I = 6, 7, 8  # noqa: E741
+CHILDREN = {
+    "m": ("bwtp", "macvlan", 204, 2),
+    "n": ("bwtp", "macvlan", 204, 3),
+    "i": ("bwtq", "ipvlan", 205, 2),
+    "j": ("bwtq", "ipvlan", 205, 3),
+}
+ROUTERS = {"r": ("bwtp", 204), "s": ("bwtq", 205)}
+IDENTITY = {"m": M, "n": N, "i": I}
+for name, (_, _, net, host) in CHILDREN.items():
+    V4[name], V6[name] = "10.%d.0.%d" % (net, host), "fd00:%d::%d" % (net, host)
+for name, (_, net) in ROUTERS.items():
+    V4[name], V6[name] = "10.%d.0.1" % net, "fd00:%d::1" % net
+
+
+def add_address(ns, dev, name, gateway=None):
+    run("ip", "-n", "bwt-" + ns, "addr", "add", V4[name] + "/24", "dev", dev)
+    run("ip", "-n", "bwt-" + ns, "addr", "add", V6[name] + "/64", "dev", dev, "nodad")
+    run("ip", "-n", "bwt-" + ns, "link", "set", dev, "up")
+
+
+def add_child(ns):
+    parent, kind, _, _ = CHILDREN[ns]
+    mode = ["mode", "bridge"] if kind == "macvlan" else ["mode", "l2"]
+    # As Docker does it: made in the host's namespace and moved.
+    run("ip", "link", "add", "bwtx", "link", parent, "type", kind, *mode)
+    run("ip", "link", "set", "bwtx", "netns", "bwt-" + ns)
+    run("ip", "-n", "bwt-" + ns, "link", "set", "bwtx", "name", "eth0")
+    add_address(ns, "eth0", ns)
+
+
+def children_up():
+    children_down()
+    for ns, (parent, _) in ROUTERS.items():
+        run("ip", "netns", "add", "bwt-" + ns)
+        run("ip", "link", "add", parent, "type", "veth", "peer", "name", "eth0", "netns", "bwt-" + ns)
+        run("ip", "link", "set", parent, "up")
+        add_address(ns, "eth0", ns)
+    for ns in CHILDREN:
+        run("ip", "netns", "add", "bwt-" + ns)
+        run("ip", "-n", "bwt-" + ns, "link", "set", "lo", "up")
+        add_child(ns)
+
+
+def children_down():
+    for ns in [*CHILDREN, *ROUTERS]:
+        subprocess.run(["ip", "netns", "del", "bwt-" + ns], check=False, stderr=subprocess.DEVNULL)
+    for parent, _ in ROUTERS.values():
+        subprocess.run(["ip", "link", "del", parent], check=False, stderr=subprocess.DEVNULL)
+
+
+def inum(ns):
+    return os.stat("/run/netns/bwt-" + ns).st_ino
+
+
+def judged_inside(ruleset, children=("m", "n", "i")):
+    ruleset.placement, ruleset.parents = 2, ("bwtp", "bwtq")
+    known(ruleset)
+    for ns in children:
+        ruleset.endpoint(V4[ns], V6[ns], IDENTITY[ns], ifindex(CHILDREN[ns][0]), inum(ns))
+    return ruleset
+
+
+def namespaces(g):
+    return struct.unpack("=I", g.ask(INFO)[0][A_NAMESPACES][0])[0]
+
+
+def bridge_settings(value):
+    for name in ("iptables", "ip6tables"):
+        with open("/proc/sys/net/bridge/bridge-nf-call-" + name, "w") as f:
+            f.write(value)
+
+
+def count_of(g, rule):
+    return g.counters()[16 + rule]
+
+
+def test_same_bridge(g):
+    known(Ruleset()).commit(g)
+    check(
+        "placement forward does not see bridged packets here", both(try_tcp, "a", "b", 8080), ("open", "open")
+    )
+    check("nothing is judged inside", namespaces(g), 0)
+    judged_inside(
+        Ruleset()
+        .rule(A, B, tcp(8080))
+        .rule(A, B, udp(9000))
+        .rule(A, B, tcp(8081), REJECT)
+        .rule(A, B, udp(9001), REJECT)
+    ).commit(g)
+    check("seven containers are judged inside", namespaces(g), 7)
+    before = g.counters()
+    check("allowed", both(try_tcp, "a", "b", 8080), ("open", "open"))
+    check("no rule: denied", both(try_tcp, "b", "a", 8080), ("silence", "silence"))
+    check("by the class default", grew(g, before, 2), True)
+    check("tcp rejected with a reset", both(try_tcp, "a", "b", 8081), ("refused", "refused"))
+    check("udp rejected with an error", both(try_udp, "a", "b", 9001), ("refused", "refused"))
+    check("the refusals were let in", grew(g, before, HOST_ERROR), True)
+    check("loopback is the container's own", try_tcp("a", "127.0.0.1", 8081), "open")
+    before = count_of(g, 1)
+    check("udp", both(try_udp, "a", "b", 9000), ("open", "open"))
+    check("each packet is counted once", count_of(g, 1) - before, 4)
+    bridge_settings("1")
+    before = count_of(g, 1)
+    check("udp, with the bridge settings", both(try_udp, "a", "b", 9000), ("open", "open"))
+    check("each packet is still counted once", count_of(g, 1) - before, 4)
+    check("still denied", both(try_tcp, "b", "a", 8080), ("silence", "silence"))
+    check("still rejected", both(try_tcp, "a", "b", 8081), ("refused", "refused"))
+    bridge_settings("0")
+
+
+def test_routed(g):
+    judged_inside(
+        Ruleset().rule(WORLD, A, tcp(8080)).rule(A, C, udp(9000)).rule(A, C, tcp(8081), REJECT)
+    ).commit(g)
+    check(
+        "published port",
+        (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)),
+        ("open", "open"),
+    )
+    before = g.counters()
+    check("direct access denied", both(try_tcp, "w", "a", 8080), ("silence", "silence"))
+    check("as direct", grew(g, before, packets.DIRECT), True)
+    check("other bridge, no rule", both(try_tcp, "a", "c", 8080), ("silence", "silence"))
+    check("other bridge, rejected", both(try_tcp, "a", "c", 8081), ("refused", "refused"))
+    before = count_of(g, 1)
+    check("other bridge, allowed", both(try_udp, "a", "c", 9000), ("open", "open"))
+    check("routed packets are counted once", count_of(g, 1) - before, 4)
+    check("egress", both(try_tcp, "a", "w", 8080), ("open", "open"))
+    check("from host", both(try_tcp, None, "a", 8080), ("open", "open"))
+    check("to host", try_tcp("a", "10.201.0.1", 22), "silence")
+    judged_inside(Ruleset().rule(A, WORLD, ANY, REJECT).rule(HOST, A, tcp(8080), REJECT)).commit(g)
+    check("egress rejected", both(try_tcp, "a", "w", 8080), ("refused", "refused"))
+    check("from host rejected", both(try_tcp, None, "a", 8080), ("refused", "refused"))
+
+
+def test_proxy(g):
+    def publish(ruleset):
+        ruleset.publish.append(
+            struct.pack("=BBH16sBBH16s", 2, TCP, 9310, b"", 2, 0, 8080, socket.inet_aton(V4["c"]))
+        )
+        return ruleset
+
+    serve(None, 9310)
+    publish(judged_inside(Ruleset())).commit(g)
+    check("proxy socket: denied", try_tcp("a", "10.201.0.1", 9310), "silence")
+    publish(judged_inside(Ruleset().rule(A, C, tcp(8080)))).commit(g)
+    check("proxy socket: allowed, answers too", try_tcp("a", "10.201.0.1", 9310), "open")
+
+
+def test_revoke(g):
+    judged_inside(Ruleset().rule(A, B, tcp(8080)).rule(WORLD, M, tcp(8080))).commit(g)
+    flows = [connect("a", V4["b"], 8080), connect("a", V6["b"], 8080), connect("r", V4["m"], 8080)]
+    check("flows are up", [echo(s) for s in flows], [True] * 3)
+    judged_inside(Ruleset()).commit(g)
+    said = []
+    for s in flows:
+        try:
+            said.append(echo(s))
+        except OSError:
+            said.append("cut")
+        s.close()
+    check("revoking cuts established flows", said, ["cut"] * 3)
+
+
+def test_children(g):
+    known(Ruleset(defaults=(DENY,) * 6)).commit(g)
+    for ns, peer in (("m", "r"), ("m", "n"), ("i", "s"), ("i", "j")):
+        check("not seen by forward: %s to %s" % (ns, peer), both(try_tcp, ns, peer, 8080), ("open", "open"))
+    judged_inside(
+        Ruleset()
+        .rule(WORLD, M, tcp(8080))
+        .rule(WORLD, I, tcp(8080))
+        .rule(WORLD, M, tcp(8081), REJECT)
+        .rule(M, N, udp(9000))
+        .rule(M, WORLD, tcp(8081), REJECT)
+        .rule(I, WORLD, udp(9001), DENY)
+    ).commit(g)
+    for ns, router in (("m", "r"), ("i", "s")):
+        check("outside to %s, allowed" % ns, both(try_tcp, router, ns, 8080), ("open", "open"))
+        check("outside to %s, denied" % ns, both(try_udp, router, ns, 9000), ("silence", "silence"))
+        check("%s to outside, default" % ns, both(try_tcp, ns, router, 8080), ("open", "open"))
+    check("outside rejected", both(try_tcp, "r", "m", 8081), ("refused", "refused"))
+    check("to outside rejected", both(try_tcp, "m", "r", 8081), ("refused", "refused"))
+    check("to outside denied", both(try_udp, "i", "s", 9001), ("EPERM", "EPERM"))
+    check("children of one parent, denied", both(try_tcp, "m", "n", 8080), ("silence", "silence"))
+    before = count_of(g, 3)
+    check("children of one parent, allowed", both(try_udp, "m", "n", 9000), ("open", "open"))
+    check("counted once", count_of(g, 3) - before, 4)
+    before = g.counters()
+    check("an unknown child is closed", both(try_tcp, "j", "s", 8080), ("silence", "silence"))
+    check("also from its neighbour", both(try_tcp, "i", "j", 8080), ("silence", "silence"))
+    check("as unmanaged", grew(g, before, UNMANAGED), True)
+    check("loopback is its own", try_tcp("j", "127.0.0.1", 8080), "open")
+    run("ip", "-n", "bwt-m", "addr", "add", V4["n"] + "/32", "dev", "eth0")
+    before = g.counters()
+    check("another's address", try_udp("m", V4["r"], 9000, V4["n"]), "EPERM")
+    check("is spoofed", grew(g, before, SPOOFED), True)
+    run("ip", "-n", "bwt-m", "addr", "del", V4["n"] + "/32", "dev", "eth0")
+
+
+def test_spoof(g):
+    judged_inside(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    check("the true source passes", try_udp("a", V4["b"], 9000), "open")
+    for what, address, reason in (
+        ("an unknown source on the bridge", "10.201.0.77", UNMANAGED),
+        ("the gateway's address", "10.201.0.1", UNMANAGED),
+        ("an address of the world", "10.99.0.9", UNMANAGED),
+        ("another network's address", V4["c"], SPOOFED),
+    ):
+        run("ip", "-n", "bwt-a", "addr", "add", address + "/32", "dev", "eth0")
+        before = g.counters()
+        check(what, try_udp("a", V4["b"], 9000, address), "silence")
+        check("is refused at the receiver", grew(g, before, reason), True)
+        run("ip", "-n", "bwt-a", "addr", "del", address + "/32", "dev", "eth0")
+
+
+def identities(g):
+    return {
+        socket.inet_ntop(socket.AF_INET, r[A_ADDR][0]): struct.unpack("=I", r[A_IDENTITY][0])[0]
+        for r in g.ask(ENDPOINTS, flags=0x301)
+        if len(r[A_ADDR][0]) == 4
+    }
+
+
+def test_lifetime(g):
+    judged_inside(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    start = namespaces(g)
+    check("m is reached", try_tcp("r", V4["m"], 8080), "open")
+    run("ip", "-n", "bwt-m", "link", "del", "eth0")
+    check("its endpoint died with it, no other", [identities(g)[V4[x]] for x in "mni"], [0, N, I])
+    check("its namespace is given back", namespaces(g), start - 1)
+    add_child("m")
+    check("and taken again", namespaces(g), start)
+    before = g.counters()
+    check("closed until it is known", try_tcp("r", V4["m"], 8080), "silence")
+    check("as unmanaged", grew(g, before, UNMANAGED), True)
+    judged_inside(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    check("known again", try_tcp("r", V4["m"], 8080), "open")
+    run("ip", "link", "set", "bwt-b", "nomaster")
+    check("off the bridge, not judged", namespaces(g), start - 1)
+    run("ip", "link", "set", "bwt-b", "master", "bwt0")
+    check("on the bridge, judged", namespaces(g), start)
+    run("ip", "link", "set", "bwtp", "down")
+    run("ip", "link", "set", "bwtp", "name", "bwto")
+    check("a parent that is renamed out of the patterns", namespaces(g), start - 2)
+    run("ip", "link", "set", "bwto", "name", "bwtp")
+    run("ip", "link", "set", "bwtp", "up")
+    check("and into them", namespaces(g), start)
+    known(Ruleset()).commit(g, timeout=60)
+    check("namespaces stay open for a roll back", namespaces(g), start)
+    g.ask(ROLLBACK)
+    check("and are judged again", (namespaces(g), try_tcp("r", V4["m"], 8080)), (start, "open"))
+    known(Ruleset()).commit(g)
+    check("placement forward gives all back", namespaces(g), 0)
+
+
+def test_nested(g):
+    """A container that is a router itself, as Docker in Docker is."""
+    for ns, peer in (("a", "b"), ("m", "r")):
+        run("ip", "netns", "add", "bwt-in")
+        run(
+            "ip",
+            "-n",
+            "bwt-" + ns,
+            "link",
+            "add",
+            "in0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            "bwt-in",
+        )
+        for where, dev, address in (
+            ("bwt-" + ns, "in0", "10.210.0.1/24"),
+            ("bwt-in", "eth0", "10.210.0.2/24"),
+        ):
+            run("ip", "-n", where, "addr", "add", address, "dev", dev)
+            run("ip", "-n", where, "link", "set", dev, "up")
+        run("ip", "-n", "bwt-in", "route", "add", "default", "via", "10.210.0.1")
+        serve("in", 8080)
+        rules = "table ip bwt { chain post { type nat hook postrouting priority 100; oif eth0 masquerade; };"
+        rules += (
+            "chain pre { type nat hook prerouting priority -100; tcp dport 8088 dnat to 10.210.0.2:8080; }; }"
+        )
+        with inside(ns):
+            with open("/proc/sys/net/ipv4/ip_forward", "w") as f:
+                f.write("1")
+            subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
+        own, other = (A, B) if ns == "a" else (M, WORLD)
+        judged_inside(
+            Ruleset(defaults=(DENY,) * 6).rule(own, other, tcp(8080)).rule(other, own, tcp(8088))
+        ).commit(g)
+        check("from behind %s, allowed" % ns, try_tcp("in", V4[peer], 8080), "open")
+        check("from behind %s, denied" % ns, try_tcp("in", V4[peer], 8081), "silence")
+        check("to behind %s, allowed" % ns, try_tcp(peer, V4[ns], 8088), "open")
+        judged_inside(Ruleset(defaults=(DENY,) * 6).rule(other, own, tcp(8080))).commit(g)
+        check("to behind %s, denied" % ns, try_tcp(peer, V4[ns], 8088), "silence")
+        with inside(ns):
+            run("nft", "delete", "table", "ip", "bwt")
+        run("ip", "-n", "bwt-" + ns, "link", "del", "in0")
+        run("ip", "netns", "del", "bwt-in")
+
+
+def test_fragments(g):
+    judged_inside(Ruleset().rule(A, B, udp(9000))).commit(g)
+    for v, address in ((socket.AF_INET, V4["b"]), (socket.AF_INET6, V6["b"])):
+        with inside("a"):
+            s = socket.socket(v, socket.SOCK_DGRAM)
+        s.settimeout(WAIT)
+        s.sendto(b"x" * 2000, (address, 9000))
+        check("a fragmented datagram passes whole", len(s.recv(4000)), 2000)
+        s.close()
+
+
+def batch(lines, *options):
+    text = "".join(line + "\n" for line in lines)
+    subprocess.run(["ip", *options, "-batch", "-"], input=text.encode(), check=True, stderr=subprocess.PIPE)
+
+
+def churn(number, stop, done, failed):
+    """Containers that come, talk at once and go."""
+    for i in itertools.count():
+        if stop.is_set():
+            return
+        # A namespace ends in the background: no name or address is used again soon.
+        child, name = i % 3, "bwt-z%d-%d" % (number, i)
+        dev, host = "c%d" % number, 100 + number * 40 + i % 40
+        net = (201, 204, 205)[child]
+        outside = ["netns add " + name]
+        if child:
+            kind = ("macvlan mode bridge", "ipvlan mode l2")[child - 1]
+            parent = ("bwtp", "bwtq")[child - 1]
+            outside.append("link add link %s name %s netns %s type %s" % (parent, dev, name, kind))
+        else:
+            outside.append("link add %s type veth peer name %s netns %s" % (name, dev, name))
+            outside.append("link set %s master bwt0 up" % name)
+        try:
+            batch(outside)
+            batch(["addr add 10.%d.0.%d/24 dev %s" % (net, host, dev), "link set %s up" % dev], "-n", name)
+            with inside(name[4:]):
+                s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            for _ in range(20):
+                with contextlib.suppress(OSError):
+                    s.sendto(b"x", ("10.%d.0.2" % net, 9000))
+            s.close()
+            if random.random() < 0.5 and not child:
+                run("ip", "link", "del", name)
+        except subprocess.CalledProcessError as e:
+            failed.append(e.stderr)
+        subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
+        if not child:
+            subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
+        done[number] = i + 1
+
+
+def test_stress(g):
+    length = float(os.environ.get("BW_STRESS", "60"))
+    allow = judged_inside(Ruleset(defaults=(ALLOW,) * 6))
+    allow.commit(g)
+    start = namespaces(g)
+    stop, done, failed, sent = threading.Event(), {}, [], {}
+    threads = [threading.Thread(target=churn, args=(i, stop, done, failed)) for i in range(3)]
+    threads += [
+        threading.Thread(target=packets.flood, args=(ns, [(V4[to], 9000)], stop, sent))
+        for ns, to in (("a", "b"), ("b", "a"), ("m", "n"), ("r", "m"), ("i", "s"))
+    ]
+    for thread in threads:
+        thread.start()
+    swaps, until = 0, time.monotonic() + length
+    states = [allow, judged_inside(Ruleset().rule(A, B, udp(9000))), known(Ruleset())]
+    while time.monotonic() < until:
+        state = random.choice(states)
+        with contextlib.suppress(Refused):
+            state.commit(g, timeout=random.choice((0, 0, 1)))
+            swaps += 1
+            if random.random() < 0.2:
+                g.ask(ROLLBACK)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    with contextlib.suppress(Refused):
+        g.ask(ROLLBACK)
+    judged_inside(Ruleset()).commit(g)
+    time.sleep(2)  # namespaces end in the background
+    print(
+        "# %d namespaces came and went, %d swaps, %d packets"
+        % (sum(done.values()), swaps, sum(sent.values()))
+    )
+    check("no namespace could not be made", failed[:3], [])
+    check("as many are judged as at the start", namespaces(g), start)
+    known(Ruleset()).commit(g)
+    check("none with placement forward", namespaces(g), 0)
+
+
+TESTS = (
+    test_same_bridge,
+    test_routed,
+    test_proxy,
+    test_revoke,
+    test_children,
+    test_spoof,
+    test_lifetime,
+    test_nested,
+    test_fragments,
+    test_stress,
+)
+
+
+def main():
+    wanted = sys.argv[1:]
+    g = Genl()
+    if g.generation():
+        sys.exit("a ruleset is in force here: this is not a throw-away VM; load the module anew")
+    saved = packets.world_up()
+    bridge_settings("0")
+    children_up()
+    try:
+        for ns in ("a", "b", "c", "w", *CHILDREN, *ROUTERS):
+            for port in (8080, 8081, 9000, 9001):
+                serve(ns, port)
+        for test in TESTS:
+            if not wanted or test.__name__[5:] in wanted:
+                print("# %s" % test.__name__, flush=True)
+                test(Genl())
+    finally:
+        Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())
+        children_down()
+        packets.world_down(saved)
+    print("1..%d" % packets.COUNT)
+    print("%d passed, %d failed" % (packets.COUNT - len(packets.FAILED), len(packets.FAILED)))
+    return bool(packets.FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

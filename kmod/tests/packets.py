@@ -1079,7 +1079,7 @@ def test_reject_bare_bridge(g):
 
 
 FLOWTABLE = """table inet bwf {
-  flowtable f { hook ingress priority 0; devices = { bwt0, bwt-w }; }
+  flowtable f { hook ingress priority 0; devices = { bwt0, bwt-a, bwt-w }; }
   chain late { type filter hook forward priority 10; meta l4proto { tcp, udp } flow add @f; }
 }"""
 
@@ -1130,10 +1130,10 @@ def test_offload(g):
 
 def test_log(g):
     log = Log(7)
-    rules = Ruleset(log=(7, 0)).rule(A, B, tcp(8080), DENY, log=True).rule(B, A, udp(9000), REJECT, log=True)
+    rules = Ruleset(log=(7, 0)).rule(A, B, udp(9001), DENY, log=True).rule(B, A, udp(9000), REJECT, log=True)
     known(rules).commit(g)
     try_udp("b", V4["a"], 9000)
-    try_tcp("a", V4["b"], 8080)
+    try_udp("a", V4["b"], 9001)
     try_udp("c", V4["a"], 9000)
     lines = log.prefixes()
     check(
@@ -1156,7 +1156,7 @@ def test_log(g):
     rules.mode = 1
     rules.commit(g)
     try_udp("c", V4["a"], 9000)
-    try_tcp("a", V4["b"], 8080)
+    try_udp("a", V4["b"], 9001)
     check(
         "audit mode says so",
         set(log.prefixes()),

@@ -300,6 +300,7 @@ def test_lifetime(g):
     check("its namespace is given back", namespaces(g), start - 1)
     add_child("m")
     check("and taken again", namespaces(g), start)
+    run("ip", "-n", "bwt-r", "neigh", "flush", "dev", "eth0")  # it has another MAC address now
     before = g.counters()
     check("closed until it is known", try_tcp("r", V4["m"], 8080), "silence")
     check("as unmanaged", grew(g, before, UNMANAGED), True)

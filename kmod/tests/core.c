@@ -344,7 +344,7 @@ static void test_empty(void)
 /* Each spoils the example in one place. */
 #define AT(type, section, i) (&((type *)t->d.data[section])[i])
 
-#define SPOIL(way, what) do { if (how == (way)) what; } while (0)
+#define SPOIL(way, what) do { if (how == (way)) { what; } } while (0)
 
 static void queue(struct bw_nl_rule *r, u16 first, u16 n)
 {

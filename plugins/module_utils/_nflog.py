@@ -51,10 +51,9 @@ class Reader:
     def __init__(self, group: int) -> None:
         self._group = group
         self._place = "nfnetlink_log group %d" % group
-        self._socket: t.Optional[socket.socket] = None
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
 
     def __enter__(self) -> Reader:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
         self._socket.bind((0, 0))
         try:
             self._configure(_attr(_CFG_CMD, bytes([_BIND])))
@@ -69,8 +68,7 @@ class Reader:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self._socket.close()
 
     def _refused(self, error: OSError) -> Exception:
         if error.errno == errno.EBUSY:
@@ -90,7 +88,6 @@ class Reader:
         )
 
     def _configure(self, attrs: bytes) -> None:
-        assert self._socket is not None
         body = struct.pack("!BBH", socket.AF_UNSPEC, 0, self._group) + attrs
         head = struct.pack("=IHHII", 16 + len(body), _SUBSYSTEM | _CONFIG, 0x5, 1, 0)
         self._socket.send(head + body)
@@ -102,7 +99,6 @@ class Reader:
 
     def lines(self) -> t.Iterator[Json]:
         """Each line as a record; waits for the next one."""
-        assert self._socket is not None
         while True:
             try:
                 data = self._socket.recv(1 << 20)

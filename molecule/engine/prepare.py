@@ -28,7 +28,7 @@ THERE = "/root/engine"
 LIBRARY = "ansible_collections/bridgewarden/docker/plugins/module_utils"
 SETUP = f"""set -e
 rmmod bridgewarden 2>/dev/null || true
-for m in br_netfilter nf_conntrack nf_conntrack_ftp nf_reject_ipv4 nf_reject_ipv6 nfnetlink_log; do modprobe $m; done
+for m in br_netfilter nf_conntrack nf_conntrack_ftp nf_reject_ipv4 nf_reject_ipv6 nfnetlink_log nfnetlink_queue; do modprobe $m; done
 insmod {THERE}/bridgewarden.ko
 sh {THERE}/world.sh
 """
@@ -38,6 +38,9 @@ def archive(module: Path) -> bytes:
     """Everything that goes into the machine, as one tar file."""
     files = {"bridgewarden.ko": module, "bw_probe.py": GUEST / "bw-probe.py"}
     files.update({name: HERE / name for name in ("bench.py", "world.sh")})
+    files.update(
+        {f"kernel/{name}": PROJECT / "kmod" / "tests" / name for name in ("packets.py", "inside.py")}
+    )
     for path in (PROJECT / "plugins" / "module_utils").glob("*.py"):
         files[f"{LIBRARY}/{path.name}"] = path
     packed = io.BytesIO()

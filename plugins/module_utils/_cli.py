@@ -136,6 +136,10 @@ def cmd_status(args: argparse.Namespace) -> Reply:
             % (info.log_group, "too" if info.log_defaults else "not", info.log_swallowed),
         ),
     ]
+    if info.placement == "container":
+        rows.append(
+            ("inside", "%d namespaces, parents: %s" % (info.namespaces, ", ".join(info.parents) or "none"))
+        )
     if info.sealed:
         rows.append(("sealed", good("nothing changes until reboot")))
     if info.confirm_remaining:
@@ -155,6 +159,8 @@ def info_record(info: Info) -> Json:
         "ruleset_digest": info.ruleset_digest,
         "confirm_remaining": info.confirm_remaining,
         "guards": list(info.guards),
+        "parents": list(info.parents),
+        "namespaces": info.namespaces,
         "guard_links": [link_name(index) for index in info.guard_links],
         "counts": info.counts,
         "hooks_in_place": info.hooks_in_place,

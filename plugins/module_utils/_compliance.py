@@ -28,6 +28,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel_module
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import EndpointRow, Info, Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS, digest, normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import read, run
+from ansible_collections.bridgewarden.docker.plugins.module_utils._selectors import place
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
 Json = t.Dict[str, t.Any]
@@ -284,14 +285,15 @@ def unknown_endpoints(host: Host) -> t.List[str]:
     missing = []
     for container in host.facts()["containers"]:
         for network in container["Networks"].values():
-            if network["LinkIndex"] not in info.guard_links:
+            _name, link, port = place(network, info.placement == "container")
+            if not link or (link not in info.guard_links and link == network.get("LinkIndex")):
                 continue  # bridges_guarded tells that
             for address in (network["IPAddress"], network["GlobalIPv6Address"]):
                 endpoint = known.get(address or "")
-                if address and (endpoint is None or endpoint.link != network["LinkIndex"]):
+                if address and (endpoint is None or endpoint.link != link):
                     missing.append(f"{container['Name']} {address}")
-                elif endpoint and endpoint.port and endpoint.port != network["PortIndex"]:
-                    missing.append(f"{container['Name']} {address} at {network['Port']}")
+                elif endpoint and endpoint.port and endpoint.port != port:
+                    missing.append(f"{container['Name']} {address} at {network.get('Port') or port}")
     return sorted(missing)
 
 

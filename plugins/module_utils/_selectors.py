@@ -64,6 +64,16 @@ class Party:
         return self.world or self.host or bool(self.nets) or bool(self.endpoints)
 
 
+def place(body: Json, inside: bool) -> t.Tuple[str, int, int]:
+    """Link, its index and the port on it, as the kernel takes them; index 0: no guard is before it.
+
+    `inside`: with placement container, where macvlan and ipvlan hang on their parent link.
+    """
+    if inside and body.get("ParentIndex") and body.get("Namespace"):
+        return body.get("Parent") or "", body["ParentIndex"], body["Namespace"]
+    return body.get("Link") or "", body.get("LinkIndex") or 0, body.get("PortIndex") or 0
+
+
 class Host:
     """Containers, networks and endpoints of the facts; endpoints ascend by family and address."""
 
@@ -99,16 +109,10 @@ class Host:
                     )
         return [found[key] for key in sorted(found)]
 
-    def place(self, body: Json) -> t.Tuple[str, int, int]:
-        """Link, its index and the port on it, as the kernel takes them; index 0: no guard is before it."""
-        if self.inside and body.get("ParentIndex") and body.get("Namespace"):
-            return body.get("Parent") or "", body["ParentIndex"], body["Namespace"]
-        return body.get("Link") or "", body.get("LinkIndex") or 0, body.get("PortIndex") or 0
-
     def _endpoints_of(self, container: Json) -> t.Iterator[Endpoint]:
         for network, body in sorted((container.get("Networks") or {}).items()):
             # Without a link there is no guard before it: not running, or macvlan and the like.
-            link, link_index, port_index = self.place(body)
+            link, link_index, port_index = place(body, self.inside)
             if not link_index:
                 continue
             for key in ("IPAddress", "GlobalIPv6Address"):
@@ -365,7 +369,7 @@ class Selectors:
             )
             return
         for name, body in sorted((container.get("Networks") or {}).items()):
-            if not self.host.place(body)[1] and (not wanted or name in wanted):
+            if not place(body, self.host.inside)[1] and (not wanted or name in wanted):
                 mend = ""
                 if body.get("Parent") and not self.host.inside:
                     mend = "; placement container judges it inside"

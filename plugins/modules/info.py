@@ -84,6 +84,15 @@ guards:
   returned: when loaded
   type: list
   elements: str
+parents:
+  description: Patterns of the host's links whose macvlan and ipvlan children are judged, with placement V(container).
+  returned: when loaded
+  type: list
+  elements: str
+namespaces:
+  description: How many containers' namespaces are judged inside now.
+  returned: when loaded
+  type: int
 guard_links:
   description: The links that are guarded now.
   returned: when loaded

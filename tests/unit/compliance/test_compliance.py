@@ -399,3 +399,17 @@ def test_reading_changes_nothing(host: FakeHost, tmp_path: Path) -> None:
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     host.controls()
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_endpoints_inside(host: FakeHost) -> None:
+    """With placement container those on a macvlan network must be known, too, each in its own namespace."""
+    policy = {**POLICY, "placement": "container"}
+    host.info = replace(host.info, placement="container", policy_digest=digest(normalise(policy)))
+    assert isinstance(host.facts, dict)
+    lan = {**attached("172.19.0.2", "", 0, 0), "Parent": "eth1", "ParentIndex": 7, "Namespace": 4026532000}
+    host.facts["containers"].append({"Name": "far", "Networks": {"lan": lan}})
+    assert host.controls(policy)["endpoints_known"]["status"] == "fail"
+    host.endpoints.append(EndpointRow("172.19.0.2", 5, 7, 4026532000))
+    assert host.controls(policy)["endpoints_known"]["status"] == "pass"
+    host.endpoints[-1] = EndpointRow("172.19.0.2", 5, 7, 4026532001)
+    assert host.controls(policy)["endpoints_known"]["status"] == "fail"

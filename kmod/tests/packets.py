@@ -787,7 +787,11 @@ def test_refusals(g):
         refusal(known(Ruleset(defaults=(QUEUE,) + (ALLOW,) * 5)).commit, g),
         "EINVAL",
     )
-    check("placement container", refusal(known(Ruleset(placement=2)).commit, g), "ENOTSUP")
+    check(
+        "a queue inside a container",
+        refusal(known(Ruleset(placement=2)).queue(A, B, ANY, 5, 1).commit, g),
+        "ENOTSUP",
+    )
     check("an unknown placement", refusal(g.ask, BEGIN, nla(A_PLACEMENT, b"\3")), "ERANGE")
     check("half a truth about the log", refusal(g.ask, BEGIN, nla(A_LOG_DEFAULTS, b"\2")), "ERANGE")
     check("twice the same endpoint", refusal(known(known(Ruleset())).commit, g), "EEXIST")

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,12 +99,12 @@ class Guest:
         """Packets of each rule and built-in reason."""
         return {row["name"]: row["packets"] for row in self.json("bridgewarden rules --all --json")}
 
-    def matrix(self, wanted: set[tuple[str, str, int]], seconds: float = 60) -> dict[matrix.Key, str]:
+    def matrix(self, wanted: Container[matrix.Key], seconds: float = 60) -> dict[matrix.Key, str]:
         """Every path of the lab's matrix, see `_word`. Those that are wanted open get more than one chance: an emulated
         sshd may take longer than a probe, and after a boot the containers come up one by one."""
         found = self._probe_keys(matrix.all_paths(), 4)
         end = time.monotonic() + seconds
-        while late := [key for key in found if key[:3] in wanted and found[key] not in ("open", "absent")]:
+        while late := [key for key in found if key in wanted and found[key] not in ("open", "absent")]:
             if time.monotonic() > end:
                 break
             found.update(self._probe_keys(late, 15))

@@ -14,7 +14,7 @@ from lab import matrix
 def test_before_hardening_doors_are_open(guest: Any, memory: Any) -> None:
     """Docker itself closes a few (routed IPv4 to unpublished ports, between networks); enough remain."""
     wanted = matrix.expected_of_this_checkout()
-    found = guest.matrix(wanted)
+    found = guest.matrix({key for key in matrix.all_paths() if key[:3] in wanted})
     memory.save("before", [[*key, result] for key, result in found.items()])
     assert not {
         key: word for key, word in found.items() if key[:3] in wanted and word not in ("open", "absent")

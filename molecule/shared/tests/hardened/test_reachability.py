@@ -24,7 +24,7 @@ def before(memory: Any) -> dict[Any, str]:
 
 @pytest.fixture(scope="module")
 def after(guest: Any) -> dict[Any, str]:
-    return dict(guest.matrix(WANTED))
+    return dict(guest.matrix({key for key in matrix.all_paths() if key[:3] in WANTED}))
 
 
 @pytest.mark.parametrize("key", matrix.all_paths(), ids=lambda key: f"{key[0]}-{key[1]}-{key[2]}-ipv{key[3]}")

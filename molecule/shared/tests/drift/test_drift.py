@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-TASKS_AT_MOST = 25  # in the recap: those that only the controller runs are in it, too
+TASKS_AT_MOST = 25  # on a host; the recap counts the controller's checks of arguments, too
 
 
 def shell(command: str) -> Callable[[Any, Any], Any]:
@@ -72,6 +72,6 @@ def test_the_main_job_mends_it(playbooks: Any, tmp_path: Path) -> None:
     run = playbooks.harden()
     assert run.code == 0, run.output
     assert run.recap["changed"] > 0, run.output
-    assert run.recap["ok"] <= TASKS_AT_MOST
+    assert run.recap["ok"] - run.output.count(" : Validating arguments against") <= TASKS_AT_MOST
     _, report = playbooks.compliance(tmp_path)
     assert red(report) == set()

@@ -14,15 +14,14 @@ import sys
 import tarfile
 from pathlib import Path
 
+from lab import ssh
+from lab.errors import LabError
+from lab.machine import Machine
+from lab.paths import GUEST
+from lab.progress import say, step
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
-sys.path.insert(0, str(PROJECT))
-
-from lab import ssh  # noqa: E402
-from lab.errors import LabError  # noqa: E402
-from lab.machine import Machine  # noqa: E402
-from lab.paths import GUEST  # noqa: E402
-from lab.progress import say, step  # noqa: E402
 
 THERE = "/root/engine"
 LIBRARY = "ansible_collections/bridgewarden/docker/plugins/module_utils"

@@ -26,6 +26,9 @@ LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 SHEBANG = b"#!/usr/bin/python3 -I\n"
 MAIN = "from {package}._cli import main\n\nmain()\n".format(package=PACKAGE.replace("/", "."))
 
+#: What modules share towards Ansible; a host has none.
+FOR_ANSIBLE = "_module.py"
+
 #: The oldest date a zip can tell.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -36,7 +39,7 @@ def members(library: str = LIBRARY) -> t.Dict[str, bytes]:
     for depth in range(1, len(parts) + 1):
         found["/".join(parts[:depth]) + "/__init__.py"] = b""
     for name in os.listdir(library):
-        if name.startswith("_") and name.endswith(".py"):
+        if name.startswith("_") and name.endswith(".py") and name != FOR_ANSIBLE:
             with open(os.path.join(library, name), "rb") as handle:
                 found[f"{PACKAGE}/{name}"] = handle.read()
     return found

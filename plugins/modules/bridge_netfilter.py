@@ -118,7 +118,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._bridge import
     ask_docker,
     converge,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS
 
 
@@ -132,7 +132,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         outcome = converge(
             module.params["state"],
             module.params["scope"],
@@ -140,8 +140,6 @@ def main() -> None:
             ask_docker(module.params["docker_socket"]),
             module.check_mode,
         )
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
     for warning in outcome.warnings:
         module.warn(warning)
     module.exit_json(

@@ -113,7 +113,7 @@ meta:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance import Host, Wanted, examine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 
 
 def main() -> None:
@@ -127,10 +127,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         result = examine(Host(Wanted(**module.params)))
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
     module.exit_json(changed=False, **result)
 
 

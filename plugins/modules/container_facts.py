@@ -117,7 +117,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import
     DEFAULT_TIMEOUT,
     collect,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 
 
 def main() -> None:
@@ -128,10 +128,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         facts = collect(module.params["docker_socket"], module.params["timeout"])
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
     module.exit_json(changed=False, **facts)
 
 

@@ -127,7 +127,6 @@ make_log:
 """
 
 import os
-import shutil
 import tempfile
 import typing as t
 
@@ -140,7 +139,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._dkms import (
     converge,
     unpack,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 
 
 def source_folder(module: AnsibleModule, scratch: str) -> t.Optional[str]:
@@ -177,8 +176,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     kernel = module.params["kernel"] or os.uname().release
-    scratch = tempfile.mkdtemp(dir=module.tmpdir)
-    try:
+    with failing(module), tempfile.TemporaryDirectory(dir=module.tmpdir) as scratch:
         if module.params["source"] is not None:
             raise DkmsError(
                 "source is a folder of the controller", "dkms", "call the module through its action plugin"
@@ -196,10 +194,6 @@ def main() -> None:
             ),
             module.check_mode,
         )
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     for warning in outcome.warnings:
         module.warn(warning)
     module.exit_json(

@@ -83,7 +83,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
 
 
@@ -112,10 +112,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         module.exit_json(changed=False, **explain(module.params))
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
 
 
 if __name__ == "__main__":

@@ -150,9 +150,9 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    BridgewardenError,
     ModuleMissing,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
 
 
@@ -188,12 +188,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(changed=False, **collect(module.params))
-    except ModuleMissing:
-        module.exit_json(changed=False, loaded=False)
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
+    with failing(module):
+        try:
+            module.exit_json(changed=False, **collect(module.params))
+        except ModuleMissing:
+            module.exit_json(changed=False, loaded=False)
 
 
 if __name__ == "__main__":

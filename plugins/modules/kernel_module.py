@@ -113,8 +113,8 @@ kernel_log:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel_module import KernelModule, converge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with failing(module):
         outcome = converge(
             KernelModule(module.params["name"]),
             module.params["state"],
@@ -137,8 +137,6 @@ def main() -> None:
             as_texts(module.params["reload_parameters"]),
             module.check_mode,
         )
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
     if outcome.reboot_required:
         module.warn("{}: {}; a reboot brings the new one".format(module.params["name"], outcome.reason))
     module.exit_json(**outcome._asdict(), diff={"before": outcome.before, "after": outcome.after})

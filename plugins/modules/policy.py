@@ -207,9 +207,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    BridgewardenError,
     ModuleMissing,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
@@ -321,10 +321,8 @@ def main() -> None:
     run = {"applied": applied, "rendered": rendered, "checked": checked, "absent": absent}[
         module.params["state"]
     ]
-    try:
+    with failing(module):
         module.exit_json(**run(module))
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
 
 
 if __name__ == "__main__":

@@ -52,9 +52,8 @@ generation:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._module import about_generation
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
@@ -70,11 +69,7 @@ def seal(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"generation": {"type": "int"}}, supports_check_mode=True)
-    try:
-        module.exit_json(**seal(module.params["generation"], module.check_mode))
-    except BridgewardenError as error:
-        module.fail_json(msg=error.text(), **error.as_result())
+    about_generation(seal)
 
 
 if __name__ == "__main__":

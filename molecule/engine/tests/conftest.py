@@ -20,12 +20,11 @@ from typing import Any
 
 import pytest
 
+from lab import ssh
+from lab.machine import Machine
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[2]
-sys.path[:0] = [str(PROJECT), str(HERE)]
-
-from lab import ssh  # noqa: E402
-from lab.machine import Machine  # noqa: E402
 
 NAME = os.environ.get("LAB_MACHINE") or "mol-" + os.environ.get("MOLECULE_SCENARIO_NAME", "engine-default")
 CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host_ingress")

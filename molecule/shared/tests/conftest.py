@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -21,17 +20,16 @@ from typing import Any
 import pytest
 import yaml
 
+from lab import matrix, ssh
+from lab.machine import Machine
+from lab.paths import GUEST
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[2]
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 NAME = f"mol-{SCENARIO}"
 KEPT = PROJECT / "build" / "molecule" / SCENARIO
 
-sys.path.insert(0, str(PROJECT))
-
-from lab import matrix, ssh  # noqa: E402
-from lab.machine import Machine  # noqa: E402
-from lab.paths import GUEST  # noqa: E402
 
 PROBER = GUEST / "bw-probe.py"
 SSH = (

@@ -1,0 +1,29 @@
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the modules have in common towards Ansible. PRIVATE to the collection: it may change at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+
+
+@contextlib.contextmanager
+def failing(module: AnsibleModule) -> t.Iterator[None]:
+    """Turns an error of the collection into the failure of the task."""
+    try:
+        yield
+    except BridgewardenError as error:
+        module.fail_json(msg=error.text(), **error.as_result())
+
+
+def about_generation(act: t.Callable[[t.Optional[int], bool], t.Dict[str, t.Any]]) -> None:
+    """The whole of a module whose one option is the generation: act(generation, check_mode) returns its result."""
+    module = AnsibleModule(argument_spec={"generation": {"type": "int"}}, supports_check_mode=True)
+    with failing(module):
+        module.exit_json(**act(module.params["generation"], module.check_mode))

@@ -56,7 +56,7 @@ sanity: venv  ## ansible-test sanity: two minutes the first time
 scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, engine-default ...): minutes
 	$(BIN)/python tests/run.py molecule-$(or $(SCENARIO),default)
 
-test: venv  ## everything but the engine's scenarios (SCENARIO=engine-default ...), in one report under build/test/
+test: venv  ## everything, in one report under build/test/
 	$(BIN)/python tests/run.py all
 
 release: venv  ## build the collection's archive into build/release/

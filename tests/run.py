@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the project's checks as named stages, in two lanes (two cores), and writes one report.
+"""Runs the project's checks as named stages, two at a time (two cores), and writes one report.
 
 A stage is a command line; its whole output goes to build/test/<stage>.log, its last lines to the terminal when it fails.
 Leaves build/test/summary.xml (JUnit, one case a stage) and build/test/summary.json, and says where the time went.
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +23,7 @@ TOP = Path(__file__).resolve().parent.parent
 OUT = TOP / "build" / "test"
 BIN = Path(sys.executable).parent
 INFRASTRUCTURE = 75
+WORKERS = 2
 OLDEST, DEFAULT, NEWEST = "bullseye", "trixie", "trixie-backports"
 PYTEST = "python -m pytest -q -o junit_family=xunit2"
 
@@ -31,41 +32,36 @@ PYTEST = "python -m pytest -q -o junit_family=xunit2"
 class Stage:
     name: str
     command: str
-    lane: int = (
-        1  # stages of a lane run one after another; 0 begins with the images that the VMs of both need
-    )
     group: str = ""
-    needs: tuple[str, ...] = field(default=())
+    needs: tuple[str, ...] = ()
 
 
-def molecule(scenario: str, lane: int = 1, group: str = "vm") -> Stage:
-    return Stage(f"molecule-{scenario}", f"tests/tools/molecule.sh {scenario}", lane, group, ("images",))
+def molecule(scenario: str, group: str = "vm") -> Stage:
+    return Stage(f"molecule-{scenario}", f"tests/tools/molecule.sh {scenario}", group, ("images",))
 
 
-# Stages by this name or their own, not by "all".
-ON_DEMAND = "engine"
-
+#: In the order they are begun: what the rest waits for, what fails fast, and then the longest first.
 STAGES = (
-    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", lane=0, group="vm"),
-    Stage("ruff", "ruff check . && ruff format --check --diff .", group="lint"),
-    Stage("mypy", "tests/tools/mypy.sh", group="lint"),
-    Stage("yamllint", "yamllint --strict .", group="lint"),
-    Stage("ansible-lint", "ansible-lint --offline --profile production --strict", group="lint"),
-    Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", group="lint"),
-    Stage("checkpatch", "tests/tools/checkpatch.sh", group="lint"),
-    Stage("changelog", "antsibull-changelog lint", group="lint"),
+    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", "vm"),
+    Stage("ruff", "ruff check . && ruff format --check --diff .", "lint"),
+    Stage("mypy", "tests/tools/mypy.sh", "lint"),
+    Stage("yamllint", "yamllint --strict .", "lint"),
+    Stage("ansible-lint", "ansible-lint --offline --profile production --strict", "lint"),
+    Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", "lint"),
+    Stage("checkpatch", "tests/tools/checkpatch.sh", "lint"),
+    Stage("changelog", "antsibull-changelog lint", "lint"),
     Stage("unit", f"{PYTEST} tests/unit --junit-xml build/test/unit.xml"),
     Stage("kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml"),
     Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml"),
     Stage("sanity", "tests/tools/sanity.sh"),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", needs=("images",)),
-    molecule("default", lane=0),
-    Stage("lab", "python -m lab demo --quiet-exit", lane=0, group="vm", needs=("images",)),
+    molecule("default"),
     molecule("oldest"),
     molecule("newest"),
-    molecule("engine-default", group=ON_DEMAND),
-    molecule("engine-oldest", group=ON_DEMAND),
-    molecule("engine-newest", group=ON_DEMAND),
+    molecule("engine-oldest", "engine"),
+    molecule("engine-default", "engine"),
+    molecule("engine-newest", "engine"),
+    Stage("lab", "python -m lab demo --quiet-exit", "vm", ("images",)),
 )
 
 
@@ -78,29 +74,40 @@ class Result:
 
 
 class Runner:
-    """Two lanes, one a core. A stage waits for those it needs."""
+    """WORKERS threads, each of which takes the first stage whose needs have ended."""
 
     def __init__(self, stages: list[Stage]) -> None:
-        self.stages = stages
+        self.asked = {stage.name for stage in stages}
+        self.waiting = list(stages)
         self.results: dict[str, Result] = {}
         self.change = threading.Condition()
         self.begin = time.monotonic()
 
-    def lane(self, stages: list[Stage]) -> None:
-        for stage in stages:
-            self._finish(
-                self._run(stage) if self._ready(stage) else Result(stage, "skipped", 0.0, self._now())
-            )
+    def work(self) -> None:
+        while stage := self._next():
+            self._finish(self._run(stage))
 
     def _now(self) -> float:
         return time.monotonic() - self.begin
 
-    def _ready(self, stage: Stage) -> bool:
-        """Blocks until all that the stage needs and that was asked for has ended; false if any of it did not pass."""
-        wanted = [name for name in stage.needs if any(other.name == name for other in self.stages)]
+    def _next(self) -> Stage | None:
+        """Blocks until a stage can begin; none is left: None. One whose needs did not pass is skipped."""
         with self.change:
-            self.change.wait_for(lambda: all(name in self.results for name in wanted))
-            return all(self.results[name].status == "pass" for name in wanted)
+            while self.waiting:
+                for stage in self.waiting:
+                    if all(name in self.results for name in self._needs(stage)):
+                        self.waiting.remove(stage)
+                        if all(self.results[name].status == "pass" for name in self._needs(stage)):
+                            return stage
+                        self.results[stage.name] = Result(stage, "skipped", 0.0, self._now())
+                        break
+                else:
+                    self.change.wait()
+            return None
+
+    def _needs(self, stage: Stage) -> list[str]:
+        """Those of its needs that were asked for."""
+        return [name for name in stage.needs if name in self.asked]
 
     def _run(self, stage: Stage) -> Result:
         started = self._now()
@@ -194,12 +201,12 @@ def report(results: list[Result], total: float) -> None:
     say("\nWhere the time went:")
     for result in sorted(results, key=lambda r: -r.seconds):
         say(f"  {result.seconds:7.0f} s  {result.status:15} {result.stage.name}")
-    say(f"  {total:7.0f} s  in all (two lanes)")
+    say(f"  {total:7.0f} s  in all, {WORKERS} at a time")
 
 
 def select(names: list[str]) -> list[Stage]:
     if names == ["all"]:
-        return [stage for stage in STAGES if stage.group != ON_DEMAND]
+        return list(STAGES)
     known = {stage.name for stage in STAGES} | {stage.group for stage in STAGES if stage.group}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -213,14 +220,11 @@ def main() -> int:
     stages = select(parser.parse_args().stage)
     OUT.mkdir(parents=True, exist_ok=True)
     runner = Runner(stages)
-    lanes = [
-        threading.Thread(target=runner.lane, args=([stage for stage in stages if stage.lane == number],))
-        for number in (0, 1)
-    ]
-    for lane in lanes:
-        lane.start()
-    for lane in lanes:
-        lane.join()
+    workers = [threading.Thread(target=runner.work) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     results = [runner.results[stage.name] for stage in stages]
     report(results, time.monotonic() - runner.begin)
     return 0 if all(result.status == "pass" for result in results) else 1

@@ -21,6 +21,7 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 DOCKER0 = {4: "172.17.0.1"}
 CONFIGURATIONS: dict[str, dict[str, bool]] = {
     "as installed": {},
+    "proxy and ip6tables": {"experimental": True, "ip6tables": True},
     "no proxy": {"userland-proxy": False, "experimental": True, "ip6tables": True},
 }
 #: who, (published port of, whom), over which address
@@ -45,16 +46,18 @@ WAYS = [
 KEYS = [f"{who} to {container} over {name} ipv{v}" for who, container, _, name, v, _ in WAYS]
 SOURCE = {"office": "world", "host": "host"}  # how a rule names them; containers by container:NAME
 
+#: Each way has a source port of its own.
+FIRST_PORT = 30000
 #: nft's filters run after ours at the same hook: what it sees there was accepted there.
 PLACES = """table inet places {
   set input { type inet_service; size 4096; flags dynamic; }
   set forward { type inet_service; size 4096; flags dynamic; }
   set output { type inet_service; size 4096; flags dynamic; }
   chain input { type filter hook input priority 0; tcp dport 18080-18082 add @input { tcp sport }; }
-  chain forward { type filter hook forward priority 0; ct original proto-dst 18080-18082 add @forward { ct original proto-src }; }
-  chain post { type filter hook postrouting priority -1; ct direction original ct original proto-dst 18080-18082
-               fib saddr type local add @output { ct original proto-src }; }
-}"""
+  chain forward { type filter hook forward priority 0; ct direction original tcp sport PORTS add @forward { tcp sport }; }
+  chain post { type filter hook postrouting priority -1;
+               ct direction original tcp sport PORTS fib saddr type local add @output { tcp sport }; }
+}""".replace("PORTS", f"{FIRST_PORT}-{FIRST_PORT + len(WAYS)}")
 
 
 def reconfigure(bench: Bench, settings: dict[str, bool]) -> None:
@@ -90,7 +93,7 @@ def places(bench: Bench) -> dict[str, str]:
     """Where on the host each connection passed, by its source port. Only the first that saw it decides."""
     bench.sh(command=f"nft delete table inet places 2>/dev/null; nft '{PLACES}'")
     flows = [
-        {"id": key, "from": who, "host": address, "port": port, "source_port": 30000 + number}
+        {"id": key, "from": who, "host": address, "port": port, "source_port": FIRST_PORT + number}
         for number, (key, (who, _, port, _, _, address)) in enumerate(zip(KEYS, WAYS, strict=True))
     ]
     said = bench.connect(flows=flows, seconds=1.0)
@@ -101,7 +104,7 @@ def places(bench: Bench) -> dict[str, str]:
         listing = json.loads(bench.sh(command=f"nft -j list set inet places {place}")["out"])
         seen[place] = set(next(part["set"] for part in listing["nftables"] if "set" in part).get("elem", []))
     for number, key in enumerate(KEYS):
-        hits = [place for place in ("forward", "input", "output") if 30000 + number in seen[place]]
+        hits = [place for place in ("forward", "input", "output") if FIRST_PORT + number in seen[place]]
         found[key] = "+".join(hits) if said[key] == "connected" else "-"
     bench.sh(command="nft delete table inet places")
     return found
@@ -180,6 +183,7 @@ def tried(request: Any, bench: Bench) -> Any:
 #: Without the proxy nobody serves loopback over IPv6, nor an IPv4-only container to IPv6 clients.
 NOT_SERVED: dict[str, set[str]] = {
     "as installed": set(),
+    "proxy and ip6tables": set(),
     "no proxy": {key for key in KEYS if key.endswith("ipv6") and ("loopback" in key or "to plain" in key)},
 }
 

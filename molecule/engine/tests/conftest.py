@@ -26,7 +26,8 @@ from lab.machine import Machine
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[2]
 
-NAME = os.environ.get("LAB_MACHINE") or "mol-" + os.environ.get("MOLECULE_SCENARIO_NAME", "engine-default")
+SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "engine-default")
+NAME = os.environ.get("LAB_MACHINE") or f"mol-{SCENARIO}"
 CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host_ingress")
 UPLINK = {4: "10.10.10.2", 6: "2001:db8:10::2"}
 OFFICE = {4: "10.10.10.3", 6: "2001:db8:10::3"}

@@ -10,6 +10,7 @@
 #include "classify.c"
 #include "ruleset.c"
 #include "packet.c"
+#include "memo.c"
 #include "hook.c"
 #include "netns.c"
 #include "tag.c"

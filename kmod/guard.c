@@ -191,7 +191,11 @@ static int bw_guard_event(struct notifier_block *nb, unsigned long event,
 		bw_state_close_link(dev->ifindex);
 		bw_guard_remove(dev->ifindex);
 		break;
+	default:
+		goto out;
 	}
+	bw_state_forget();
+out:
 	mutex_unlock(&bw_mutex);
 	return NOTIFY_DONE;
 }

@@ -26,10 +26,15 @@ extern u32 bw_guard_slot[BW_GUARD_SLOTS];
 
 bool bw_guard_probe(u32 ifindex);
 
+/* Half of the test: false is certain. */
+static __always_inline bool bw_maybe_guarded(u32 ifindex)
+{
+	return test_bit(ifindex & ((1 << BW_GUARD_BITS) - 1), bw_guard_map);
+}
+
 static __always_inline bool bw_guarded_index(u32 ifindex)
 {
-	if (likely(!test_bit(ifindex & ((1 << BW_GUARD_BITS) - 1),
-			     bw_guard_map)))
+	if (likely(!bw_maybe_guarded(ifindex)))
 		return false;
 	/* Pairs with smp_wmb() in bw_guard_add(). */
 	smp_rmb();

@@ -14,6 +14,7 @@
 
 #include "guard.h"
 #include "hook.h"
+#include "memo.h"
 #include "packet.h"
 #include "state.h"
 #include "verdict.h"
@@ -41,9 +42,10 @@ unsigned int bw_builtin(const struct bw_state *st, struct sk_buff *skb,
 	return bw_verdict(st, skb, hs, &d);
 }
 
+/* epoch: of the state before anything was asked; 0: the verdict is not kept. */
 static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 			     const struct nf_hook_state *hs,
-			     const struct bw_query *q)
+			     const struct bw_query *q, unsigned long epoch)
 {
 	struct bw_decision d;
 
@@ -54,6 +56,8 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	if (unlikely(st->placement == BW_PLACEMENT_CONTAINER) &&
 	    hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
 		return NF_ACCEPT;
+	if (epoch && d.action == BW_ACTION_ALLOW && !d.log)
+		bw_memo_keep(skb, hs, epoch, d.index);
 	return bw_verdict(st, skb, hs, &d);
 }
 
@@ -61,7 +65,7 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 static __always_inline unsigned int
 bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 		 const struct nf_hook_state *hs, const struct net_device *from,
-		 bool in, bool out)
+		 bool in, bool out, unsigned long epoch)
 {
 	struct bw_query q;
 	int reason;
@@ -73,27 +77,47 @@ bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 		return bw_builtin(st, skb, hs, reason);
 	bw_stand_at(bw_sender(&q), from, in, nf_bridge_get_physinif(skb));
 	bw_stand_at(bw_receiver(&q), hs->out, out, 0);
-	return bw_judge(st, skb, hs, &q);
+	return bw_judge(st, skb, hs, &q, epoch);
 }
 
 /* Out of line, here and below: what is not judged pays for no stack frame. */
-static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
+static noinline unsigned int bw_judge_forward(const struct bw_state *st,
+					      struct sk_buff *skb,
 					      const struct nf_hook_state *hs,
-					      bool in, bool out)
+					      unsigned long epoch)
+{
+	bool in = bw_guarded(hs->in), out = bw_guarded(hs->out);
+
+	if (unlikely(!READ_ONCE(st->at_forward)) || (!in && !out))
+		return NF_ACCEPT;
+	if (st->placement == BW_PLACEMENT_CONTAINER)
+		epoch = 0;
+	return bw_judge_passing(st, skb, hs, hs->in, in, out, epoch);
+}
+
+static noinline unsigned int bw_pass_forward(struct sk_buff *skb,
+					     const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
+	unsigned long epoch;
 
-	if (!st || unlikely(!READ_ONCE(st->at_forward)))
+	if (!st)
 		return NF_ACCEPT;
-	return bw_judge_passing(st, skb, hs, hs->in, in, out);
+	/* Before anything else is read, see memo.h. */
+	epoch = smp_load_acquire(&st->epoch);
+	if (hs->pf == NFPROTO_IPV4 ? bw_memo_passes(st, skb, hs, false, epoch) :
+				     bw_memo_passes(st, skb, hs, true, epoch))
+		return NF_ACCEPT;
+	return bw_judge_forward(st, skb, hs, epoch);
 }
 
 static unsigned int bw_hook_forward(void *priv, struct sk_buff *skb,
 				    const struct nf_hook_state *hs)
 {
-	bool in = bw_guarded(hs->in), out = bw_guarded(hs->out);
-
-	return in || out ? bw_judge_forward(skb, hs, in, out) : NF_ACCEPT;
+	if (likely(!bw_maybe_guarded(hs->in->ifindex) &&
+		   !bw_maybe_guarded(hs->out->ifindex)))
+		return NF_ACCEPT;
+	return bw_pass_forward(skb, hs);
 }
 
 /* Not from a guarded link: most of it is over here, before anything is read. */
@@ -137,10 +161,10 @@ static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
 		bw_stand(bw_sender(&q), BW_KIND_HOST, 0, 0);
 	bw_stand(bw_receiver(&q), BW_KIND_HOST, 0, 0);
 	if (q.sender == BW_INITIATOR && bw_publish(st->endpoints, &q))
-		return bw_judge(st, skb, hs, &q);
+		return bw_judge(st, skb, hs, &q, 0);
 	if (!in && !st->rules->host_ingress)
 		return NF_ACCEPT;
-	return bw_judge(st, skb, hs, &q);
+	return bw_judge(st, skb, hs, &q, 0);
 }
 
 static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
@@ -196,7 +220,7 @@ static unsigned int bw_judge_sent(struct sk_buff *skb,
 	/* docker-proxy answers a container: judged as its question was. */
 	if (q.sender == BW_RESPONDER)
 		bw_publish(st->endpoints, &q);
-	return bw_judge(st, skb, hs, &q);
+	return bw_judge(st, skb, hs, &q, 0);
 }
 
 /* A process may be sending: counters need bottom halves off. */
@@ -229,7 +253,7 @@ static noinline unsigned int bw_judge_late(struct sk_buff *skb,
 	if (!in && !out)
 		return NF_ACCEPT;
 	local_bh_disable();
-	verdict = bw_judge_passing(st, skb, hs, from, in, out);
+	verdict = bw_judge_passing(st, skb, hs, from, in, out, 0);
 	local_bh_enable();
 	return verdict;
 }

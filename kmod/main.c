@@ -9,6 +9,7 @@
 
 #include "guard.h"
 #include "hook.h"
+#include "memo.h"
 #include "netlink.h"
 #include "netns.h"
 #include "offload.h"
@@ -26,9 +27,12 @@ static int __init bw_init(void)
 {
 	int err;
 
-	err = bw_guard_init();
+	err = bw_memo_init();
 	if (err)
 		return err;
+	err = bw_guard_init();
+	if (err)
+		goto memo;
 	err = bw_state_init(closed, n_closed);
 	if (err)
 		goto guard;
@@ -62,6 +66,8 @@ guard:
 	bw_offload_exit();
 	bw_state_exit();
 	rcu_barrier();
+memo:
+	bw_memo_exit();
 	return err;
 }
 
@@ -78,6 +84,7 @@ static void __exit bw_exit(void)
 	bw_offload_exit();
 	bw_state_exit();
 	rcu_barrier();
+	bw_memo_exit();
 }
 
 module_init(bw_init);

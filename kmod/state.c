@@ -228,6 +228,25 @@ static const struct bw_guards *bw_state_guards(const struct bw_state *st)
 	return st ? &st->guards : NULL;
 }
 
+/* Numbers of their own for all states, so that one tells the state as well. */
+static void bw_new_epoch(struct bw_state *st)
+{
+	static unsigned long last;
+
+	if (!st)
+		return;
+	if (!++last)
+		last = 1;
+	/* Pairs with smp_load_acquire() in bw_pass_forward(). */
+	smp_store_release(&st->epoch, last);
+}
+
+void bw_state_forget(void)
+{
+	lockdep_assert_held(&bw_mutex);
+	bw_new_epoch(bw_state_locked());
+}
+
 /* Where the state judges what passes through; both: in both places. */
 static void bw_set_hooks(struct bw_state *st, bool both)
 {
@@ -256,6 +275,7 @@ static void bw_exchange(struct bw_state *st, const struct bw_state *spare)
 	}
 	bw_guard_add_matching(bw_state_guards(st));
 	bw_net_add_matching(st);
+	bw_new_epoch(st);
 	rcu_assign_pointer(bw_state, st);
 	bw_guard_keep_matching(bw_state_guards(st));
 	bw_net_keep_matching(st, spare);
@@ -263,6 +283,8 @@ static void bw_exchange(struct bw_state *st, const struct bw_state *spare)
 	synchronize_rcu();
 	if (st)
 		bw_set_hooks(st, false);
+	/* Guards have gone, and the other place. */
+	bw_state_forget();
 	WRITE_ONCE(bw_post_routing, st && st->at_post_routing);
 }
 
@@ -481,6 +503,7 @@ void bw_state_close_link(u32 ifindex)
 		bw_endpoints_close_link(st->endpoints, ifindex);
 	if (bw_window.before)
 		bw_endpoints_close_link(bw_window.before->endpoints, ifindex);
+	bw_state_forget();
 	if (st)
 		bw_offload_end_soon();
 }
@@ -494,6 +517,7 @@ void bw_state_close_place(u32 link, u32 port)
 		bw_endpoints_close_place(st->endpoints, link, port);
 	if (bw_window.before)
 		bw_endpoints_close_place(bw_window.before->endpoints, link, port);
+	bw_state_forget();
 }
 
 const struct bw_state *bw_state_spare(void)

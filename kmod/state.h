@@ -31,6 +31,7 @@ struct bw_state {
 	bool at_post_routing;	/* there; in both while the placement changes */
 	bool log_defaults;
 	u16 log_group;
+	unsigned long epoch;	/* of verdicts that may be remembered, see memo.h */
 
 	u64 generation;		/* 0: closed */
 	struct bw_guards guards;
@@ -88,6 +89,12 @@ u32 bw_state_confirm_remaining(void);
 
 /* What a roll back would restore; NULL: nothing. bw_mutex. */
 const struct bw_state *bw_state_spare(void);
+
+/*
+ * What was remembered of verdicts holds no more: after any change to what a
+ * verdict hangs on. bw_mutex.
+ */
+void bw_state_forget(void);
 
 /* A link or port is gone, or a child of a link from its namespace: bw_mutex. */
 void bw_state_close_link(u32 ifindex);

@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Builds the module with each target's own compiler against its own kernel's headers, with W=1 and sparse. Any warning fails.
 # Works in a chroot of the target's image under an overlay, so that the image itself is never written to. The module is
-# left in build/kmod/TARGET.
+# left in build/kmod/TARGET. --source builds another module than ours: its folder, from here, and its name.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bridgewarden/kmod-build
 mkdir -p "$cache"
+
+source=$top/kmod module=bridgewarden
+if [ "${1:-}" = --source ]; then
+  source=$(realpath "$2") module=$3
+  shift 3
+fi
 
 build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
   local root=$1 layer=$2 work=$3 result=$4
@@ -13,17 +19,18 @@ build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
   mkdir -p "$layer"/{upper,work} "$work"/{root,top,scratch}
   mount -t overlay overlay -o "lowerdir=$root,upperdir=$layer/upper,workdir=$layer/work" "$work/root"
   mount -t proc proc "$work/root/proc"
+  mount --bind /dev "$work/root/dev"
   if ! [ -x "$work/root/usr/bin/sparse" ]; then
     cp /etc/resolv.conf /etc/hosts "$work/root/etc/"
     chroot "$work/root" sh -c 'apt-get -qq -o Acquire::Check-Valid-Until=false update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends sparse' >/dev/null
   fi
   mount -t tmpfs tmpfs "$work/root/tmp"  # another checkout may be building in this layer
-  cp -r "$top/kmod" "$work/root/tmp/kmod"
+  cp -r "$source" "$work/root/tmp/kmod"
   # shellcheck disable=SC2016
-  chroot "$work/root" sh -c '
+  chroot "$work/root" env "module=$module" sh -c '
     make -C /lib/modules/*/build M=/tmp/kmod clean >/dev/null
-    make -C /lib/modules/*/build M=/tmp/kmod W=1 C=2 modules 2>&1 && modinfo -F vermagic /tmp/kmod/bridgewarden.ko'
-  mkdir -p "$result" && cp "$work/root/tmp/kmod/bridgewarden.ko" "$result/"
+    make -C /lib/modules/*/build M=/tmp/kmod W=1 C=2 modules 2>&1 && modinfo -F vermagic "/tmp/kmod/$module.ko"'
+  mkdir -p "$result" && cp "$work/root/tmp/kmod/$module.ko" "$result/"
 }
 
 if [ "${1:-}" = --inside ]; then
@@ -39,7 +46,7 @@ for target in "$@"; do
   work=$(mktemp -d)
   log=$work.log
   echo "== $target"
-  if ! unshare --mount "$0" --inside "$root" "$layer" "$work" "$top/build/kmod/$target" > "$log" 2>&1; then
+  if ! unshare --mount "$0" --source "$source" "$module" --inside "$root" "$layer" "$work" "$top/build/kmod/$target" > "$log" 2>&1; then
     tail -40 "$log"
     echo "FAILED: the module does not build on $target"
     status=1

@@ -1,0 +1,1 @@
+"""The packet path in executed instructions, beside its peers: `python -m bench`."""

@@ -1,0 +1,216 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Inside the benchmark's machine, in place of an init system: one plan of measurements, a JSON line each on the console.
+
+The world: a device `wan`, where clients are, and `bd`, the guarded one, with the container 172.18.0.2 (fd00:18::2); its port 80
+is published as 192.0.2.1:8080 ([2001:db8:1::1]:8080) by DNAT rules as Docker makes them.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Callable
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "lib"))
+
+MANY = 10_000
+OFTEN = 3200
+REPEATS = 3
+CLIENT = {4: "10.9.0.1", 6: "fd00:9::1"}
+PUBLISHED = {4: ("192.0.2.1", 8080), 6: ("2001:db8:1::1", 8080)}
+CONTAINER = {4: ("172.18.0.2", 80), 6: ("fd00:18::2", 80)}
+NAT = """*nat
+:DOCKER - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s {net} ! -o bd -j MASQUERADE
+-A DOCKER -i bd -j RETURN
+-A DOCKER ! -i bd -p udp -m udp --dport 8080 -j DNAT --to-destination {to}
+COMMIT
+"""
+#: What Docker 20.10 has in its filter table for one bridge and one published port.
+DOCKER = """*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:DOCKER - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-ISOLATION-STAGE-2 - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o bd -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o bd -j DOCKER
+-A FORWARD -i bd ! -o bd -j ACCEPT
+-A FORWARD -i bd -o bd -j ACCEPT
+-A DOCKER -d {to} ! -i bd -o bd -p udp -m udp --dport 80 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i bd ! -o bd -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o bd -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+-A DOCKER-USER -j RETURN
+COMMIT
+"""
+
+
+def tell(**record: Any) -> None:
+    print("BENCH " + json.dumps(record), flush=True)
+
+
+def run(*command: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
+    return done
+
+
+def set_up() -> None:
+    for command in (
+        "mount -t proc proc /proc", "mount -t sysfs sys /sys", "mount -t tmpfs run /var/lib/bridgewarden",
+        "modprobe dummy numdummies=0", "ip link set lo up",
+        "ip link add wan index 100 address 02:00:00:00:00:01 type dummy",
+        "ip link add bd index 101 address 02:00:00:00:00:02 type dummy",
+        "ip address add 192.0.2.1/32 dev lo", "ip address add 2001:db8:1::1/128 dev lo",
+        "ip address add 10.9.255.254/16 dev wan", "ip address add fd00:9::ffff/64 dev wan nodad",
+        "ip address add 172.18.255.254/15 dev bd", "ip address add fd00:18::ffff/64 dev bd nodad",
+        "ip link set wan up", "ip link set bd up",
+        "modprobe nf_conntrack", "modprobe br_netfilter", "modprobe nf_reject_ipv4", "modprobe nf_reject_ipv6",
+    ):  # fmt: skip
+        run(*command.split(), check=not command.startswith("mount"))
+    for key, value in {
+        "net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1,
+        "net/netfilter/nf_conntrack_max": 2_000_000, "net/netfilter/nf_conntrack_udp_timeout": 100_000,
+        "net/netfilter/nf_conntrack_udp_timeout_stream": 100_000, "kernel/watchdog": 0,
+    }.items():  # fmt: skip
+        path = Path("/proc/sys") / key
+        if path.exists():
+            path.write_text(str(value))
+    # Neighbours of dummies answer nothing: whoever is written to is known beforehand, or resolved as NOARP.
+    run("insmod", str(HERE / "bwinject.ko"))
+    run("iptables-restore", text=NAT.format(net="172.18.0.0/16", to="172.18.0.2:80"))
+    run("ip6tables-restore", text=NAT.format(net="fd00:18::/64", to="[fd00:18::2]:80"))
+
+
+def inject(family: int, flows: int, packets: int, reply: bool = False) -> dict[str, int]:
+    devices = "bd wan" if reply else "wan bd"
+    server = (CONTAINER if reply else PUBLISHED)[family]
+    plan = f"{devices} {CLIENT[family]} {server[0]} {server[1]} {flows} {packets} {int(reply)}"
+    Path("/proc/bwinject").write_text(plan)
+    words = Path("/proc/bwinject").read_text().split()
+    return {key: int(value) for key, value in zip(words[::2], words[1::2])}
+
+
+def prime(family: int, flows: int) -> None:
+    """Established means that both directions were seen."""
+    inject(family, flows, flows)
+    inject(family, flows, flows, reply=True)
+
+
+def measure(name: str, families: tuple[int, ...], patterns: tuple[str, ...], passes: bool = True) -> None:
+    for family in families:
+        for pattern in patterns:
+            flows, packets = {"established": (1, OFTEN), "many": (MANY, MANY), "new": (0, OFTEN)}[pattern]
+            if flows and passes:
+                prime(family, flows)
+            for _ in range(REPEATS):
+                got = inject(family, flows, packets)
+                wanted = got["packets"] if passes else 0
+                if got["passed"] != wanted:
+                    raise RuntimeError(f"{name} ipv{family} {pattern}: {got}")
+                tell(engine=name, family=family, flow=pattern, **got)
+
+
+# Engines: a name, how it is set up; everything is taken down between them.
+
+LOADED = False
+
+
+def load(**parameters: Any) -> None:
+    global LOADED
+    run("insmod", str(HERE / "bridgewarden.ko"), *(f"{key}={value}" for key, value in parameters.items()))
+    LOADED = True
+
+
+def commit(name: str) -> float:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink
+
+    ruleset = pickle.loads((HERE / f"{name}.ruleset").read_bytes())
+    with _netlink.Kernel() as kernel:
+        began = time.monotonic()
+        kernel.commit(ruleset)
+        return time.monotonic() - began
+
+
+def bridgewarden(name: str) -> Callable[[], None]:
+    def begin() -> None:
+        load()
+        tell(committed=name, seconds=round(commit(name), 4))
+
+    return begin
+
+
+def floor(on: int) -> None:
+    Path("/sys/module/bwinject/parameters/floor").write_text(str(on))
+
+
+def docker(backend: str) -> None:
+    run(f"iptables{backend}-restore", text=DOCKER.format(to="172.18.0.2/32"))
+    run(f"ip6tables{backend}-restore", text=DOCKER.format(to="fd00:18::2/128"))
+
+
+def clear() -> None:
+    global LOADED
+    for command in ("nft delete table ip bench", "nft delete table ip6 bench", "nft delete table ip filter",
+                    "nft delete table ip6 filter", "nft delete table inet bench"):  # fmt: skip
+        run(*command.split(), check=False)
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        for words in ("-P FORWARD ACCEPT", "-F", "-X"):
+            run(tool, *words.split(), check=False)
+    for module in ("iptable_filter", "ip6table_filter"):
+        run("rmmod", module, check=False)
+    if shutil.which("ipset"):
+        run("ipset", "destroy", check=False)
+    if LOADED:
+        run("rmmod", "bridgewarden")
+        LOADED = False
+    floor(0)
+    run("conntrack", "-F", check=False)
+
+
+def main() -> None:
+    plan = json.loads((HERE / "plan.json").read_text())
+    set_up()
+    for entry in plan:
+        clear()
+        for step in entry["steps"]:
+            exec_step(step)
+        measure(entry["name"], tuple(entry["families"]), tuple(entry["flows"]), entry.get("passes", True))
+    tell(done=True)
+
+
+def exec_step(step: list[Any]) -> None:
+    verb, *words = step
+    {
+        "floor": lambda: floor(1),
+        "load": lambda: load(*words),
+        "ruleset": lambda: bridgewarden(words[0])(),
+        "docker": lambda: docker(*words),
+        "run": lambda: run(*words),
+        "file": lambda: run(*words[:-1], text=(HERE / words[-1]).read_text()),
+    }[verb]()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:
+        tell(error=repr(error), where=traceback.format_exc()[-600:])
+    Path("/proc/sysrq-trigger").write_text("o")
+    time.sleep(60)

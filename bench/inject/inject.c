@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Measures the packet path: makes UDP packets, hands them to the receive path
+ * of a device while bottom halves are off, and reads the TSC around each batch.
+ * Under QEMU's -icount shift=0 a tick is an executed instruction. In- and
+ * output devices are dummies, so that all of it, from the network layer's
+ * receive function to the driver's transmit function, runs in between.
+ *
+ * For a throw-away machine only.
+ */
+#include <linux/etherdevice.h>
+#include <linux/inet.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/module.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/proc_fs.h>
+#include <linux/seq_file.h>
+#include <linux/sort.h>
+#include <linux/udp.h>
+#include <linux/vmalloc.h>
+#include <net/ip.h>
+#include <net/ip6_checksum.h>
+#include <net/net_namespace.h>
+#include <asm/tsc.h>
+
+#define BATCH		32
+#define PORTS		60000	/* source ports of one source address */
+#define FIRST_PORT	1024
+#define PAYLOAD		18
+
+struct plan {
+	char in[IFNAMSIZ];
+	char out[IFNAMSIZ];
+	union nf_inet_addr client;	/* the first one; ports count up, then it */
+	union nf_inet_addr server;
+	u16 port;
+	u32 flows;			/* 0: each packet has a flow of its own */
+	u32 packets;
+	bool reply;
+	bool six;
+};
+
+static char said[256];
+static u32 never_used = 1000000;	/* number of the next flow of its own */
+
+static void fill_udp(struct udphdr *udp, u16 from, u16 to)
+{
+	udp->source = htons(from);
+	udp->dest = htons(to);
+	udp->len = htons(sizeof(*udp) + PAYLOAD);
+	udp->check = 0;
+}
+
+static void client_of(const struct plan *p, u32 flow, union nf_inet_addr *addr)
+{
+	*addr = p->client;
+	if (p->six)
+		addr->ip6[3] = htonl(ntohl(addr->ip6[3]) + flow / PORTS);
+	else
+		addr->ip = htonl(ntohl(addr->ip) + flow / PORTS);
+}
+
+static struct sk_buff *make_packet(const struct plan *p, struct net_device *dev,
+				   u32 flow)
+{
+	unsigned int size = sizeof(struct udphdr) + PAYLOAD;
+	u16 port = FIRST_PORT + flow % PORTS;
+	union nf_inet_addr client, from, to;
+	struct sk_buff *skb;
+	struct udphdr *udp;
+	struct ethhdr *eth;
+
+	client_of(p, flow, &client);
+	from = p->reply ? p->server : client;
+	to = p->reply ? client : p->server;
+	skb = alloc_skb(256, GFP_KERNEL);
+	if (!skb)
+		return NULL;
+	skb_reserve(skb, 64);
+	eth = skb_put_zero(skb, ETH_HLEN);
+	ether_addr_copy(eth->h_dest, dev->dev_addr);
+	eth->h_source[0] = 2;
+	eth->h_proto = p->six ? htons(ETH_P_IPV6) : htons(ETH_P_IP);
+	if (p->six) {
+		struct ipv6hdr *ip6 = skb_put_zero(skb, sizeof(*ip6));
+
+		ip6->version = 6;
+		ip6->hop_limit = 64;
+		ip6->nexthdr = IPPROTO_UDP;
+		ip6->payload_len = htons(size);
+		ip6->saddr = from.in6;
+		ip6->daddr = to.in6;
+	} else {
+		struct iphdr *ip = skb_put_zero(skb, sizeof(*ip));
+
+		ip->version = 4;
+		ip->ihl = 5;
+		ip->ttl = 64;
+		ip->protocol = IPPROTO_UDP;
+		ip->tot_len = htons(sizeof(*ip) + size);
+		ip->saddr = from.ip;
+		ip->daddr = to.ip;
+		ip_send_check(ip);
+	}
+	udp = skb_put_zero(skb, size);
+	fill_udp(udp, p->reply ? p->port : port, p->reply ? port : p->port);
+	if (p->six)
+		udp->check = csum_ipv6_magic(&from.in6, &to.in6, size, IPPROTO_UDP,
+					     csum_partial(udp, size, 0));
+	skb->protocol = eth_type_trans(skb, dev);
+	skb_reset_network_header(skb);
+	return skb;
+}
+
+static int compare(const void *a, const void *b)
+{
+	u32 x = *(u32 *)a, y = *(u32 *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static int run_batch(const struct plan *p, struct net_device *in, u32 first,
+		     u32 *ticks)
+{
+	struct sk_buff *skb[BATCH];
+	u64 begin, end;
+	u32 i;
+
+	for (i = 0; i < BATCH; i++) {
+		u32 flow = p->flows ? (first + i) % p->flows : never_used++;
+
+		skb[i] = make_packet(p, in, flow);
+		if (!skb[i]) {
+			while (i--)
+				kfree_skb(skb[i]);
+			return -ENOMEM;
+		}
+	}
+	local_bh_disable();
+	begin = rdtsc();
+	for (i = 0; i < BATCH; i++)
+		netif_receive_skb(skb[i]);
+	end = rdtsc();
+	local_bh_enable();
+	*ticks = end - begin;
+	return 0;
+}
+
+static int run_plan(const struct plan *p, struct net_device *in,
+		    struct net_device *out)
+{
+	u32 batches = DIV_ROUND_UP(p->packets, BATCH), i;
+	struct rtnl_link_stats64 before, after;
+	u64 total = 0;
+	int err = 0;
+	u32 *ticks;
+
+	ticks = vmalloc(array_size(batches, sizeof(*ticks)));
+	if (!ticks)
+		return -ENOMEM;
+	dev_get_stats(out, &before);
+	for (i = 0; i < batches && !err; i++) {
+		err = run_batch(p, in, i * BATCH, &ticks[i]);
+		total += err ? 0 : ticks[i];
+		cond_resched();
+	}
+	dev_get_stats(out, &after);
+	sort(ticks, batches, sizeof(*ticks), compare, NULL);
+	snprintf(said, sizeof(said),
+		 "packets %u passed %llu mean_x100 %llu median_x100 %u least_x100 %u most_x100 %u\n",
+		 batches * BATCH, after.tx_packets - before.tx_packets,
+		 div_u64(total * 100, batches * BATCH),
+		 ticks[batches / 2] * 100 / BATCH, ticks[0] * 100 / BATCH,
+		 ticks[batches - 1] * 100 / BATCH);
+	vfree(ticks);
+	return err;
+}
+
+static bool parse_address(const char *text, bool six, union nf_inet_addr *addr)
+{
+	return six ? in6_pton(text, -1, (u8 *)addr, -1, NULL) :
+		     in4_pton(text, -1, (u8 *)addr, -1, NULL);
+}
+
+/* IN OUT CLIENT SERVER PORT FLOWS PACKETS REPLY(0|1) */
+static ssize_t plan_write(struct file *file, const char __user *from, size_t n,
+			  loff_t *offset)
+{
+	char text[256], client[48], server[48];
+	struct net_device *in, *out;
+	struct plan p = {};
+	unsigned int reply;
+	int err = -ENODEV;
+
+	if (n >= sizeof(text))
+		return -EINVAL;
+	if (copy_from_user(text, from, n))
+		return -EFAULT;
+	text[n] = 0;
+	if (sscanf(text, "%15s %15s %47s %47s %hu %u %u %u", p.in, p.out, client,
+		   server, &p.port, &p.flows, &p.packets, &reply) != 8 || !p.packets)
+		return -EINVAL;
+	p.reply = reply;
+	p.six = strchr(client, ':');
+	if (!parse_address(client, p.six, &p.client) ||
+	    !parse_address(server, p.six, &p.server))
+		return -EINVAL;
+	in = dev_get_by_name(&init_net, p.in);
+	out = dev_get_by_name(&init_net, p.out);
+	if (in && out)
+		err = run_plan(&p, in, out);
+	dev_put(in);
+	dev_put(out);
+	return err ?: n;
+}
+
+static int said_show(struct seq_file *m, void *v)
+{
+	seq_puts(m, said);
+	return 0;
+}
+
+static int said_open(struct inode *inode, struct file *file)
+{
+	return single_open(file, said_show, NULL);
+}
+
+static const struct proc_ops inject_ops = {
+	.proc_open = said_open,
+	.proc_read = seq_read,
+	.proc_write = plan_write,
+	.proc_release = single_release,
+};
+
+/* The floor: a hook that does nothing, where the module's own is. */
+static unsigned int do_nothing(void *priv, struct sk_buff *skb,
+			       const struct nf_hook_state *hs)
+{
+	return NF_ACCEPT;
+}
+
+static const struct nf_hook_ops floor_ops[] = {
+	{
+		.hook = do_nothing,
+		.pf = NFPROTO_IPV4,
+		.hooknum = NF_INET_FORWARD,
+		.priority = NF_IP_PRI_FIRST,
+	},
+	{
+		.hook = do_nothing,
+		.pf = NFPROTO_IPV6,
+		.hooknum = NF_INET_FORWARD,
+		.priority = NF_IP_PRI_FIRST,
+	},
+};
+
+static bool floor;
+
+static int floor_set(const char *value, const struct kernel_param *kp)
+{
+	bool want;
+	int err;
+
+	err = kstrtobool(value, &want);
+	if (err || want == floor)
+		return err;
+	if (want)
+		err = nf_register_net_hooks(&init_net, floor_ops, ARRAY_SIZE(floor_ops));
+	else
+		nf_unregister_net_hooks(&init_net, floor_ops, ARRAY_SIZE(floor_ops));
+	if (!err)
+		floor = want;
+	return err;
+}
+
+static const struct kernel_param_ops floor_param = {
+	.set = floor_set,
+	.get = param_get_bool,
+};
+
+module_param_cb(floor, &floor_param, &floor, 0644);
+MODULE_PARM_DESC(floor, "register hooks that do nothing; not while loading");
+
+static int __init inject_init(void)
+{
+	return proc_create("bwinject", 0600, NULL, &inject_ops) ? 0 : -ENOMEM;
+}
+
+static void __exit inject_exit(void)
+{
+	if (floor)
+		nf_unregister_net_hooks(&init_net, floor_ops, ARRAY_SIZE(floor_ops));
+	remove_proc_entry("bwinject", NULL);
+}
+
+module_init(inject_init);
+module_exit(inject_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Instructions per packet, for bridgewarden's benchmark");

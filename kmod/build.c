@@ -11,6 +11,7 @@
 #include "ruleset.c"
 #include "packet.c"
 #include "hook.c"
+#include "chain.c"
 #include "netns.c"
 #include "tag.c"
 #include "verdict.c"
@@ -21,3 +22,4 @@
 #include "txn.c"
 #include "netlink.c"
 #include "explain.c"
+#include "trace.c"

@@ -49,8 +49,9 @@ struct bw_trace {
 	unsigned long window;	/* jiffies: when the current second began */
 	atomic_t in_window;
 	atomic64_t withheld;
-	/* Packets that were asked for: they stay so behind a NAT. */
-	u32 claim[1 << BW_TRACE_CLAIM_BITS];
+	/* Packets that were asked for, and their connections: so they stay. */
+	u32 packet[1 << BW_TRACE_CLAIM_BITS];
+	u32 flow[1 << BW_TRACE_CLAIM_BITS];
 	u32 n_term;
 	struct bw_nl_term term[];
 };
@@ -259,6 +260,50 @@ struct bw_trace_ends {
 	u16 to_port;
 };
 
+/* A packet as the terms look at it: its own two ends, and its connection's. */
+struct bw_trace_view {
+	const struct bw_crossing *c;
+	bool host;		/* in the initial namespace */
+	u8 n;
+	struct bw_trace_ends ends[1 + IP_CT_DIR_MAX];
+};
+
+static bool bw_trace_has_ports(u8 proto)
+{
+	return proto != IPPROTO_ICMP && proto != IPPROTO_ICMPV6;
+}
+
+static void bw_trace_view_tuple(struct bw_trace_ends *e,
+				const struct nf_conntrack_tuple *tuple)
+{
+	bool ports = bw_trace_has_ports(tuple->dst.protonum);
+
+	e->from = (const u8 *)&tuple->src.u3;
+	e->to = (const u8 *)&tuple->dst.u3;
+	e->from_port = ports ? ntohs(tuple->src.u.all) : 0;
+	e->to_port = ports ? ntohs(tuple->dst.u.all) : 0;
+}
+
+static void bw_trace_look(struct bw_trace_view *v, const struct bw_crossing *c,
+			  const struct nf_conn *ct, bool host)
+{
+	unsigned int skip = c->pf == NFPROTO_IPV4 ? 12 : 0;
+	bool ports = bw_trace_has_ports(c->proto);
+	int i;
+
+	v->c = c;
+	v->host = host;
+	v->n = 1;
+	v->ends[0].from = c->saddr + skip;
+	v->ends[0].to = c->daddr + skip;
+	v->ends[0].from_port = ports ? c->sport : 0;
+	v->ends[0].to_port = ports ? c->dport : 0;
+	if (!ct)
+		return;
+	for (i = 0; i < IP_CT_DIR_MAX; i++)
+		bw_trace_view_tuple(&v->ends[v->n++], &ct->tuplehash[i].tuple);
+}
+
 static bool bw_trace_within(const u8 *addr, const u8 *prefix, u8 len)
 {
 	u8 bytes = len / 8, rest = len % 8;
@@ -279,71 +324,85 @@ static bool bw_term_meets_ends(const struct bw_nl_term *t,
 		bw_trace_within(e->from, t->other, t->other_len));
 }
 
-static bool bw_term_meets_tuple(const struct bw_nl_term *t,
-				const struct nf_conn *ct, int direction)
+static bool bw_term_meets_place(const struct bw_nl_term *t,
+				const struct bw_trace_view *v)
 {
-	const struct nf_conntrack_tuple *tuple = &ct->tuplehash[direction].tuple;
-	bool ports = tuple->dst.protonum != IPPROTO_ICMP &&
-		     tuple->dst.protonum != IPPROTO_ICMPV6;
-	const struct bw_trace_ends e = {
-		.from = (const u8 *)&tuple->src.u3,
-		.to = (const u8 *)&tuple->dst.u3,
-		.from_port = ports ? ntohs(tuple->src.u.all) : 0,
-		.to_port = ports ? ntohs(tuple->dst.u.all) : 0,
-	};
+	const struct bw_crossing *c = v->c;
 
-	return bw_term_meets_ends(t, &e);
-}
-
-static bool bw_term_meets_place(const struct bw_nl_term *t, bool host,
-				const struct bw_crossing *c)
-{
 	if (t->netns && t->netns != c->netns)
 		return false;
 	if (!t->link)
 		return true;
-	return host && (t->link == c->in.ifindex || t->link == c->out.ifindex ||
-			t->link == c->dev.ifindex || t->link == c->physin ||
-			t->link == c->physout);
+	return v->host && (t->link == c->in.ifindex || t->link == c->out.ifindex ||
+			   t->link == c->dev.ifindex || t->link == c->physin ||
+			   t->link == c->physout);
 }
 
-static bool bw_term_meets(const struct bw_nl_term *t, bool host,
-			  const struct nf_conn *ct, const struct bw_crossing *c)
+static bool bw_term_meets(const struct bw_nl_term *t,
+			  const struct bw_trace_view *v)
 {
-	unsigned int skip = c->pf == NFPROTO_IPV4 ? 12 : 0;
-	bool ports = c->proto != IPPROTO_ICMP && c->proto != IPPROTO_ICMPV6;
-	const struct bw_trace_ends own = {
-		.from = c->saddr + skip,
-		.to = c->daddr + skip,
-		.from_port = ports ? c->sport : 0,
-		.to_port = ports ? c->dport : 0,
-	};
+	u8 i;
 
-	if (t->family && t->family != (c->pf == NFPROTO_IPV4 ? AF_INET : AF_INET6))
+	if (t->family && t->family != (v->c->pf == NFPROTO_IPV4 ? AF_INET : AF_INET6))
 		return false;
-	if ((t->proto && t->proto != c->proto) || !bw_term_meets_place(t, host, c))
+	if ((t->proto && t->proto != v->c->proto) || !bw_term_meets_place(t, v))
 		return false;
-	return bw_term_meets_ends(t, &own) ||
-	       (ct && (bw_term_meets_tuple(t, ct, IP_CT_DIR_ORIGINAL) ||
-		       bw_term_meets_tuple(t, ct, IP_CT_DIR_REPLY)));
+	for (i = 0; i < v->n; i++)
+		if (bw_term_meets_ends(t, &v->ends[i]))
+			return true;
+	return false;
 }
 
-static bool bw_trace_asks(struct bw_trace *t, bool host,
-			  const struct nf_conn *ct, const struct bw_crossing *c)
+/* The same for both directions; never 0. */
+static u32 bw_trace_flow(const struct bw_crossing *c,
+			 const struct bw_trace_ends *e)
 {
-	u32 *claim = &t->claim[hash_ptr(c->skb, BW_TRACE_CLAIM_BITS)], i;
+	u32 len = c->pf == NFPROTO_IPV4 ? 4 : 16;
+
+	return jhash_1word(c->proto, jhash(e->from, len, e->from_port) +
+				     jhash(e->to, len, e->to_port)) ? : 1;
+}
+
+static u32 *bw_trace_flow_slot(struct bw_trace *t, u32 flow)
+{
+	return &t->flow[flow >> (32 - BW_TRACE_CLAIM_BITS)];
+}
+
+/*
+ * Where nobody knows of a NAT, only having been seen before it tells that a
+ * packet is asked for, and only its connection that the answer is.
+ */
+static void bw_trace_claim(struct bw_trace *t, const struct bw_trace_view *v,
+			   u32 *packet)
+{
+	u32 flow;
+	u8 i;
+
+	if (READ_ONCE(*packet) != v->c->print)
+		WRITE_ONCE(*packet, v->c->print);
+	for (i = 0; i < v->n; i++) {
+		flow = bw_trace_flow(v->c, &v->ends[i]);
+		if (READ_ONCE(*bw_trace_flow_slot(t, flow)) != flow)
+			WRITE_ONCE(*bw_trace_flow_slot(t, flow), flow);
+	}
+}
+
+static bool bw_trace_asks(struct bw_trace *t, const struct bw_trace_view *v)
+{
+	u32 *packet = &t->packet[hash_ptr(v->c->skb, BW_TRACE_CLAIM_BITS)];
+	u32 flow, i;
+	bool asks;
 
 	if (!t->n_term)
 		return true;
-	if (READ_ONCE(*claim) == c->print)
-		return true;
-	for (i = 0; i < t->n_term; i++) {
-		if (!bw_term_meets(&t->term[i], host, ct, c))
-			continue;
-		WRITE_ONCE(*claim, c->print);
-		return true;
-	}
-	return false;
+	flow = bw_trace_flow(v->c, &v->ends[0]);
+	asks = READ_ONCE(*packet) == v->c->print ||
+	       READ_ONCE(*bw_trace_flow_slot(t, flow)) == flow;
+	for (i = 0; i < t->n_term && !asks; i++)
+		asks = bw_term_meets(&t->term[i], v);
+	if (asks)
+		bw_trace_claim(t, v, packet);
+	return asks;
 }
 
 /* Counts; false: not now, or not any more. */
@@ -385,8 +444,8 @@ static bool bw_trace_is_second_round(const struct sk_buff *skb,
 static unsigned int bw_trace_hook(void *last, struct sk_buff *skb,
 				  const struct nf_hook_state *hs)
 {
-	bool host = net_eq(hs->net, &init_net);
 	const struct nf_conn *ct;
+	struct bw_trace_view v;
 	struct bw_crossing c;
 	struct bw_trace *t;
 	int i;
@@ -395,9 +454,10 @@ static unsigned int bw_trace_hook(void *last, struct sk_buff *skb,
 		return NF_ACCEPT;
 	ct = bw_trace_packet(skb, hs, &c);
 	c.last = !!last;
+	bw_trace_look(&v, &c, ct, net_eq(hs->net, &init_net));
 	for (i = 0; i < BW_MAX_TRACES; i++) {
 		t = rcu_dereference(bw_traces[i]);
-		if (!t || !bw_trace_asks(t, host, ct, &c) || !bw_trace_may_write(t))
+		if (!t || !bw_trace_asks(t, &v) || !bw_trace_may_write(t))
 			continue;
 		c.trace = t->id;
 		trace_bw_crossing(&c);
@@ -410,7 +470,6 @@ void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
 		     const struct nf_hook_state *hs,
 		     const struct bw_decision *d)
 {
-	bool host = net_eq(hs->net, &init_net), none = true;
 	struct bw_judgement j = {
 		.skb = skb,
 		.pf = hs->pf,
@@ -423,18 +482,21 @@ void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
 		.rule = bw_verdict_by(st, d),
 	};
 	const struct nf_conn *ct;
+	struct bw_trace_view v;
 	struct bw_crossing c;
 	struct bw_trace *t;
+	bool none = true;
 	int i;
 
 	ct = bw_trace_packet(skb, hs, &c);
+	bw_trace_look(&v, &c, ct, net_eq(hs->net, &init_net));
 	j.print = c.print;
 	for (i = 0; i < BW_MAX_TRACES; i++) {
 		t = rcu_dereference(bw_traces[i]);
 		if (!t)
 			continue;
 		none = false;
-		if (!bw_trace_asks(t, host, ct, &c) || !bw_trace_may_write(t))
+		if (!bw_trace_asks(t, &v) || !bw_trace_may_write(t))
 			continue;
 		j.trace = t->id;
 		trace_bw_verdict(&j);

@@ -321,8 +321,8 @@ struct bw_nl_pair {
 
 /*
  * What a trace shows: packets for which all that is set in one of its terms
- * holds, either by their own header or by one of their connection's, and from
- * then on wherever they go.
+ * holds, either by their own header or by one of their connection's two, and
+ * from then on they and their connection wherever they go.
  */
 struct bw_nl_term {
 	__u8 family;	/* AF_INET or AF_INET6; 0: either, and no address is asked for */

@@ -1,0 +1,677 @@
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs a trace: what to trace in the kernel's words, the tracefs instance, names for what it says.
+
+The kernel bounds a trace and ends it when the socket closes; this keeps the
+tracefs instance, which nobody ends for us, as short-lived as can be: one a
+trace, removed at the end, and those of processes that died at the next start.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import select
+import socket
+import time
+import typing as t
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    KernelError,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    MAX_TERMS,
+    MAX_TRACE_SECONDS,
+    HookRow,
+    Kernel,
+    Term,
+    TraceReport,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._paths import (
+    Json,
+    Places,
+    Threader,
+    parse,
+    record,
+)
+
+#: Of the records: grows by fields, changes its number where one changes its meaning.
+SCHEMA = 1
+TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+PREFIX = "bridgewarden-"
+BUFFER_KB = 4096  # of each CPU
+#: Drops of packets that are none of the trace's, in a second, above which they are not asked for any more.
+DROPS_A_SECOND = 3000
+NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+#: Seconds in which a container that has just started gets its name.
+PATIENCE = 2.0
+
+
+class Options(t.NamedTuple):
+    protocol: str = ""
+    source: str = ""
+    target: str = ""
+    port: int = 0
+    container: str = ""
+    namespace: str = ""
+    guard: str = ""
+    dropped: bool = False
+    packets: int = 0  # 0: as many as come
+    seconds: int = 60
+    events: int = 100000
+    rate: int = 5000
+    docker_socket: str = "unix:///var/run/docker.sock"
+
+
+# What to trace.
+
+
+def terms(options: Options, facts: t.Optional[Json]) -> t.List[Term]:
+    """The options in the kernel's terms; whoever knows a container by one name gets it by all it has."""
+    base: Json = {
+        "proto": _protocol(options.protocol),
+        "port": options.port,
+        "one": _cidr(options.source, "from"),
+        "other": _cidr(options.target, "to"),
+    }
+    if base["one"] and base["other"] and (":" in str(base["one"])) != (":" in str(base["other"])):
+        raise BridgewardenError(
+            f"{options.source} and {options.target} are of different families",
+            "from, to",
+            "give two of one family",
+        )
+    containers = _containers(facts)
+    if options.container:
+        found = _of_container(options, base, _named(containers, options.container))
+    elif options.guard:
+        found = _of_guard(options, base, facts)
+    elif options.namespace:
+        found = [Term(**dict(base, netns=_namespace(options.namespace, containers)))]
+    else:
+        found = [Term(**base)] if any(base.values()) else []
+    found += [term for term in _as_published(options, base, containers) if found and term not in found]
+    if len(found) > MAX_TERMS:
+        raise BridgewardenError(
+            "the filter names %d places, the kernel takes %d" % (len(found), MAX_TERMS),
+            "trace",
+            "give a container, an address or a port",
+        )
+    return found
+
+
+def _protocol(word: str) -> int:
+    if not word:
+        return 0
+    number = NUMBERS.get(word.lower(), int(word) if word.isdigit() else -1)
+    if not 0 < number < 256:
+        raise BridgewardenError(
+            f'no protocol is called "{word}"',
+            "proto",
+            f"give a number or one of {', '.join(sorted(NUMBERS))}",
+        )
+    return number
+
+
+def _cidr(text: str, place: str) -> str:
+    import ipaddress
+
+    if not text:
+        return ""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise BridgewardenError(
+            f'"{text}" is no address', place, "give an address or a CIDR, or a container by its own option"
+        )
+
+
+def _containers(facts: t.Optional[Json]) -> t.List[Json]:
+    return list((facts or {}).get("containers", ()))
+
+
+def _named(containers: t.Sequence[Json], name: str) -> Json:
+    for container in containers:
+        if container["Name"] == name or (len(name) >= 12 and container["Id"].startswith(name)):
+            return container
+    raise BridgewardenError(
+        f'no container is called "{name}"',
+        "container",
+        f"there are: {', '.join(sorted(c['Name'] for c in containers)) or 'none'}",
+    )
+
+
+def _addresses(container: Json) -> t.List[str]:
+    return [
+        network[key]
+        for network in container["Networks"].values()
+        for key in ("IPAddress", "GlobalIPv6Address")
+        if network[key]
+    ]
+
+
+def _of_container(options: Options, base: Json, container: Json) -> t.List[Term]:
+    if not container["Pid"]:
+        raise BridgewardenError(
+            f'the container "{container["Name"]}" does not run',
+            "container",
+            "start it first, or trace by address",
+        )
+    found = []
+    if container["NetworkMode"] != "host":
+        found.append(Term(**dict(base, netns=inode_of(container["Pid"]))))
+    for address in _addresses(container):
+        own = dict(base)
+        if not base["one"]:
+            own["one"] = address
+        elif not base["other"]:
+            own["other"] = address
+        if not own["one"] or not own["other"] or (":" in own["one"]) == (":" in own["other"]):
+            found.append(Term(**own))
+    return found
+
+
+def _of_guard(options: Options, base: Json, facts: t.Optional[Json]) -> t.List[Term]:
+    try:
+        index = socket.if_nametoindex(options.guard)
+    except OSError:
+        raise BridgewardenError(
+            f'no link is called "{options.guard}"', "guard", "see 'bridgewarden status' for guarded links"
+        )
+    found = [Term(**dict(base, link=index))]
+    for network in (facts or {}).get("networks", ()):
+        # Without the bridge's netfilter nothing is seen on the link itself.
+        if options.guard in (network["Bridge"], network["Parent"]) and not base["one"]:
+            found += [Term(**dict(base, one=subnet)) for subnet in network["Subnets"]]
+    return found
+
+
+def _as_published(options: Options, base: Json, containers: t.Sequence[Json]) -> t.Iterator[Term]:
+    """What is on its way to a container still has the host's address and port ahead of the DNAT."""
+    import ipaddress
+
+    for container in containers:
+        if options.container and options.container != container["Name"]:
+            continue
+        if options.target:
+            network = ipaddress.ip_network(base["other"])
+            if not any(ipaddress.ip_address(a) in network for a in _addresses(container)):
+                continue
+        elif not options.container and not options.port:
+            continue
+        for binding in container["Ports"]:
+            number = NUMBERS.get(binding["Protocol"], 0)
+            if options.port in (0, binding["ContainerPort"]) and base["proto"] in (0, number):
+                yield Term(proto=number, port=binding["HostPort"], one=base["one"])
+
+
+def inode_of(pid: int) -> int:
+    try:
+        return os.stat("/proc/%d/ns/net" % pid).st_ino
+    except OSError:
+        return 0
+
+
+def _namespace(name: str, containers: t.Sequence[Json]) -> int:
+    if name == "host":
+        return inode_of(os.getpid())
+    if name.isdigit():
+        return int(name)
+    for container in containers:
+        if container["Name"] == name:
+            return inode_of(container["Pid"])
+    try:
+        return os.stat(os.path.join("/run/netns", name)).st_ino
+    except OSError:
+        raise BridgewardenError(
+            f'no network namespace is called "{name}"',
+            "namespace",
+            "give host, a container's name, a name from 'ip netns', or an inode number",
+        )
+
+
+# Names.
+
+
+class Namespaces:
+    """Inodes to names; asks again where it meets an unknown one, but not at every packet."""
+
+    def __init__(self, collect: t.Callable[[], t.Optional[Json]]) -> None:
+        self._collect = collect
+        self._asked = 0.0
+        self.names: t.Dict[int, str] = {}
+        self.pids: t.Dict[int, str] = {}
+        self.facts: t.Optional[Json] = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._asked = time.monotonic()
+        self.facts = self._collect()
+        with contextlib.suppress(OSError):
+            for name in os.listdir("/run/netns"):
+                path = os.path.join("/run/netns", name)
+                with contextlib.suppress(OSError):
+                    inode = os.stat(path).st_ino
+                    self.names.setdefault(inode, name)
+                    self.pids.setdefault(inode, path)
+        own: t.Dict[int, t.List[str]] = {}
+        for container in _containers(self.facts):
+            inode = inode_of(container["Pid"]) if container["Pid"] else 0
+            if inode:
+                own.setdefault(inode, []).append(container["Name"])
+                self.pids[inode] = "/proc/%d/ns/net" % container["Pid"]
+        self.names.update({inode: "+".join(sorted(names)) for inode, names in own.items()})
+        host = inode_of(os.getpid())
+        self.names[host] = "host"
+        self.pids[host] = "/proc/self/ns/net"
+
+    def meet(self, netns: int) -> None:
+        if netns not in self.names and time.monotonic() - self._asked > PATIENCE:
+            self.refresh()
+
+    def places(self, others: t.Mapping[int, t.Mapping[t.Tuple[str, str], t.Sequence[str]]]) -> Places:
+        return Places(self.names, proxies(self.facts), self.unseen, others)
+
+    def unseen(self, one: str, other: str, family: str) -> str:
+        """Why nothing that goes between the two containers passes the host's hooks."""
+        pair = [c for c in _containers(self.facts) if c["Name"] in (one, other)]
+        if len(pair) != 2:
+            return ""
+        for name, network in pair[0]["Networks"].items():
+            if name not in pair[1]["Networks"]:
+                continue
+            if network["Parent"]:
+                return f"a {network['Parent']} link carries it past the host"
+            if network["Link"]:
+                return setting_words(network["Link"], family)
+        return ""
+
+
+def proxies(facts: t.Optional[Json]) -> t.Dict[t.Tuple[str, int], t.Tuple[str, int]]:
+    """Published ports: what reaches the host's own socket there reached docker-proxy."""
+    if (facts or {}).get("docker", {}).get("userland_proxy") is False:
+        return {}
+    return {
+        (binding["Protocol"], binding["HostPort"]): (container["Name"], binding["ContainerPort"])
+        for container in _containers(facts)
+        if container["NetworkMode"] != "host"
+        for binding in container["Ports"]
+    }
+
+
+def setting_words(
+    bridge: str, family: str, proc: str = "/proc/sys/net/bridge", sys: str = "/sys/class/net"
+) -> str:
+    """What is off, in the kernel's own names; "" where the host's hooks are called."""
+    name = "iptables" if family == "IPv4" else "ip6tables"
+    overall = _read("%s/bridge-nf-call-%s" % (proc, name))
+    if overall is None:
+        return f"br_netfilter is not loaded, so that nothing within {bridge} passes the host's hooks"
+    own = _read("%s/%s/bridge/nf_call_%s" % (sys, bridge, name))
+    if overall == "0" and own in ("0", None):
+        return f"bridge-nf-call-{name} is 0 on {bridge}"
+    return ""
+
+
+def _read(path: str) -> t.Optional[str]:
+    try:
+        with open(path, encoding="ascii") as handle:
+            return handle.read().strip()
+    except OSError:
+        return None
+
+
+# The kernel's trace.
+
+
+def tracefs() -> str:
+    for path in TRACEFS:
+        if os.path.isdir(os.path.join(path, "instances")):
+            return path
+    raise BridgewardenError(
+        "tracefs is not mounted, or its instances are not allowed",
+        TRACEFS[0],
+        "mount it: mount -t tracefs tracefs /sys/kernel/tracing (as root; not in lockdown mode confidentiality)",
+    )
+
+
+class Instance:
+    """A tracefs instance of our own: nobody else's settings are touched, nobody else reads our events."""
+
+    def __init__(self, top: t.Optional[str] = None) -> None:
+        self._top = top or tracefs()
+        if not os.path.isdir(os.path.join(self._top, "events", "bridgewarden")):
+            raise BridgewardenError(
+                "the kernel module has no trace events here",
+                self._top + "/events/bridgewarden",
+                "load a module of this release; a kernel without CONFIG_EVENT_TRACING, or one that was forced "
+                "to load the module, cannot trace",
+            )
+        self.path = ""
+        self._pipe = -1
+        self._rest = b""
+
+    def open(self, trace: int, drops: bool = True) -> None:
+        self._sweep()
+        self.path = os.path.join(self._top, "instances", "%s%d-%d" % (PREFIX, os.getpid(), trace))
+        try:
+            os.mkdir(self.path, 0o700)
+        except OSError as error:
+            self.path = ""
+            raise KernelError(
+                f"no tracefs instance: {os.strerror(error.errno or 0)}",
+                self._top,
+                "free memory",
+                error.errno or 0,
+            )
+        self.put("trace_clock", "mono")
+        self.put("buffer_size_kb", str(BUFFER_KB))
+        self.put("events/bridgewarden/filter", "trace == %d" % trace)
+        self.put("events/bridgewarden/enable", "1")
+        if drops and os.path.isdir(os.path.join(self.path, "events/skb/kfree_skb")):
+            self.put("events/skb/kfree_skb/filter", "protocol == 0x0800 || protocol == 0x86dd")
+            self.put("events/skb/kfree_skb/enable", "1")
+        self._pipe = os.open(
+            os.path.join(self.path, "trace_pipe"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+
+    def put(self, name: str, text: str) -> None:
+        with open(os.path.join(self.path, name), "w", encoding="ascii") as handle:
+            handle.write(text)
+
+    def lines(self, seconds: float) -> t.Iterator[str]:
+        """What has come, waiting so long for the first of it."""
+        select.select([self._pipe], [], [], seconds)
+        while True:
+            try:
+                data = os.read(self._pipe, 1 << 16)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            whole = (self._rest + data).split(b"\n")
+            self._rest = whole.pop()
+            for line in whole:
+                yield line.decode("utf-8", "replace")
+
+    def lost(self) -> int:
+        """Events that the buffer had no room for."""
+        total = 0
+        for cpu in os.listdir(os.path.join(self.path, "per_cpu")):
+            text = _read(os.path.join(self.path, "per_cpu", cpu, "stats")) or ""
+            total += sum(int(n) for n in re.findall(r"^(?:overrun|dropped events): (\d+)$", text, re.M))
+        return total
+
+    def close(self) -> None:
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+        if self.path:
+            for name in ("events/bridgewarden/enable", "events/skb/kfree_skb/enable"):
+                with contextlib.suppress(OSError):
+                    self.put(name, "0")
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+            self.path = ""
+
+    def _sweep(self) -> None:
+        for name in os.listdir(os.path.join(self._top, "instances")):
+            owner = re.fullmatch(re.escape(PREFIX) + r"(\d+)-\d+", name)
+            if owner and not os.path.exists("/proc/%s" % owner.group(1)):
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.join(self._top, "instances", name))
+
+    def __enter__(self) -> Instance:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+# A whole trace.
+
+
+class Trace:
+    """`with Trace(options) as trace: for path in trace.paths(): ...`; then trace.summary()."""
+
+    def __init__(self, options: Options, kernel_factory: t.Callable[[], Kernel] = Kernel) -> None:
+        self._options = options
+        self._kernel = kernel_factory()
+        self._instance = Instance()
+        self._others: t.Dict[int, t.Dict[t.Tuple[str, str], t.List[str]]] = {}
+        self._count = 0
+        self._drops_off = False
+        self._origin = 0.0
+        self._lost = 0
+        self.hooks: t.Dict[str, t.List[Json]] = {}
+        self.namespaces = Namespaces(self._collect)
+        self.report: t.Optional[TraceReport] = None
+        self.ended = ""
+
+    def _collect(self) -> t.Optional[Json]:
+        from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
+
+        try:
+            return collect(self._options.docker_socket)
+        except BridgewardenError:
+            return None  # packets cross a host without Docker too
+
+    def __enter__(self) -> Trace:
+        options = self._options
+        if not 0 < options.seconds <= MAX_TRACE_SECONDS:
+            raise BridgewardenError(
+                "a trace cannot last %d seconds" % options.seconds,
+                "seconds",
+                "give 1 to %d" % MAX_TRACE_SECONDS,
+            )
+        wanted = terms(options, self.namespaces.facts)
+        self._kernel.open()
+        try:
+            self.report = self._kernel.trace_begin(wanted, options.seconds, options.events, options.rate)
+            self._origin = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+            self._instance.open(self.report.id)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._kernel.close()  # ends the trace in the kernel, whatever else fails
+        self._instance.close()
+
+    def paths(self) -> t.Iterator[Json]:
+        """Paths as they are complete, until the trace ends or as many packets have come as were asked for."""
+        threader = Threader()
+        asked = time.monotonic()
+        while True:
+            for line in self._instance.lines(0.2):
+                event = self._event(line, threader, asked)
+                if event is not None:
+                    yield from self._shown(threader.add(event))
+                    if self._enough():
+                        return
+            yield from self._shown(threader.idle(time.clock_gettime(time.CLOCK_MONOTONIC)))
+            if self._enough():
+                return
+            if time.monotonic() - asked > 0.5:
+                asked = time.monotonic()
+                self._check_drops(threader)
+                self.report = self._kernel.trace_get()
+                if self.report.state != "running":
+                    break
+        self.ended = "time" if self.report.state == "time" else "events"
+        for line in self._instance.lines(0.2):
+            event = self._event(line, threader, asked)
+            if event is not None:
+                yield from self._shown(threader.add(event))
+        yield from self._shown(threader.rest())
+
+    def _event(self, line: str, threader: Threader, asked: float) -> t.Optional[Json]:
+        event = parse(line)
+        if event is not None and "netns" in event:
+            self.namespaces.meet(event["netns"])
+            self._meet(event["netns"])
+        return event
+
+    def _check_drops(self, threader: Threader) -> None:
+        """Other packets' drops may be many: they must not crowd out what was asked for."""
+        if threader.unmatched_drops > DROPS_A_SECOND and not self._drops_off:
+            self._drops_off = True
+            self._instance.put("events/skb/kfree_skb/enable", "0")
+        threader.unmatched_drops = 0
+
+    def _meet(self, netns: int) -> None:
+        """Who stands at the hooks of a namespace, asked once."""
+        if netns in self._others:
+            return
+        table: t.Dict[t.Tuple[str, str], t.List[str]] = {}
+        self._others[netns] = table
+        rows = hooks_of(self._kernel, self.namespaces.pids.get(netns))
+        for row in rows:
+            if not row["own"] and row["family"] != "bridge":
+                table.setdefault((row["family"], row["hook"]), []).append(who_text(row))
+        self.hooks[self.namespaces.names.get(netns, "netns:%d" % netns)] = rows
+
+    def _shown(self, paths: t.Sequence[t.Any]) -> t.Iterator[Json]:
+        for path in paths:
+            if self._enough():
+                return
+            made = record(path, self._count + 1, self.namespaces.places(self._others), self._origin)
+            if self._options.dropped and made["outcome"] not in ("dropped", "rejected", "lost"):
+                continue
+            self._count += 1
+            yield made
+
+    def _enough(self) -> bool:
+        if self._options.packets and self._count >= self._options.packets:
+            self.ended = "packets"
+            return True
+        return False
+
+    def summary(self) -> Json:
+        """How it ended and what is not in the paths; before the trace is closed."""
+        with contextlib.suppress(BridgewardenError):
+            self.report = self._kernel.trace_get()
+        report = self.report
+        assert report is not None
+        if self._instance.path:
+            self._lost = self._instance.lost()
+        notes = []
+        if report.withheld:
+            notes.append(
+                "%d events were kept back by the rate of %d a second: paths have gaps; give a narrower filter"
+                % (report.withheld, self._options.rate)
+            )
+        if self._lost:
+            notes.append("%d events were lost because the buffer was full: paths have gaps" % self._lost)
+        if report.blind:
+            notes.append("%d namespaces could not be traced for want of memory" % report.blind)
+        if self._drops_off:
+            notes.append(
+                "the kernel's own drop reasons were switched off: too many other packets are dropped here"
+            )
+        if report.state == "events":
+            notes.append("ended after %d events, its bound" % report.reported)
+        if self.namespaces.facts is None:
+            notes.append("Docker does not answer: namespaces have numbers instead of names")
+        return {
+            "packets": self._count,
+            "events": report.reported,
+            "withheld": report.withheld,
+            "lost": self._lost,
+            "blind": report.blind,
+            "ended": self.ended or "stopped",
+            "notes": notes,
+        }
+
+
+def hooks_of(kernel: Kernel, path: t.Optional[str]) -> t.List[Json]:
+    """Who stands at each hook of the namespace at `path`, in order; nothing where that is gone."""
+    if path is None:
+        return []
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESRCH):
+            return []
+        raise
+    try:
+        rows = kernel.hooks(handle)
+    finally:
+        os.close(handle)
+    return [hook_record(row) for row in rows if row.function != "bw_trace_hook"]
+
+
+def hook_record(row: HookRow) -> Json:
+    return {
+        "family": row.family,
+        "hook": row.hook,
+        "priority": row.priority,
+        "function": row.function,
+        "module": row.module,
+        "own": row.own,
+    }
+
+
+def who_text(row: Json) -> str:
+    module = f" [{row['module']}]" if row["module"] else ""
+    return "%s%s at %d" % (row["function"], module, row["priority"])
+
+
+def namespace_path(name: str, docker_socket: str) -> str:
+    """The file of the namespace that is called so."""
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
+
+    if name == "host":
+        return "/proc/self/ns/net"
+    path = os.path.join("/run/netns", name)
+    if "/" not in name and os.path.exists(path):
+        return path
+    container = _named(_containers(collect(docker_socket)), name)
+    if not container["Pid"]:
+        raise BridgewardenError(f'the container "{name}" does not run', "namespace", "start it first")
+    return "/proc/%d/ns/net" % container["Pid"]
+
+
+def trace(options: Options, kernel_factory: t.Callable[[], Kernel] = Kernel) -> Json:
+    """A whole trace as one record: what the module returns and --record writes."""
+    with Trace(options, kernel_factory) as running:
+        paths = list(running.paths())
+        return {
+            "schema": SCHEMA,
+            "paths": paths,
+            "summary": running.summary(),
+            "hooks": running.hooks,
+        }
+
+
+def write_private(path: str, text: str) -> None:
+    """A trace tells who talks to whom: for its owner's eyes only, from the first byte on."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            os.fchmod(out.fileno(), 0o600)
+            out.write(text)
+    except OSError as error:
+        raise BridgewardenError(
+            f"cannot write: {error.strerror}", path, "give a path in a directory that exists"
+        )
+
+
+def read_record(path: str) -> Json:
+    try:
+        with open(path, encoding="utf-8") as handle:
+            record = json.load(handle)
+    except OSError as error:
+        raise BridgewardenError(f"cannot read: {error.strerror}", path, "give a file that --record wrote")
+    except ValueError as error:
+        raise BridgewardenError(f"is no record of a trace: {error}", path, "give a file that --record wrote")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise BridgewardenError("is no record of a trace of this release", path, "record it again")
+    return record

@@ -24,6 +24,7 @@ _FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PS
 CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host_ingress")
 _LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$")
 _WORD = re.compile(r"(\w+)[=:] ?(\S+)")
+_LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?")
 #: Where a packet may be in its visit to a namespace, by (hook, at the hook's end).
 _RANKS = {"PRE_ROUTING": 0, "LOCAL_OUT": 0, "LOCAL_IN": 2, "FORWARD": 2, "POST_ROUTING": 4}
 _NEXT = {
@@ -34,8 +35,8 @@ _NEXT = {
     "LOCAL_IN": ("FORWARD", "LOCAL_OUT", "POST_ROUTING"),
     "POST_ROUTING": (),
 }
-#: What the kernel calls the end of a packet that was read: no drop.
-_READ = ("NOT_SPECIFIED", "CONSUMED", "SKB_CONSUMED")
+#: What the kernel calls the end of a packet that has reached its socket, or tells nothing by: no drop.
+_READ = ("", "NOT_SPECIFIED", "SKB_CONSUMED", "QUEUE_PURGE")
 
 
 def parse(line: str) -> t.Optional[Json]:
@@ -50,14 +51,14 @@ def parse(line: str) -> t.Optional[Json]:
     words = dict(_WORD.findall(body))
     event: Json = {"event": found.group(2)[3:], "time": float(found.group(1))}
     if found.group(2) == "kfree_skb":
-        location = words.get("location", "")
+        location = _LOCATION.search(body)
         return {
             **event,
             "event": "drop",
             "skb": words.get("skbaddr", ""),
             "reason": words.get("reason", ""),
-            # Before 5.17 the kernel tells a number here that says nothing.
-            "location": "" if re.fullmatch(r"[0-9a-f]+", location) else location,
+            # Before 6.2 the kernel tells a hashed address here, which says nothing.
+            "location": "".join(location.groups("")) if location and "+" in location.group(0) else "",
         }
     event.update(
         trace=int(words["trace"]),
@@ -353,7 +354,7 @@ def _outcome(path: Path, places: Places) -> t.Tuple[str, str]:
     drop = next((step for step in path.steps if step["event"] == "drop"), None)
     if last["position"] == "first":
         return _stopped_within(last, drop, where, places)
-    if drop is not None and drop["reason"] not in ("", *_READ):
+    if drop is not None and drop["reason"] not in _READ:
         return _stopped_behind(last, drop, where, places)
     return _arrived(last, places)
 
@@ -376,8 +377,9 @@ def _stopped_within(last: Json, drop: t.Optional[Json], where: str, places: Plac
     among = ": " + ", ".join(others) if others else ""
     if drop is None:
         return "lost", f"lost at {where}: taken or held by somebody there{among}"
-    reason = f" ({drop['reason']})" if drop["reason"] else ""
-    return "dropped", f"dropped at {where} by another netfilter user{reason}{among}"
+    if drop["location"]:
+        return "dropped", f"dropped at {where} by {drop['location']}, another netfilter user"
+    return "dropped", f"dropped at {where} by another netfilter user{among}"
 
 
 def _stopped_behind(last: Json, drop: Json, where: str, places: Places) -> t.Tuple[str, str]:
@@ -386,6 +388,8 @@ def _stopped_behind(last: Json, drop: Json, where: str, places: Places) -> t.Tup
         return "dropped", f"dropped behind {where} by the kernel: {drop['reason']}"
     if drop["reason"] == "NO_SOCKET":
         return "refused", f"reached {name}, where no socket listens"
+    if drop["reason"].startswith("TCP_") and drop["reason"] != "TCP_CSUM":
+        return "delivered", f"delivered to {name}, whose socket had no use for it: {drop['reason']}"
     return "dropped", f"reached {name}, whose kernel dropped it: {drop['reason']}"
 
 

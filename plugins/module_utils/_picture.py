@@ -49,7 +49,8 @@ def stops(path: Json) -> t.List[Stop]:
         elif shown and step["event"] == "verdict":
             shown[-1].notes.append(_verdict_note(step))
         elif shown and step["event"] == "drop" and path["outcome"] in _BAD:
-            shown[-1].notes.append(("freed: %s" % (step["reason"] or "no reason told"), True))
+            words = ": ".join(word for word in (step["reason"], step["location"]) if word)
+            shown[-1].notes.append(("freed: " + words if words else "freed", True))
     return shown
 
 

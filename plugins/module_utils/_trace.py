@@ -207,8 +207,14 @@ def _as_published(options: Options, base: Json, containers: t.Sequence[Json]) ->
             continue
         for binding in container["Ports"]:
             number = NUMBERS.get(binding["Protocol"], 0)
-            if options.port in (0, binding["ContainerPort"]) and base["proto"] in (0, number):
+            if base["proto"] not in (0, number):
+                continue
+            if options.port in (0, binding["ContainerPort"]):
                 yield Term(proto=number, port=binding["HostPort"], one=base["one"])
+            if options.port == binding["HostPort"]:
+                # docker-proxy goes on from there in a connection of its own.
+                for address in _addresses(container):
+                    yield Term(proto=number, port=binding["ContainerPort"], one=address)
 
 
 def inode_of(pid: int) -> int:
@@ -291,6 +297,10 @@ class Namespaces:
             if network["Link"]:
                 return setting_words(network["Link"], family)
         return ""
+
+    # The container and its port behind a port of docker-proxy's.
+    def proxied(self, protocol: str, port: int) -> t.Optional[t.Tuple[str, int]]:
+        return proxies(self.facts).get((protocol, port))
 
 
 def proxies(facts: t.Optional[Json]) -> t.Dict[t.Tuple[str, int], t.Tuple[str, int]]:
@@ -447,6 +457,8 @@ class Trace:
         self._others: t.Dict[int, t.Dict[t.Tuple[str, str], t.List[str]]] = {}
         self._count = 0
         self._drops_off = False
+        self._carried: t.Dict[t.Tuple[str, int], Json] = {}
+        self._joined: t.Dict[int, int] = {}
         self._origin = 0.0
         self._lost = 0
         self.hooks: t.Dict[str, t.List[Json]] = {}
@@ -543,10 +555,27 @@ class Trace:
             if self._enough():
                 return
             made = record(path, self._count + 1, self.namespaces.places(self._others), self._origin)
+            self._join_proxied(made)
             if self._options.dropped and made["outcome"] not in ("dropped", "rejected", "lost"):
                 continue
             self._count += 1
             yield made
+
+    def _join_proxied(self, path: Json) -> None:
+        """What docker-proxy sends to a container goes on with what a client sent to docker-proxy."""
+        first, last = path["steps"][0], next(s for s in reversed(path["steps"]) if s["event"] == "crossing")
+        own = path["conversation"]
+        if path["outcome"] == "proxied":
+            target = self.namespaces.proxied(first["protocol"], last["to_port"])
+            if target:
+                self._carried.setdefault(target, path)
+        elif first["namespace"] == "host" and first["hook"] == "LOCAL_OUT":
+            client = self._carried.get((last["namespace"], last["to_port"]))
+            if client is not None and path["outcome"] == "delivered" and own not in self._joined:
+                self._joined[own] = client["conversation"]
+        if own in self._joined:
+            path["conversation"] = self._joined[own]
+            path["sentence"] += "; docker-proxy carries this connection for one that came to it"
 
     def _enough(self) -> bool:
         if self._options.packets and self._count >= self._options.packets:

@@ -117,7 +117,8 @@ def _fit(words: str, room: int) -> str:
 
 # The page.
 
-_LANE, _ROW, _BOX, _TOP, _LEFT = 300, 58, 200, 44, 24
+# A lane holds a hook between two devices with names as long as the kernel has them.
+_LANE, _ROW, _BOX, _TOP, _LEFT = 360, 58, 136, 44, 24
 _STYLE = """
 :root{--ink:#1c2430;--dim:#66707f;--paper:#fff;--lane:#f3f5f8;--line:#c9d1db;--there:#1769aa;--back:#7a4fb5;--bad:#c62828;
 --good:#2e7d32}
@@ -128,6 +129,7 @@ h1{font-size:1.4rem}h2{font-size:1.05rem;margin:2.2rem 0 .3rem}
 .note{color:var(--bad)}.dim{color:var(--dim)}.bad{color:var(--bad)}.good{color:var(--good)}
 figure{margin:0;overflow-x:auto}svg{display:block;font:13px system-ui,sans-serif}
 svg text{fill:var(--ink)}svg .dim{fill:var(--dim)}svg .bad{fill:var(--bad)}
+svg .said{paint-order:stroke;stroke:var(--lane);stroke-width:5px}
 table{border-collapse:collapse;font-size:.9rem}td,th{text-align:left;padding:.15rem .8rem .15rem 0;border-bottom:1px solid var(--line)}
 .own{font-weight:600}
 """
@@ -220,7 +222,7 @@ def _drawing(path: Json, way: str) -> str:
     )
     svg += boxes
     x, y = points[-1]
-    svg.append(_end_mark(x + _BOX // 2 - 2, y, bad))
+    svg.append(_end_mark(x + _BOX // 2 - 11, y, bad))
     svg.append("</svg>")
     return "".join(svg)
 
@@ -234,16 +236,14 @@ def _box(stop: Stop, x: int, y: int) -> t.List[str]:
     ]
     for device, at, anchor in ((stop.device_in, x - 4, "end"), (stop.device_out, x + _BOX + 4, "start")):
         if device:
-            short = _e(device if len(device) <= 8 else device[:7] + "\u2026")
             parts.append(
-                f'<text class="dim" font-size="11" x="{at}" y="{y + 17}" text-anchor="{anchor}">{short}'
-                f"<title>{_e(device)}</title></text>"
+                f'<text class="dim" font-size="11" x="{at}" y="{y + 17}" text-anchor="{anchor}">{_e(device)}</text>'
             )
     for i, (words, bad) in enumerate(stop.notes):
         kind = "bad" if bad else "dim"
-        short = words if len(words) <= 46 else words[:45] + "\u2026"
+        short = words if len(words) <= 52 else words[:51] + "\u2026"
         parts.append(
-            f'<text class="{kind}" font-size="11" x="{x + _BOX // 2 + 6}" y="{y + 39 + 15 * i}">{_e(short)}'
+            f'<text class="{kind} said" font-size="11" x="{x - (_LANE - _BOX) // 2 + 16}" y="{y + 39 + 15 * i}">{_e(short)}'
             f"<title>{_e(words)}</title></text>"
         )
     return parts

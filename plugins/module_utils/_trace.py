@@ -163,9 +163,8 @@ def _of_container(options: Options, base: Json, container: Json) -> t.List[Term]
             "container",
             "start it first, or trace by address",
         )
-    found = []
-    if container["NetworkMode"] != "host":
-        found.append(Term(**dict(base, netns=inode_of(container["Pid"]))))
+    # With the host's network that is the host's.
+    found = [Term(**dict(base, netns=inode_of(container["Pid"])))]
     for address in _addresses(container):
         own = dict(base)
         if not base["one"]:

@@ -163,9 +163,7 @@ def record(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
         **{name: params[name] for name in tracing.Options._fields if name in params},
     )
     found = tracing.trace(options)
-    found["words"] = [
-        "{detail} {from} -> {to}: {sentence}".format(**path) for path in found["paths"]
-    ]
+    found["words"] = ["{detail} {from} -> {to}: {sentence}".format(**path) for path in found["paths"]]
     if params["page"]:
         found["page"] = page(found, "bridgewarden trace on " + socket.gethostname())
     return found

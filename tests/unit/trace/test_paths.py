@@ -284,7 +284,7 @@ def test_a_namespace_nobody_knows_has_its_number() -> None:
 LINES = (
     ("  x-1 [000] ..s1.  1.5: kfree_skb: skbaddr=00ab protocol=2048 location=00000000d2d1c5f1", ("drop", "00ab", "", "")),
     ("  x-1 [000] ..s1.  1.5: kfree_skb: skbaddr=00ab protocol=2048 location=ffff reason: NO_SOCKET", ("drop", "00ab", "NO_SOCKET", "")),
-    ("  x-1 [000] ..s1.  1.5: kfree_skb: skbaddr=00ab rx_sk=0 protocol=2048 location=nft_do_chain+0x4/0x6 [nf_tables] reason: NETFILTER_DROP",
+    ("  x-1 [000] .....  1.5: kfree_skb: skbaddr=00ab rx_sk=0 protocol=8 location=nft_do_chain+0x4/0x6 [nf_tables] reason: NETFILTER_DROP",
      ("drop", "00ab", "NETFILTER_DROP", "nft_do_chain [nf_tables]")),
 )  # fmt: skip
 

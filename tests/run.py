@@ -66,6 +66,9 @@ STAGES = (
     molecule("engine-default", group=ON_DEMAND),
     molecule("engine-oldest", group=ON_DEMAND),
     molecule("engine-newest", group=ON_DEMAND),
+    molecule("paths-default", group=ON_DEMAND),
+    molecule("paths-oldest", group=ON_DEMAND),
+    molecule("paths-newest", group=ON_DEMAND),
 )
 
 

@@ -386,8 +386,8 @@ def cmd_trace(args: argparse.Namespace) -> Reply:
     )
     keep = bool(args.record or args.html)
     paths: t.List[Json] = []
-    with ending_on_signals(), tracing.Trace(options) as trace:
-        with contextlib.suppress(KeyboardInterrupt):
+    with tracing.Trace(options) as trace:
+        with on_signals(trace.stop):
             for path in trace.paths():
                 show_path(path, args.json)
                 if keep:
@@ -427,13 +427,10 @@ def write_page(target: t.Optional[str], record: Json) -> None:
 
 
 @contextlib.contextmanager
-def ending_on_signals() -> t.Iterator[None]:
-    """A session that dies takes its trace's buffers along, too: SIGTERM and SIGHUP end it as ^C does."""
-
-    def end(number: int, frame: t.Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+def on_signals(stop: t.Callable[[], None]) -> t.Iterator[None]:
+    """Of an operator, or of a session that dies: what there is by now is still told, and the buffers go."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda _number, _frame: stop()) for number in numbers}
     try:
         yield
     finally:

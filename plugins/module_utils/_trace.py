@@ -460,6 +460,7 @@ class Trace:
         self._joined: t.Dict[int, int] = {}
         self._origin = 0.0
         self._lost = 0
+        self._stopping = False
         self.hooks: t.Dict[str, t.List[Json]] = {}
         self.namespaces = Namespaces(self._collect)
         self.report: t.Optional[TraceReport] = None
@@ -496,13 +497,17 @@ class Trace:
         self._kernel.close()  # ends the trace in the kernel, whatever else fails
         self._instance.close()
 
+    def stop(self) -> None:
+        """What has come by now is the last: paths() ends with it. May be called from a signal's handler."""
+        self._stopping = True
+
     def paths(self) -> t.Iterator[Json]:
         """Paths as they are complete, until the trace ends or as many packets have come as were asked for."""
         threader = Threader()
         asked = time.monotonic()
-        while True:
+        while not self._stopping:
             for line in self._instance.lines(0.2):
-                event = self._event(line, threader, asked)
+                event = self._event(line)
                 if event is not None:
                     yield from self._shown(threader.add(event))
                     if self._enough():
@@ -515,15 +520,15 @@ class Trace:
                 self._check_drops(threader)
                 self.report = self._kernel.trace_get()
                 if self.report.state != "running":
+                    self.ended = self.report.state
                     break
-        self.ended = "time" if self.report.state == "time" else "events"
         for line in self._instance.lines(0.2):
-            event = self._event(line, threader, asked)
+            event = self._event(line)
             if event is not None:
                 yield from self._shown(threader.add(event))
         yield from self._shown(threader.rest())
 
-    def _event(self, line: str, threader: Threader, asked: float) -> t.Optional[Json]:
+    def _event(self, line: str) -> t.Optional[Json]:
         event = parse(line)
         if event is not None and "netns" in event:
             self.namespaces.meet(event["netns"])

@@ -373,6 +373,14 @@ def test_a_flood_of_others_drops_is_shut_off(fed: t.Type[Fed], monkeypatch: pyte
         assert any("switched off" in note for note in trace.summary()["notes"])
 
 
+def test_a_trace_that_is_stopped_tells_what_has_come(fed: t.Type[Fed]) -> None:
+    fed.fed = stamped("nftdrop")
+    with tracing.Trace(Options(), t.cast(t.Any, Kernel)) as trace:
+        trace.stop()
+        assert [path["outcome"] for path in trace.paths()] == ["dropped"]
+        assert trace.summary()["ended"] == "stopped"
+
+
 def test_whatever_happens_the_trace_is_closed(fed: t.Type[Fed]) -> None:
     kernels: t.List[Kernel] = []
 

@@ -42,19 +42,10 @@ u32 bw_trace_count(void);
 
 bool bw_trace_is_ours(nf_hookfn *fn);
 
+/* Tells of a verdict; for where trace_bw_verdict_enabled() says so. */
 void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
 		     const struct nf_hook_state *hs,
 		     const struct bw_decision *d);
-
-/* Off, it is one instruction that does nothing. */
-static __always_inline void bw_trace_verdict(const struct bw_state *st,
-					     const struct sk_buff *skb,
-					     const struct nf_hook_state *hs,
-					     const struct bw_decision *d)
-{
-	if (trace_bw_verdict_enabled())
-		bw_trace_judged(st, skb, hs, d);
-}
 
 int bw_trace_init(void);
 /* No packet is in a hook any more when it returns. */

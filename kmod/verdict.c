@@ -201,13 +201,34 @@ static noinline unsigned int bw_act(const struct bw_state *st,
 	return d->action == BW_ACTION_REJECT ? bw_reject(skb, hs) : NF_DROP;
 }
 
-unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
-			const struct nf_hook_state *hs,
-			const struct bw_decision *d)
+static __always_inline unsigned int
+bw_carry_out(const struct bw_state *st, struct sk_buff *skb,
+	     const struct nf_hook_state *hs, const struct bw_decision *d)
 {
-	bw_count(st->counters, d->index, skb->len);
-	bw_trace_verdict(st, skb, hs, d);
 	if (likely(d->action == BW_ACTION_ALLOW && !d->log))
 		return NF_ACCEPT;
 	return bw_act(st, skb, hs, d);
+}
+
+/* A way of its own, so that the usual one keeps nothing for after the event. */
+static noinline unsigned int bw_carry_out_traced(const struct bw_state *st,
+						 struct sk_buff *skb,
+						 const struct nf_hook_state *hs,
+						 const struct bw_decision *d)
+{
+	bw_trace_judged(st, skb, hs, d);
+	return bw_carry_out(st, skb, hs, d);
+}
+
+/* Into the hooks: see build.c. A branch for traces must not cost a call. */
+__always_inline unsigned int bw_verdict(const struct bw_state *st,
+					struct sk_buff *skb,
+					const struct nf_hook_state *hs,
+					const struct bw_decision *d)
+{
+	bw_count(st->counters, d->index, skb->len);
+	/* Off, one instruction that does nothing. */
+	if (trace_bw_verdict_enabled())
+		return bw_carry_out_traced(st, skb, hs, d);
+	return bw_carry_out(st, skb, hs, d);
 }

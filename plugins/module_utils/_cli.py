@@ -143,6 +143,8 @@ def cmd_status(args: argparse.Namespace) -> Reply:
         rows.append(
             ("inside", "%d namespaces, parents: %s" % (info.namespaces, ", ".join(info.parents) or "none"))
         )
+    if info.traces:
+        rows.append(("traces", "%d run" % info.traces))
     if info.sealed:
         rows.append(("sealed", good("nothing changes until reboot")))
     if info.confirm_remaining:
@@ -164,6 +166,7 @@ def info_record(info: Info) -> Json:
         "guards": list(info.guards),
         "parents": list(info.parents),
         "namespaces": info.namespaces,
+        "traces": info.traces,
         "guard_links": [link_name(index) for index in info.guard_links],
         "counts": info.counts,
         "hooks_in_place": info.hooks_in_place,

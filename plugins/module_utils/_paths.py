@@ -57,7 +57,7 @@ def parse(line: str) -> t.Optional[Json]:
             "event": "drop",
             "skb": words.get("skbaddr", ""),
             "reason": words.get("reason", ""),
-            # Before 6.2 the kernel tells a hashed address here, which says nothing.
+            # Some kernels (5.10) tell a hashed address here, which says nothing.
             "location": "".join(location.groups("")) if location and "+" in location.group(0) else "",
         }
     event.update(

@@ -180,7 +180,6 @@ class Tracer:
 
 @pytest.fixture(scope="session")
 def trace(bench: Any) -> Iterator[Tracer]:
-    bench.sh(command="sysctl -qw net.ipv4.ip_local_port_range='32768 60999'")
     tracer = Tracer(bench)
     yield tracer
     target = PROJECT / "build" / "paths" / f"{tracer.kernel}.json"

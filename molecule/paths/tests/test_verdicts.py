@@ -30,7 +30,7 @@ def open_again(bench: Any) -> Iterator[None]:
     [
         ("forward", "FORWARD of host"),
         ("postrouting", "POST_ROUTING of host"),
-        ("container", "LOCAL_IN of alpha"),
+        ("container", "FORWARD of host"),
     ],
 )
 def test_dropped_by_a_rule(trace: Any, bench: Any, placement: str, where: str) -> None:

@@ -38,6 +38,9 @@ _NEXT = {
 #: What the kernel calls the end of a packet that has reached its socket, or tells nothing by: no drop.
 _READ = ("", "NOT_SPECIFIED", "SKB_CONSUMED", "QUEUE_PURGE")
 
+#: Outcomes that say only where a packet was seen last.
+ENDINGS = ("lost", "sent", "queued")
+
 
 def parse(line: str) -> t.Optional[Json]:
     """One line of a trace; None for what is no event of ours."""
@@ -274,10 +277,19 @@ class Places(t.NamedTuple):
         return self.names.get(netns, "netns:%d" % netns)
 
 
-def record(path: Path, number: int, places: Places, origin: float = 0.0) -> Json:
-    """The path as data: what --json prints and a module returns. `origin` is added to the trace's clock."""
+def record(path: Path, number: int, places: Places, origin: float = 0.0, cut: bool = False) -> Json:
+    """The path as data: what --json prints and a module returns.
+
+    `origin` is added to the trace's clock; `cut` says that the trace ended while the packet may have been under way.
+    """
     crossings = path.crossings
     outcome, sentence = _outcome(path, places)
+    if cut and outcome in ENDINGS:
+        last = crossings[-1]
+        outcome = "unfinished"
+        sentence = (
+            f"on its way when the trace ended: last seen at {last['hook']} of {places.name(last['netns'])}"
+        )
     aside = _unseen(crossings, places)
     if aside:
         sentence = f"{sentence}; {aside}"

@@ -35,6 +35,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     TraceReport,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._paths import (
+    ENDINGS,
     Json,
     Places,
     Threader,
@@ -47,6 +48,8 @@ SCHEMA = 1
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 PREFIX = "bridgewarden-"
 BUFFER_KB = 4096  # of each CPU
+#: Of the pipe, before anything else gets its turn: more may come than can be read.
+READS = 256
 #: Drops of packets that are none of the trace's, in a second, above which they are not asked for any more.
 DROPS_A_SECOND = 3000
 NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
@@ -365,6 +368,7 @@ class Instance:
         self.path = ""
         self._pipe = -1
         self._rest = b""
+        self.drained = True
 
     def open(self, trace: int, drops: bool = True) -> None:
         self._sweep()
@@ -395,14 +399,16 @@ class Instance:
             handle.write(text)
 
     def lines(self, seconds: float) -> t.Iterator[str]:
-        """What has come, waiting so long for the first of it."""
+        """What has come, waiting so long for the first of it; `drained` is whether that was all."""
         select.select([self._pipe], [], [], seconds)
-        while True:
+        self.drained = False
+        for _turn in range(READS):
             try:
                 data = os.read(self._pipe, 1 << 16)
             except BlockingIOError:
-                return
+                data = b""
             if not data:
+                self.drained = True
                 return
             whole = (self._rest + data).split(b"\n")
             self._rest = whole.pop()
@@ -461,6 +467,7 @@ class Trace:
         self._origin = 0.0
         self._lost = 0
         self._stopping = False
+        self._newest = 0.0
         self.hooks: t.Dict[str, t.List[Json]] = {}
         self.namespaces = Namespaces(self._collect)
         self.report: t.Optional[TraceReport] = None
@@ -506,13 +513,10 @@ class Trace:
         threader = Threader()
         asked = time.monotonic()
         while not self._stopping:
-            for line in self._instance.lines(0.2):
-                event = self._event(line)
-                if event is not None:
-                    yield from self._shown(threader.add(event))
-                    if self._enough():
-                        return
-            yield from self._shown(threader.idle(time.clock_gettime(time.CLOCK_MONOTONIC)))
+            yield from self._read(threader, 0.2)
+            # Behind in reading, silence of a path means nothing yet.
+            now = time.clock_gettime(time.CLOCK_MONOTONIC) if self._instance.drained else self._newest
+            yield from self._shown(threader.idle(now))
             if self._enough():
                 return
             if time.monotonic() - asked > 0.5:
@@ -522,11 +526,24 @@ class Trace:
                 if self.report.state != "running":
                     self.ended = self.report.state
                     break
-        for line in self._instance.lines(0.2):
+        end = time.clock_gettime(time.CLOCK_MONOTONIC)
+        for _turn in range(BUFFER_KB):  # what the buffer can hold, and not what goes on coming
+            yield from self._read(threader, 0.05)
+            if self._instance.drained or self._enough():
+                break
+        if self.ended == "events":
+            end = self._newest
+        yield from self._shown(threader.rest(), end)
+
+    def _read(self, threader: Threader, seconds: float) -> t.Iterator[Json]:
+        for line in self._instance.lines(seconds):
             event = self._event(line)
-            if event is not None:
-                yield from self._shown(threader.add(event))
-        yield from self._shown(threader.rest())
+            if event is None:
+                continue
+            self._newest = max(self._newest, event["time"])
+            yield from self._shown(threader.add(event))
+            if self._enough():
+                return
 
     def _event(self, line: str) -> t.Optional[Json]:
         event = parse(line)
@@ -554,16 +571,32 @@ class Trace:
                 table.setdefault((row["family"], row["hook"]), []).append(who_text(row))
         self.hooks[self.namespaces.names.get(netns, "netns:%d" % netns)] = rows
 
-    def _shown(self, paths: t.Sequence[t.Any]) -> t.Iterator[Json]:
+    def _shown(self, paths: t.Sequence[t.Any], end: t.Optional[float] = None) -> t.Iterator[Json]:
+        """`end` is when the trace ended, for what was under way then."""
         for path in paths:
             if self._enough():
                 return
-            made = record(path, self._count + 1, self.namespaces.places(self._others), self._origin)
+            made = self._record(path, end)
             self._join_proxied(made)
             if self._options.dropped and made["outcome"] not in ("dropped", "rejected", "lost"):
                 continue
             self._count += 1
             yield made
+
+    def _record(self, path: t.Any, end: t.Optional[float]) -> Json:
+        cut = end is not None and end - path.seen < Threader.IDLE
+        places = self.namespaces.places(self._others)
+        made = record(path, self._count + 1, places, self._origin, cut)
+        if made["outcome"] in ENDINGS and not cut:
+            # Whose end was not seen may owe that to the trace.
+            with contextlib.suppress(BridgewardenError):
+                self.report = self._kernel.trace_get()
+            assert self.report is not None
+            if self.report.state == "events" and self._newest - path.seen < Threader.IDLE:
+                return record(path, self._count + 1, places, self._origin, True)
+            if self.report.withheld or self._instance.lost():
+                made["sentence"] += "; or events are missing, see the summary"
+        return made
 
     def _join_proxied(self, path: Json) -> None:
         """What docker-proxy sends to a container goes on with what a client sent to docker-proxy."""

@@ -118,7 +118,8 @@ paths:
       description: What became of the packet.
       type: str
     outcome:
-      description: V(delivered), V(proxied), V(sent), V(dropped), V(rejected), V(refused), V(queued) or V(lost).
+      description: V(delivered), V(proxied), V(sent), V(dropped), V(rejected), V(refused), V(queued),
+          V(lost) or V(unfinished).
       type: str
     namespaces:
       description: The namespaces it came through.

@@ -269,6 +269,16 @@ def test_a_link_to_nowhere() -> None:
     assert sentences(*events) == ["left host through up0, and was not seen in another namespace"]
 
 
+def test_what_was_under_way_is_not_called_lost() -> None:
+    path = Path(TO_FORWARD[0])
+    for event in TO_FORWARD[1:]:
+        path.add(event)
+    made = record(path, 1, Places(NAMES), cut=True)
+    assert made["sentence"] == "on its way when the trace ended: last seen at FORWARD of host"
+    path.add(verdict(1.2, "deny", "no one"))
+    assert record(path, 1, Places(NAMES), cut=True)["outcome"] == "dropped"
+
+
 def test_drops_of_strangers_are_counted_not_joined() -> None:
     threader = Threader()
     for event in [*TO_FORWARD, drop(1.2, skb="other")]:

@@ -281,6 +281,7 @@ class Fed(tracing.Instance):
 
     fed: t.List[str] = []
     full = 0
+    drained = True
 
     def __init__(self) -> None:
         self.path, self.closed = "x", False
@@ -360,6 +361,30 @@ def test_what_is_missing_is_said(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPat
         "Docker",
     ):
         assert words in notes
+
+
+def test_a_gap_is_no_loss_that_is_somebodys(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
+    fed.fed = [line for line in stamped("nftdrop") if "kfree_skb" not in line]
+    monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 3, 0))
+    (path,) = run(Options())["paths"]
+    assert path["outcome"] == "lost" and path["sentence"].endswith("; or events are missing, see the summary")
+
+
+def test_a_bound_on_events_cuts(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
+    fed.fed = stamped("nftdrop")[:5]
+    monkeypatch.setattr(Kernel, "report", TraceReport(1, "events", 0, 5, 0, 0))
+    assert [path["outcome"] for path in run(Options())["paths"]] == ["unfinished"]
+
+
+def test_more_than_can_be_read_does_not_stop_the_rest(top: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = Instance(str(top))
+    (top / "endless").write_bytes(b"x\n" * (1 << 19))
+    monkeypatch.setattr(tracing, "READS", 4)
+    instance._pipe = os.open(str(top / "endless"), os.O_RDONLY)
+    assert len(list(instance.lines(0))) == 4 * (1 << 15) and not instance.drained
+    while not instance.drained:
+        assert list(instance.lines(0)) or instance.drained
+    os.close(instance._pipe)
 
 
 def test_a_flood_of_others_drops_is_shut_off(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:

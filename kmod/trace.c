@@ -73,13 +73,16 @@ static DECLARE_DELAYED_WORK(bw_trace_clock, bw_trace_settle);
 
 /* What a packet is. */
 
-static void bw_trace_device(struct bw_trace_device *to,
-			    const struct net_device *dev)
+static int bw_trace_index(const struct net_device *dev)
 {
-	if (!dev)
-		return;
-	to->ifindex = dev->ifindex;
-	strscpy(to->name, dev->name, sizeof(to->name));
+	return dev ? dev->ifindex : 0;
+}
+
+static void bw_trace_name(struct bw_trace_device *to,
+			  const struct net_device *dev)
+{
+	if (dev)
+		strscpy(to->name, dev->name, sizeof(to->name));
 }
 
 static u64 bw_trace_cookie(const struct net *net)
@@ -218,10 +221,9 @@ static void bw_trace_connection(const struct nf_conn *ct,
 	}
 	if (CTINFO2DIR(ctinfo) == IP_CT_DIR_REPLY)
 		c->ct += BW_TRACE_CT_REPLY;
-	c->zone = nf_ct_zone(ct)->id;
-	c->ctid = (__force u32)nf_ct_get_id(ct);
 }
 
+/* What the terms ask for. */
 static const struct nf_conn *bw_trace_packet(const struct sk_buff *skb,
 					     const struct nf_hook_state *hs,
 					     struct bw_crossing *c)
@@ -234,21 +236,33 @@ static const struct nf_conn *bw_trace_packet(const struct sk_buff *skb,
 	c->pf = hs->pf;
 	c->hook = hs->hook;
 	c->netns = hs->net->ns.inum;
-	c->cookie = bw_trace_cookie(hs->net);
-	bw_trace_device(&c->dev, skb->dev);
-	bw_trace_device(&c->in, hs->in);
-	bw_trace_device(&c->out, hs->out);
+	c->dev.ifindex = bw_trace_index(skb->dev);
+	c->in.ifindex = bw_trace_index(hs->in);
+	c->out.ifindex = bw_trace_index(hs->out);
 	c->physin = nf_bridge_get_physinif(skb);
 	c->physout = nf_bridge_get_physoutif(skb);
-	c->mark = skb->mark;
-	c->len = skb->len - skb_network_offset(skb);
 	bw_trace_headers(skb, hs->pf, c);
-	if (ct && nf_ct_is_template(ct)) {
-		ct = NULL;
-		ctinfo = IP_CT_ESTABLISHED;
-	}
+	if (ct && nf_ct_is_template(ct))
+		return NULL;
 	bw_trace_connection(ct, ctinfo, c);
 	return ct;
+}
+
+/* What only those who read it want, once somebody asks for the packet. */
+static void bw_trace_rest(const struct sk_buff *skb,
+			  const struct nf_hook_state *hs,
+			  const struct nf_conn *ct, struct bw_crossing *c)
+{
+	c->cookie = bw_trace_cookie(hs->net);
+	bw_trace_name(&c->dev, skb->dev);
+	bw_trace_name(&c->in, hs->in);
+	bw_trace_name(&c->out, hs->out);
+	c->mark = skb->mark;
+	c->len = skb->len - skb_network_offset(skb);
+	if (!ct)
+		return;
+	c->zone = nf_ct_zone(ct)->id;
+	c->ctid = (__force u32)nf_ct_get_id(ct);
 }
 
 /* Whether a trace asks for it. */
@@ -459,6 +473,8 @@ static unsigned int bw_trace_hook(void *last, struct sk_buff *skb,
 		t = rcu_dereference(bw_traces[i]);
 		if (!t || !bw_trace_asks(t, &v) || !bw_trace_may_write(t))
 			continue;
+		if (!c.trace)
+			bw_trace_rest(skb, hs, ct, &c);
 		c.trace = t->id;
 		trace_bw_crossing(&c);
 	}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kernel's side by itself: kmod/tests/trace.py, the module unloaded under a running trace included."""
+"""The kernel's side by itself: kmod/tests/traces.py, the module unloaded under a running trace included."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lab import ssh
 
 def test_script(bench: Any) -> None:
     reload = "cd /root/engine/kernel && rmmod bridgewarden && insmod ../bridgewarden.ko"
-    done = ssh.run(bench.machine, f"{reload} && BW_KO=/root/engine/bridgewarden.ko python3 -u trace.py 2>&1")
+    done = ssh.run(bench.machine, f"{reload} && BW_KO=/root/engine/bridgewarden.ko python3 -u traces.py 2>&1")
     print(done.stdout)
     lines = done.stdout.splitlines()
     assert not [line for line in lines if line.startswith("not ok")]

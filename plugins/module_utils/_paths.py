@@ -419,9 +419,11 @@ def _arrived(last: Json, places: Places) -> t.Tuple[str, str]:
 
 def _unseen(crossings: t.Sequence[Json], places: Places) -> str:
     """From one namespace straight into another, and the host between them saw nothing."""
+    if any(places.name(crossing["netns"]) == "host" for crossing in crossings):
+        return ""
     for before, after in zip(crossings, crossings[1:]):
         one, other = places.name(before["netns"]), places.name(after["netns"])
-        if one != other and "host" not in (one, other):
+        if one != other:
             why = places.unseen(one, other, before["family"])
             if why:
                 return f"never reached the host's netfilter because {why}"

@@ -106,7 +106,7 @@ class Tracer:
         name: str,
         source: str,
         host: str,
-        port: int = 0,
+        to: int = 0,
         proto: str = "tcp",
         witness: tuple[str, ...] = (),
         **options: Any,
@@ -117,11 +117,11 @@ class Tracer:
             "host": host,
             "family": 6 if ":" in host else 4,
             "proto": proto,
-            "port": port,
+            "port": to,
             "timeout": 1.6,
         }
-        inner = options.pop("inner_port", port)
-        self._count(witness, proto, (port, inner))
+        inner = options.pop("inner_port", to)
+        self._count(witness, proto, (to, inner))
         recorded = self.bench.trace(options={"protocol": proto, **options}, probes=[probe])
         case = Case(recorded)
         self.kept[name] = {

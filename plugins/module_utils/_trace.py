@@ -390,6 +390,10 @@ class Instance:
         if drops and os.path.isdir(os.path.join(self.path, "events/skb/kfree_skb")):
             self.put("events/skb/kfree_skb/filter", "protocol == 0x0800 || protocol == 0x86dd")
             self.put("events/skb/kfree_skb/enable", "1")
+            # Should this process be killed, the kernel itself switches off what would go on costing.
+            self.put(
+                "events/bridgewarden/bw_end/trigger", "disable_event:skb:kfree_skb if trace == %d" % trace
+            )
         self._pipe = os.open(
             os.path.join(self.path, "trace_pipe"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         )

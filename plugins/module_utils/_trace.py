@@ -53,6 +53,8 @@ READS = 256
 #: Drops of packets that are none of the trace's, in a second, above which they are not asked for any more.
 DROPS_A_SECOND = 3000
 NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+#: Of a trace that never began.
+NO_REPORT = TraceReport(0, "ended", 0, 0, 0, 0)
 #: Seconds in which a container that has just started gets its name.
 PATIENCE = 2.0
 
@@ -595,10 +597,13 @@ class Trace:
             # Whose end was not seen may owe that to the trace.
             with contextlib.suppress(BridgewardenError):
                 self.report = self._kernel.trace_get()
-            assert self.report is not None
-            if self.report.state == "events" and self._newest - path.seen < Threader.IDLE:
+            if (
+                self.report is not None
+                and self.report.state == "events"
+                and self._newest - path.seen < Threader.IDLE
+            ):
                 return record(path, self._count + 1, places, self._origin, True)
-            if self.report.withheld or self._instance.lost():
+            if (self.report is not None and self.report.withheld) or self._instance.lost():
                 made["sentence"] += "; or events are missing, see the summary"
         return made
 
@@ -628,8 +633,7 @@ class Trace:
         """How it ended and what is not in the paths; before the trace is closed."""
         with contextlib.suppress(BridgewardenError):
             self.report = self._kernel.trace_get()
-        report = self.report
-        assert report is not None
+        report = self.report or NO_REPORT
         if self._instance.path:
             self._lost = self._instance.lost()
         notes = []

@@ -419,31 +419,6 @@ static bool bw_trace_asks(struct bw_trace *t, const struct bw_trace_view *v)
 	return asks;
 }
 
-static void bw_trace_fill(const struct bw_trace *t, struct bw_trace_report *r)
-{
-	unsigned long now = jiffies;
-
-	r->id = t->id;
-	r->state = READ_ONCE(t->state);
-	r->seconds = r->state == BW_TRACE_RUNNING && time_before(now, t->until) ?
-		     (t->until - now) / HZ : 0;
-	r->reported = t->events - max(atomic_read(&t->left), 0);
-	r->withheld = atomic64_read(&t->withheld);
-	r->blind = atomic_read(&bw_trace_blind);
-}
-
-/* False: it is over already. */
-static bool bw_trace_over(struct bw_trace *t, int state)
-{
-	struct bw_trace_report r;
-
-	if (cmpxchg(&t->state, BW_TRACE_RUNNING, state) != BW_TRACE_RUNNING)
-		return false;
-	bw_trace_fill(t, &r);
-	trace_bw_end(&r);
-	return true;
-}
-
 /* Counts; false: not now, or not any more. */
 static bool bw_trace_may_write(struct bw_trace *t)
 {
@@ -461,7 +436,7 @@ static bool bw_trace_may_write(struct bw_trace *t)
 	}
 	if (atomic_dec_if_positive(&t->left) >= 0)
 		return true;
-	if (bw_trace_over(t, BW_TRACE_EVENTS))
+	if (cmpxchg(&t->state, BW_TRACE_RUNNING, BW_TRACE_EVENTS) == BW_TRACE_RUNNING)
 		schedule_work(&bw_trace_work);
 	return false;
 }
@@ -639,6 +614,19 @@ static int bw_trace_find(u32 portid)
 	return -ENOENT;
 }
 
+static void bw_trace_fill(const struct bw_trace *t, struct bw_trace_report *r)
+{
+	unsigned long now = jiffies;
+
+	r->id = t->id;
+	r->state = READ_ONCE(t->state);
+	r->seconds = r->state == BW_TRACE_RUNNING && time_before(now, t->until) ?
+		     (t->until - now) / HZ : 0;
+	r->reported = t->events - max(atomic_read(&t->left), 0);
+	r->withheld = atomic64_read(&t->withheld);
+	r->blind = atomic_read(&bw_trace_blind);
+}
+
 /* Ends what has run out; without a running trace the hooks go. */
 static void bw_trace_settle(struct work_struct *work)
 {
@@ -653,7 +641,7 @@ static void bw_trace_settle(struct work_struct *work)
 		if (!t || READ_ONCE(t->state) != BW_TRACE_RUNNING)
 			continue;
 		if (time_after_eq(now, t->until)) {
-			bw_trace_over(t, BW_TRACE_TIME);
+			cmpxchg(&t->state, BW_TRACE_RUNNING, BW_TRACE_TIME);
 			continue;
 		}
 		next = any ? min(next, t->until - now) : t->until - now;
@@ -777,7 +765,7 @@ int bw_trace_end(u32 portid, struct bw_trace_report *r)
 	slot = bw_trace_find(portid);
 	if (slot >= 0) {
 		t = bw_trace_at(slot);
-		bw_trace_over(t, BW_TRACE_ENDED);
+		cmpxchg(&t->state, BW_TRACE_RUNNING, BW_TRACE_ENDED);
 		bw_trace_fill(t, r);
 		RCU_INIT_POINTER(bw_traces[slot], NULL);
 		kfree_rcu(t, rcu);

@@ -22,6 +22,15 @@ struct bw_trace_wish {
 	u32 rate;	/* events a second */
 };
 
+struct bw_trace_report {
+	u32 id;
+	u32 seconds;	/* left */
+	u32 blind;	/* namespaces where the hooks could not be registered */
+	u64 reported;
+	u64 withheld;	/* by the rate */
+	u8 state;	/* enum bw_trace_state */
+};
+
 /* 0 or a negative errno, with why filled in where there is more to say. */
 int bw_trace_begin(u32 portid, const struct bw_trace_wish *wish,
 		   struct bw_trace_report *r, const char **why);

@@ -77,16 +77,6 @@ struct bw_judgement {
 	const char *rule;
 };
 
-/* How a trace stands. */
-struct bw_trace_report {
-	u32 id;
-	u32 seconds;	/* left */
-	u32 blind;	/* namespaces where the hooks could not be registered */
-	u64 reported;
-	u64 withheld;	/* by the rate */
-	u8 state;	/* enum bw_trace_state */
-};
-
 #endif /* _BW_TRACE_EVENT_DATA */
 
 #define BW_SHOW_HOOK(hook)				\
@@ -227,35 +217,6 @@ TRACE_EVENT(bw_verdict,
 				   { 0, "allow" }, { 1, "deny" },
 				   { 2, "reject" }, { 3, "queue" }),
 		  __entry->class, __entry->audit, __entry->index, __entry->rule)
-);
-
-/* The last one of a trace: by a trigger on it, what was switched on beside goes off. */
-TRACE_EVENT(bw_end,
-
-	TP_PROTO(const struct bw_trace_report *r),
-
-	TP_ARGS(r),
-
-	TP_STRUCT__entry(
-		__field(u32, trace)
-		__field(u8, state)
-		__field(u64, reported)
-		__field(u64, withheld)
-	),
-
-	TP_fast_assign(
-		__entry->trace = r->id;
-		__entry->state = r->state;
-		__entry->reported = r->reported;
-		__entry->withheld = r->withheld;
-	),
-
-	TP_printk("trace=%u state=%s reported=%llu withheld=%llu",
-		  __entry->trace,
-		  __print_symbolic(__entry->state,
-				   { 1, "time" }, { 2, "events" }, { 3, "ended" }),
-		  (unsigned long long)__entry->reported,
-		  (unsigned long long)__entry->withheld)
 );
 
 #endif /* _BW_TRACE_EVENT_H */

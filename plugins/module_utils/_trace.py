@@ -355,6 +355,38 @@ def tracefs() -> str:
     )
 
 
+def _remove(instance: str) -> None:
+    for name in ("events/bridgewarden/enable", "events/skb/kfree_skb/enable"):
+        with (
+            contextlib.suppress(OSError),
+            open(os.path.join(instance, name), "w", encoding="ascii") as handle,
+        ):
+            handle.write("0")
+    with contextlib.suppress(OSError):
+        os.rmdir(instance)
+
+
+def _heir(instance: str) -> t.Tuple[int, int]:
+    """A process that removes the instance should this one be killed, and the pipe whose end it waits for."""
+    leash, ours = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(leash)
+        return pid, ours
+    # Nothing of ours may live on in it: not the trace's socket, nor a pipe that somebody waits at.
+    try:
+        os.setsid()
+        os.dup2(leash, 0)
+        for name in os.listdir("/proc/self/fd"):
+            if name != "0":
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        os.read(0, 1)
+        _remove(instance)
+    finally:
+        os._exit(0)
+
+
 class Instance:
     """A tracefs instance of our own: nobody else's settings are touched, nobody else reads our events."""
 
@@ -369,6 +401,7 @@ class Instance:
             )
         self.path = ""
         self._pipe = -1
+        self._heir = self._leash = -1
         self._rest = b""
         self.drained = True
 
@@ -392,10 +425,6 @@ class Instance:
         if drops and os.path.isdir(os.path.join(self.path, "events/skb/kfree_skb")):
             self.put("events/skb/kfree_skb/filter", "protocol == 0x0800 || protocol == 0x86dd")
             self.put("events/skb/kfree_skb/enable", "1")
-            # Should this process be killed, the kernel itself switches off what would go on costing.
-            self.put(
-                "events/bridgewarden/bw_end/trigger", "disable_event:skb:kfree_skb if trace == %d" % trace
-            )
         self._pipe = os.open(
             os.path.join(self.path, "trace_pipe"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         )
@@ -434,12 +463,12 @@ class Instance:
             os.close(self._pipe)
             self._pipe = -1
         if self.path:
-            for name in ("events/bridgewarden/enable", "events/skb/kfree_skb/enable"):
-                with contextlib.suppress(OSError):
-                    self.put(name, "0")
-            with contextlib.suppress(OSError):
-                os.rmdir(self.path)
+            _remove(self.path)
             self.path = ""
+        if self._leash >= 0:
+            os.close(self._leash)
+            os.waitpid(self._heir, 0)
+            self._leash = -1
 
     def _sweep(self) -> None:
         for name in os.listdir(os.path.join(self._top, "instances")):

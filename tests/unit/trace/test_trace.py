@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import time
 import typing as t
@@ -240,6 +241,27 @@ def test_an_instance_filters_by_its_trace_and_reads_whole_lines(
         )
         (path / "per_cpu" / cpu / "stats").write_text(text)
     assert instance.lost() == 12
+
+
+def test_an_instance_does_not_outlive_who_is_killed(top: File) -> None:
+    instance = top / "instances" / "mine"
+    instance.mkdir()
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        tracing._heir(str(instance))
+        os.write(tell, b"x")
+        time.sleep(60)
+    os.close(tell)
+    assert os.read(ready, 1) == b"x" and instance.exists()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    # Nobody else holds the other end: its heir let go of all it had.
+    assert os.read(ready, 1) == b""
+    end = time.monotonic() + 20
+    while instance.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not instance.exists()
 
 
 # A whole trace.

@@ -493,7 +493,6 @@ class Trace:
     def __init__(self, options: Options, kernel_factory: t.Callable[[], Kernel] = Kernel) -> None:
         self._options = options
         self._kernel = kernel_factory()
-        self._instance = Instance()
         self._others: t.Dict[int, t.Dict[t.Tuple[str, str], t.List[str]]] = {}
         self._count = 0
         self._drops_off = False
@@ -504,9 +503,16 @@ class Trace:
         self._stopping = False
         self._newest = 0.0
         self.hooks: t.Dict[str, t.List[Json]] = {}
-        self.namespaces = Namespaces(self._collect)
         self.report: t.Optional[TraceReport] = None
         self.ended = ""
+        # A missing module is what to say, rather than that its events are not there.
+        self._kernel.open()
+        try:
+            self._instance = Instance()
+            self.namespaces = Namespaces(self._collect)
+        except BaseException:
+            self._kernel.close()
+            raise
 
     def _collect(self) -> t.Optional[Json]:
         from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
@@ -518,6 +524,14 @@ class Trace:
 
     def __enter__(self) -> Trace:
         options = self._options
+        try:
+            self._begin(options)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self, options: Options) -> None:
         if not 0 < options.seconds <= MAX_TRACE_SECONDS:
             raise BridgewardenError(
                 "a trace cannot last %d seconds" % options.seconds,
@@ -525,15 +539,9 @@ class Trace:
                 "give 1 to %d" % MAX_TRACE_SECONDS,
             )
         wanted = terms(options, self.namespaces.facts)
-        self._kernel.open()
-        try:
-            self.report = self._kernel.trace_begin(wanted, options.seconds, options.events, options.rate)
-            self._origin = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-            self._instance.open(self.report.id)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        self.report = self._kernel.trace_begin(wanted, options.seconds, options.events, options.rate)
+        self._origin = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+        self._instance.open(self.report.id)
 
     def __exit__(self, *exc: object) -> None:
         self._kernel.close()  # ends the trace in the kernel, whatever else fails

@@ -13,7 +13,10 @@ from pathlib import Path as File
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    ModuleMissing,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import HookRow, Term, TraceReport
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import Options, terms
 
@@ -438,6 +441,25 @@ def test_whatever_happens_the_trace_is_closed(fed: t.Type[Fed]) -> None:
     with pytest.raises(ZeroDivisionError), tracing.Trace(Options(), made) as trace:
         raise ZeroDivisionError
     assert kernels[0].closed and t.cast(t.Any, trace._instance).closed
+
+
+def test_what_cannot_be_traced_is_told_and_closed(fed: t.Type[Fed]) -> None:
+    kernels: t.List[Kernel] = []
+
+    class Missing(Kernel):
+        def open(self) -> None:
+            raise ModuleMissing("the kernel module bridgewarden is not loaded")
+
+    def made() -> t.Any:
+        kernels.append(Kernel())
+        return kernels[-1]
+
+    with pytest.raises(ModuleMissing):
+        tracing.Trace(Options(), t.cast(t.Any, Missing))
+    for options in (Options(seconds=4000), Options(container="wbe")):
+        with pytest.raises(BridgewardenError), tracing.Trace(options, made):
+            pass
+        assert kernels[-1].closed and kernels[-1].asked is None
 
 
 def test_who_stands_at_the_hooks_is_told_without_the_tracers_own(

@@ -13,6 +13,7 @@ from pathlib import Path as File
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _tracefs as tracefs
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     ModuleMissing,
@@ -178,7 +179,7 @@ def test_proxies() -> None:
 # The instance.
 
 
-class Instance(tracing.Instance):
+class Instance(tracefs.Instance):
     """On plain files: what the kernel makes in a new instance is made here."""
 
     def put(self, name: str, text: str) -> None:
@@ -197,20 +198,20 @@ def top(tmp_path: File) -> File:
 def test_no_events_of_ours(tmp_path: File) -> None:
     (tmp_path / "instances").mkdir()
     with pytest.raises(BridgewardenError, match="no trace events here"):
-        tracing.Instance(str(tmp_path))
+        tracefs.Instance(str(tmp_path))
 
 
 def test_tracefs_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: File) -> None:
-    monkeypatch.setattr(tracing, "TRACEFS", (str(tmp_path / "none"),))
+    monkeypatch.setattr(tracefs, "TRACEFS", (str(tmp_path / "none"),))
     with pytest.raises(BridgewardenError, match="mount -t tracefs"):
-        tracing.Instance()
+        tracefs.Instance()
 
 
 def test_instances_of_the_dead_are_swept_and_those_of_the_living_kept(top: File) -> None:
     dead = next(pid for pid in range(400000, 500000) if not os.path.exists("/proc/%d" % pid))
     for name in ("bridgewarden-%d-1" % dead, "bridgewarden-%d-1" % os.getpid(), "somebodys"):
         (top / "instances" / name).mkdir()
-    tracing.Instance(str(top))._sweep()
+    tracefs.Instance(str(top))._sweep()
     assert sorted(os.listdir(str(top / "instances"))) == ["bridgewarden-%d-1" % os.getpid(), "somebodys"]
 
 
@@ -225,7 +226,7 @@ def test_an_instance_filters_by_its_trace_and_reads_whole_lines(
         mkdir(name, mode)
         os.mkfifo(os.path.join(name, "trace_pipe"))
 
-    monkeypatch.setattr(tracing.os, "mkdir", made)
+    monkeypatch.setattr(tracefs.os, "mkdir", made)
     instance.open(7)
     monkeypatch.undo()
     assert (path / "events/bridgewarden/filter").read_text() == "trace == 7"
@@ -252,7 +253,7 @@ def test_an_instance_does_not_outlive_who_is_killed(top: File) -> None:
     ready, tell = os.pipe()
     pid = os.fork()
     if not pid:
-        tracing._heir(str(instance))
+        tracefs._heir(str(instance))
         os.write(tell, b"x")
         time.sleep(60)
     os.close(tell)
@@ -301,7 +302,7 @@ class Kernel:
         ]
 
 
-class Fed(tracing.Instance):
+class Fed(tracefs.Instance):
     """An instance that reads lines of a list, one a time."""
 
     fed: t.List[str] = []
@@ -404,7 +405,7 @@ def test_a_bound_on_events_cuts(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatc
 def test_more_than_can_be_read_does_not_stop_the_rest(top: File, monkeypatch: pytest.MonkeyPatch) -> None:
     instance = Instance(str(top))
     (top / "endless").write_bytes(b"x\n" * (1 << 19))
-    monkeypatch.setattr(tracing, "READS", 4)
+    monkeypatch.setattr(tracefs, "READS", 4)
     instance._pipe = os.open(str(top / "endless"), os.O_RDONLY)
     assert len(list(instance.lines(0))) == 4 * (1 << 15) and not instance.drained
     while not instance.drained:

@@ -25,8 +25,7 @@ CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host
 _LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$")
 _WORD = re.compile(r"(\w+)[=:] ?(\S+)")
 _LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?")
-#: Where a packet may be in its visit to a namespace, by (hook, at the hook's end).
-_RANKS = {"PRE_ROUTING": 0, "LOCAL_OUT": 0, "LOCAL_IN": 2, "FORWARD": 2, "POST_ROUTING": 4}
+#: Where a packet may be seen next in a namespace.
 _NEXT = {
     "PRE_ROUTING": ("LOCAL_IN", "FORWARD"),
     "FORWARD": ("POST_ROUTING",),
@@ -124,11 +123,6 @@ def _address(word: str) -> str:
     address = ipaddress.ip_address(word)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
-
-
-def tuple_text(crossing: Json) -> str:
-    """ "10.0.0.1:5000 -> 10.0.0.2:80"."""
-    return f"{end_text(crossing, 'from')} -> {end_text(crossing, 'to')}"
 
 
 def end_text(crossing: Json, side: str) -> str:

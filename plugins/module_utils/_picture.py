@@ -16,6 +16,8 @@ import html
 import time
 import typing as t
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._paths import end_text
+
 Json = t.Dict[str, t.Any]
 
 #: (words, "good" or "bad" or "dim") to the words as they are shown.
@@ -58,16 +60,10 @@ def _changes(before: t.Optional[Json], after: Json) -> t.List[str]:
     if before is None:
         return []
     return [
-        f"{word} now {_end(after, side)}"
+        f"{word} now {end_text(after, side)}"
         for side, word in (("from", "source"), ("to", "destination"))
-        if _end(before, side) != _end(after, side)
+        if end_text(before, side) != end_text(after, side)
     ]
-
-
-def _end(crossing: Json, side: str) -> str:
-    port = crossing[side + "_port"]
-    address = f"[{crossing[side]}]" if port is not None and ":" in crossing[side] else crossing[side]
-    return str(address) if port is None else f"{address}:{port}"
 
 
 def _verdict_note(step: Json) -> t.Tuple[str, bool]:

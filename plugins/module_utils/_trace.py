@@ -24,6 +24,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
     MAX_TERMS,
+    MAX_TRACE_EVENTS,
+    MAX_TRACE_RATE,
     MAX_TRACE_SECONDS,
     HookRow,
     Kernel,
@@ -49,6 +51,13 @@ SCHEMA = 1
 #: Drops of packets that are none of the trace's, in a second, above which they are not asked for any more.
 DROPS_A_SECOND = 3000
 NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+BOUNDS = (
+    ("port", 0, 65535),
+    ("packets", 0, MAX_TRACE_EVENTS),
+    ("seconds", 1, MAX_TRACE_SECONDS),
+    ("events", 1, MAX_TRACE_EVENTS),
+    ("rate", 1, MAX_TRACE_RATE),
+)
 #: Of a trace that never began.
 NO_REPORT = TraceReport(0, "ended", 0, 0, 0, 0)
 #: Seconds in which a container that has just started gets its name.
@@ -377,12 +386,12 @@ class Trace:
         return self
 
     def _begin(self, options: Options) -> None:
-        if not 0 < options.seconds <= MAX_TRACE_SECONDS:
-            raise BridgewardenError(
-                "a trace cannot last %d seconds" % options.seconds,
-                "seconds",
-                "give 1 to %d" % MAX_TRACE_SECONDS,
-            )
+        for name, least, most in BOUNDS:
+            given = getattr(options, name)
+            if not least <= given <= most:
+                raise BridgewardenError(
+                    "%s cannot be %d" % (name, given), name, "give %d to %d" % (least, most)
+                )
         wanted = terms(options, self.namespaces.facts)
         self.report = self._kernel.trace_begin(wanted, options.seconds, options.events, options.rate)
         self._origin = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -457,7 +457,8 @@ def test_what_cannot_be_traced_is_told_and_closed(fed: t.Type[Fed]) -> None:
 
     with pytest.raises(ModuleMissing):
         tracing.Trace(Options(), t.cast(t.Any, Missing))
-    for options in (Options(seconds=4000), Options(container="wbe")):
+    wrong = ("seconds", 3601), ("seconds", 0), ("port", 65536), ("rate", 0), ("events", -1), ("packets", -1)
+    for options in [Options(container="wbe")] + [Options(**{name: value}) for name, value in wrong]:
         with pytest.raises(BridgewardenError), tracing.Trace(options, made):
             pass
         assert kernels[-1].closed and kernels[-1].asked is None

@@ -12,6 +12,7 @@
 #include "packet.c"
 #include "memo.c"
 #include "hook.c"
+#include "chain.c"
 #include "netns.c"
 #include "tag.c"
 #include "verdict.c"
@@ -22,3 +23,4 @@
 #include "txn.c"
 #include "netlink.c"
 #include "explain.c"
+#include "trace.c"

@@ -12,11 +12,13 @@
 #include <linux/netfilter_ipv6.h>
 #include <net/netfilter/nf_conntrack.h>
 
+#include "chain.h"
 #include "guard.h"
 #include "hook.h"
 #include "memo.h"
 #include "packet.h"
 #include "state.h"
+#include "trace.h"
 #include "verdict.h"
 
 static void bw_stand_at(struct bw_party *p, const struct net_device *dev,
@@ -105,8 +107,10 @@ static noinline unsigned int bw_pass_forward(struct sk_buff *skb,
 		return NF_ACCEPT;
 	/* Before anything else is read, see memo.h. */
 	epoch = smp_load_acquire(&st->epoch);
-	if (hs->pf == NFPROTO_IPV4 ? bw_memo_passes(st, skb, hs, false, epoch) :
-				     bw_memo_passes(st, skb, hs, true, epoch))
+	/* Who listens hears of every verdict, so each is taken. */
+	if (!trace_bw_verdict_enabled() &&
+	    (hs->pf == NFPROTO_IPV4 ? bw_memo_passes(st, skb, hs, false, epoch) :
+				      bw_memo_passes(st, skb, hs, true, epoch)))
 		return NF_ACCEPT;
 	return bw_judge_forward(st, skb, hs, epoch);
 }
@@ -325,24 +329,40 @@ static u32 bw_hook_bit(const struct nf_hook_ops *ops)
 	return 1U << ((ops->pf == NFPROTO_IPV4 ? 0 : 8) + ops->hooknum);
 }
 
-static const struct nf_hook_entries *
-bw_hook_entries(const struct net *net, const struct nf_hook_ops *ops)
+bool bw_hook_is_ours(nf_hookfn *fn)
 {
-	return ops->pf == NFPROTO_IPV4 ?
-	       rcu_dereference(net->nf.hooks_ipv4[ops->hooknum]) :
-	       rcu_dereference(net->nf.hooks_ipv6[ops->hooknum]);
+	u32 i;
+
+	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++)
+		if (bw_hook_ops[i].hook == fn)
+			return true;
+	return false;
+}
+
+/* Those of a trace only look: who stands behind them is first. */
+static u32 bw_hook_watchers(const struct nf_hook_entries *entries)
+{
+	u32 i = 0;
+
+	while (i < entries->num_hook_entries &&
+	       bw_trace_is_ours(entries->hooks[i].hook))
+		i++;
+	return i;
 }
 
 u32 bw_hook_first(const struct net *net)
 {
 	const struct nf_hook_entries *entries;
-	u32 first = 0, i;
+	u32 first = 0, i, place;
 
 	rcu_read_lock();
 	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++) {
-		entries = bw_hook_entries(net, &bw_hook_ops[i]);
-		if (entries && entries->num_hook_entries &&
-		    entries->hooks[0].hook == bw_hook_ops[i].hook)
+		entries = bw_chain(net, bw_hook_ops[i].pf, bw_hook_ops[i].hooknum);
+		if (!entries)
+			continue;
+		place = bw_hook_watchers(entries);
+		if (place < entries->num_hook_entries &&
+		    entries->hooks[place].hook == bw_hook_ops[i].hook)
 			first |= bw_hook_bit(&bw_hook_ops[i]);
 	}
 	rcu_read_unlock();
@@ -368,9 +388,10 @@ static int bw_hook_tell_place(const struct nf_hook_ops *ops,
 		[NF_INET_POST_ROUTING] = "POST_ROUTING",
 	};
 	char who[BW_HOOK_WHO_LEN];
-	int i, err;
+	u32 begin = bw_hook_watchers(entries), i;
+	int err;
 
-	for (i = 0; i < entries->num_hook_entries && i < BW_HOOK_TOLD; i++) {
+	for (i = begin; i < entries->num_hook_entries && i < begin + BW_HOOK_TOLD; i++) {
 		if (entries->hooks[i].hook == ops->hook)
 			break;
 		scnprintf(who, sizeof(who), "%s %s %ps",
@@ -392,7 +413,7 @@ int bw_hook_tell_ahead(const struct net *net,
 
 	rcu_read_lock();
 	for (i = 0; i < ARRAY_SIZE(bw_hook_ops) && !err; i++) {
-		entries = bw_hook_entries(net, &bw_hook_ops[i]);
+		entries = bw_chain(net, bw_hook_ops[i].pf, bw_hook_ops[i].hooknum);
 		if (entries)
 			err = bw_hook_tell_place(&bw_hook_ops[i], entries, fn, arg);
 	}

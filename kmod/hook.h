@@ -19,6 +19,8 @@ void bw_hook_exit(struct net *net);
 u32 bw_hook_first(const struct net *net);
 u32 bw_hook_expected(void);
 
+bool bw_hook_is_ours(nf_hookfn *fn);
+
 #define BW_HOOK_PLACES	6
 #define BW_HOOK_TOLD	4	/* of a place */
 #define BW_HOOK_WHO_LEN	96

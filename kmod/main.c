@@ -15,6 +15,7 @@
 #include "offload.h"
 #include "state.h"
 #include "tag.h"
+#include "trace.h"
 #include "txn.h"
 #include "version.h"
 
@@ -48,11 +49,16 @@ static int __init bw_init(void)
 	err = bw_txn_init();
 	if (err)
 		goto tag;
-	err = bw_netlink_init();
+	err = bw_trace_init();
 	if (err)
 		goto txn;
+	err = bw_netlink_init();
+	if (err)
+		goto trace;
 	return 0;
 
+trace:
+	bw_trace_exit();
 txn:
 	bw_txn_exit();
 tag:
@@ -74,6 +80,7 @@ memo:
 static void __exit bw_exit(void)
 {
 	bw_netlink_exit();
+	bw_trace_exit();
 	bw_txn_exit();
 	bw_state_stop();
 	bw_tag_exit(&init_net);

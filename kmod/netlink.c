@@ -12,11 +12,13 @@
 #include <net/genetlink.h>
 #include <net/sock.h>
 
+#include "chain.h"
 #include "explain.h"
 #include "hook.h"
 #include "netlink.h"
 #include "netns.h"
 #include "state.h"
+#include "trace.h"
 #include "txn.h"
 #include "verdict.h"
 #include "version.h"
@@ -55,26 +57,41 @@ static const struct nla_policy bw_policy[BW_ATTR_MAX + 1] = {
 	[BW_ATTR_LOG_GROUP] = { .type = NLA_U16 },
 	[BW_ATTR_LOG_DEFAULTS] = NLA_POLICY_MAX(NLA_U8, 1),
 	[BW_ATTR_PARENT] = { .type = NLA_NUL_STRING, .len = BW_GUARD_LEN - 1 },
+	[BW_ATTR_TRACE_TERM] = { .type = NLA_BINARY,
+				 .len = BW_MAX_TERMS * sizeof(struct bw_nl_term) },
+	[BW_ATTR_TRACE_SECONDS] = { .type = NLA_U32 },
+	[BW_ATTR_TRACE_EVENTS] = { .type = NLA_U32 },
+	[BW_ATTR_TRACE_RATE] = { .type = NLA_U32 },
+	[BW_ATTR_NETNS_FD] = { .type = NLA_U32 },
 };
 
 #define BW_A(name)	BIT_ULL(BW_ATTR_##name)
+#define BW_A2(name)	BIT_ULL(BW_ATTR_##name - 64)
 #define BW_HEAD		(BW_A(MODE) | BW_A(DEFAULTS) | BW_A(POLICY_DIGEST) | \
 			 BW_A(RULESET_DIGEST) | BW_A(GUARD) | BW_A(EXPECT_GENERATION) | \
 			 BW_A(PLACEMENT) | BW_A(LOG_GROUP) | BW_A(LOG_DEFAULTS) | \
 			 BW_A(PARENT))
 #define BW_SECTIONS	GENMASK_ULL(BW_ATTR_SECTION_PAIR, BW_ATTR_SECTION_IDENTITY)
 
-/* One policy serves all commands, so each names what it takes. */
-static const u64 bw_takes[BW_CMD_MAX + 1] = {
-	[BW_CMD_BEGIN] = BW_HEAD,
-	[BW_CMD_ADD] = BW_HEAD | BW_SECTIONS,
-	[BW_CMD_COMMIT] = BW_A(EXPECT_GENERATION) | BW_A(DRY_RUN) | BW_A(CONFIRM_TIMEOUT),
-	[BW_CMD_CONFIRM] = BW_A(EXPECT_GENERATION),
-	[BW_CMD_ROLLBACK] = BW_A(EXPECT_GENERATION),
-	[BW_CMD_SEAL] = BW_A(EXPECT_GENERATION),
-	[BW_CMD_EXPLAIN] = BW_A(FAMILY) | BW_A(PROTO) | BW_A(FROM_ADDR) | BW_A(TO_ADDR) |
-			   BW_A(PORT) | BW_A(FROM_KIND) | BW_A(TO_KIND) | BW_A(DIRECT),
+/* One policy serves all commands, so each names what it takes: 0 .. 63, 64 .. 127. */
+static const u64 bw_takes[BW_CMD_MAX + 1][2] = {
+	[BW_CMD_BEGIN] = { BW_HEAD },
+	[BW_CMD_ADD] = { BW_HEAD | BW_SECTIONS },
+	[BW_CMD_COMMIT] = { BW_A(EXPECT_GENERATION) | BW_A(DRY_RUN) | BW_A(CONFIRM_TIMEOUT) },
+	[BW_CMD_CONFIRM] = { BW_A(EXPECT_GENERATION) },
+	[BW_CMD_ROLLBACK] = { BW_A(EXPECT_GENERATION) },
+	[BW_CMD_SEAL] = { BW_A(EXPECT_GENERATION) },
+	[BW_CMD_EXPLAIN] = { BW_A(FAMILY) | BW_A(PROTO) | BW_A(FROM_ADDR) | BW_A(TO_ADDR) |
+			     BW_A(PORT) | BW_A(FROM_KIND) | BW_A(TO_KIND) | BW_A(DIRECT) },
+	[BW_CMD_TRACE_BEGIN] = { 0, BW_A2(TRACE_TERM) | BW_A2(TRACE_SECONDS) |
+				    BW_A2(TRACE_EVENTS) | BW_A2(TRACE_RATE) },
+	[BW_CMD_HOOK_GET] = { 0, BW_A2(NETNS_FD) },
 };
+
+static bool bw_takes_attr(u8 cmd, u32 attr)
+{
+	return bw_takes[cmd][attr / 64] & BIT_ULL(attr % 64);
+}
 
 static bool bw_is_privileged(const struct sk_buff *skb)
 {
@@ -90,10 +107,8 @@ static int bw_admit(const struct sk_buff *skb, struct genl_info *info)
 	if (!bw_is_privileged(skb))
 		return -EPERM;
 	for (attr = 1; attr <= BW_ATTR_MAX; attr++)
-		/* Those beyond the mask occur in replies only. */
 		if (info->attrs[attr] &&
-		    (attr > 63 ||
-		     !(bw_takes[info->genlhdr->cmd] & BIT_ULL(attr)))) {
+		    !bw_takes_attr(info->genlhdr->cmd, attr)) {
 			NL_SET_ERR_MSG_ATTR(info->extack, info->attrs[attr],
 					    "attribute does not belong to this command");
 			return -EINVAL;
@@ -201,7 +216,7 @@ static int bw_put_state(struct sk_buff *reply, const struct bw_state *st)
 	return 0;
 }
 
-static int bw_put_info(struct sk_buff *reply)
+static int bw_put_info(struct sk_buff *reply, u32 traces)
 {
 	const struct bw_state *st = bw_state_locked();
 	u32 left = bw_state_confirm_remaining();
@@ -216,6 +231,7 @@ static int bw_put_info(struct sk_buff *reply)
 	    bw_hook_tell_ahead(&init_net, bw_put_ahead, reply) ||
 	    (bw_state_sealed() && nla_put_flag(reply, BW_ATTR_SEALED)) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_NAMESPACES, bw_net_count()) ||
+	    nla_put_u32(reply, BW_ATTR_COUNT_TRACES, traces) ||
 	    (left && nla_put_u32(reply, BW_ATTR_CONFIRM_REMAINING, left)) ||
 	    (st && bw_put_state(reply, st)))
 		return -EMSGSIZE;
@@ -229,13 +245,14 @@ static int bw_put_info(struct sk_buff *reply)
 static int bw_do_info(struct sk_buff *skb, struct genl_info *info)
 {
 	struct sk_buff *reply;
-	u32 links = 0;
+	u32 links = 0, traces;
 	void *header;
 	int err;
 
 	err = bw_admit(skb, info);
 	if (err)
 		return err;
+	traces = bw_trace_count();
 	mutex_lock(&bw_mutex);
 	bw_guard_for_each(bw_count_link, &links);
 	mutex_unlock(&bw_mutex);
@@ -244,7 +261,7 @@ static int bw_do_info(struct sk_buff *skb, struct genl_info *info)
 	if (!reply)
 		return -ENOMEM;
 	mutex_lock(&bw_mutex);
-	err = bw_put_info(reply);
+	err = bw_put_info(reply, traces);
 	mutex_unlock(&bw_mutex);
 	return bw_reply_send(info, reply, header, err);
 }
@@ -508,6 +525,169 @@ static int bw_do_explain(struct sk_buff *skb, struct genl_info *info)
 	return bw_reply_send(info, reply, header, bw_explain(info, reply));
 }
 
+/* Traces. */
+
+static u32 bw_get_u32(const struct genl_info *info, int attr, u32 absent)
+{
+	return info->attrs[attr] ? nla_get_u32(info->attrs[attr]) : absent;
+}
+
+static int bw_trace_wish_read(struct genl_info *info, struct bw_trace_wish *w)
+{
+	const struct nlattr *terms = info->attrs[BW_ATTR_TRACE_TERM];
+
+	w->seconds = bw_get_u32(info, BW_ATTR_TRACE_SECONDS, 60);
+	w->events = bw_get_u32(info, BW_ATTR_TRACE_EVENTS, 100000);
+	w->rate = bw_get_u32(info, BW_ATTR_TRACE_RATE, 5000);
+	if (!w->seconds || w->seconds > BW_MAX_TRACE_SECONDS ||
+	    !w->events || w->events > BW_MAX_TRACE_EVENTS ||
+	    !w->rate || w->rate > BW_MAX_TRACE_RATE) {
+		NL_SET_ERR_MSG(info->extack,
+			       "a trace takes 1 to 3600 seconds, 1 to 10000000 events, 1 to 1000000 a second");
+		return -ERANGE;
+	}
+	if (!terms)
+		return 0;
+	if (!nla_len(terms) || nla_len(terms) % sizeof(*w->term)) {
+		NL_SET_ERR_MSG_ATTR(info->extack, terms,
+				    "not a whole number of terms");
+		return -EINVAL;
+	}
+	w->term = nla_data(terms);
+	w->n_term = nla_len(terms) / sizeof(*w->term);
+	return 0;
+}
+
+static int bw_put_trace(struct sk_buff *reply, const struct bw_trace_report *r)
+{
+	if (nla_put_u32(reply, BW_ATTR_TRACE_ID, r->id) ||
+	    nla_put_u8(reply, BW_ATTR_TRACE_STATE, r->state) ||
+	    nla_put_u32(reply, BW_ATTR_TRACE_SECONDS, r->seconds) ||
+	    nla_put_u32(reply, BW_ATTR_TRACE_BLIND, r->blind) ||
+	    nla_put_u64_64bit(reply, BW_ATTR_TRACE_REPORTED, r->reported,
+			      BW_ATTR_PAD) ||
+	    nla_put_u64_64bit(reply, BW_ATTR_TRACE_WITHHELD, r->withheld,
+			      BW_ATTR_PAD))
+		return -EMSGSIZE;
+	return 0;
+}
+
+static int bw_do_trace(struct sk_buff *skb, struct genl_info *info,
+		       int (*fn)(struct genl_info *info,
+				 struct bw_trace_report *r))
+{
+	struct bw_trace_report r;
+	struct sk_buff *reply;
+	void *header;
+	int err;
+
+	err = bw_admit(skb, info);
+	if (err)
+		return err;
+	reply = bw_reply_new(info, NLMSG_DEFAULT_SIZE, &header);
+	if (!reply)
+		return -ENOMEM;
+	err = fn(info, &r);
+	if (!err)
+		err = bw_put_trace(reply, &r);
+	else if (err == -ENOENT)
+		NL_SET_ERR_MSG(info->extack, "this socket has no trace");
+	return bw_reply_send(info, reply, header, err);
+}
+
+static int bw_trace_begin_asked(struct genl_info *info,
+				struct bw_trace_report *r)
+{
+	struct bw_trace_wish w = {};
+	const char *why = NULL;
+	int err;
+
+	err = bw_trace_wish_read(info, &w);
+	if (err)
+		return err;
+	err = bw_trace_begin(info->snd_portid, &w, r, &why);
+	if (why && info->extack)
+		info->extack->_msg = why;
+	return err;
+}
+
+static int bw_trace_get_asked(struct genl_info *info, struct bw_trace_report *r)
+{
+	return bw_trace_get(info->snd_portid, r);
+}
+
+static int bw_trace_end_asked(struct genl_info *info, struct bw_trace_report *r)
+{
+	return bw_trace_end(info->snd_portid, r);
+}
+
+static int bw_do_trace_begin(struct sk_buff *skb, struct genl_info *info)
+{
+	return bw_do_trace(skb, info, bw_trace_begin_asked);
+}
+
+static int bw_do_trace_get(struct sk_buff *skb, struct genl_info *info)
+{
+	return bw_do_trace(skb, info, bw_trace_get_asked);
+}
+
+static int bw_do_trace_end(struct sk_buff *skb, struct genl_info *info)
+{
+	return bw_do_trace(skb, info, bw_trace_end_asked);
+}
+
+/* Who stands where. */
+
+static int bw_count_hook(const struct bw_nl_hook *who, void *count)
+{
+	++*(u32 *)count;
+	return 0;
+}
+
+static int bw_put_hook(const struct bw_nl_hook *who, void *reply)
+{
+	return nla_put(reply, BW_ATTR_HOOK, sizeof(*who), who);
+}
+
+#define BW_HOOKS_SPARE	16	/* that appear before the answer is written */
+
+static int bw_hooks_reply(struct genl_info *info, const struct net *net)
+{
+	struct sk_buff *reply;
+	u32 hooks = 0;
+	void *header;
+
+	bw_chain_for_each(net, bw_count_hook, &hooks);
+	reply = bw_reply_new(info, (hooks + BW_HOOKS_SPARE) *
+			     nla_total_size(sizeof(struct bw_nl_hook)), &header);
+	if (!reply)
+		return -ENOMEM;
+	return bw_reply_send(info, reply, header,
+			     bw_chain_for_each(net, bw_put_hook, reply));
+}
+
+static int bw_do_hook_get(struct sk_buff *skb, struct genl_info *info)
+{
+	const struct nlattr *fd = info->attrs[BW_ATTR_NETNS_FD];
+	struct net *net;
+	int err;
+
+	err = bw_admit(skb, info);
+	if (err)
+		return err;
+	if (!fd)
+		return bw_hooks_reply(info, &init_net);
+	net = get_net_ns_by_fd(nla_get_u32(fd));
+	if (IS_ERR(net)) {
+		NL_SET_ERR_MSG_ATTR(info->extack, fd,
+				    "not the open file of a network namespace");
+		return PTR_ERR(net);
+	}
+	err = bw_hooks_reply(info, net);
+	put_net(net);
+	return err;
+}
+
 /* Dumps: cb->args[0] is where to go on. */
 
 static int bw_dump(struct sk_buff *skb, struct netlink_callback *cb,
@@ -668,6 +848,10 @@ static const struct genl_small_ops bw_ops[] = {
 	{ .cmd = BW_CMD_ENDPOINT_GET, .flags = GENL_ADMIN_PERM, .dumpit = bw_dump_endpoints },
 	{ .cmd = BW_CMD_EXPLAIN, .flags = GENL_ADMIN_PERM, .doit = bw_do_explain },
 	{ .cmd = BW_CMD_SEAL, .flags = GENL_ADMIN_PERM, .doit = bw_do_seal },
+	{ .cmd = BW_CMD_TRACE_BEGIN, .flags = GENL_ADMIN_PERM, .doit = bw_do_trace_begin },
+	{ .cmd = BW_CMD_TRACE_GET, .flags = GENL_ADMIN_PERM, .doit = bw_do_trace_get },
+	{ .cmd = BW_CMD_TRACE_END, .flags = GENL_ADMIN_PERM, .doit = bw_do_trace_end },
+	{ .cmd = BW_CMD_HOOK_GET, .flags = GENL_ADMIN_PERM, .doit = bw_do_hook_get },
 };
 
 /*
@@ -688,7 +872,7 @@ static struct genl_family bw_family __ro_after_init = {
 
 int bw_netlink_init(void)
 {
-	BUILD_BUG_ON(BW_ATTR_MAX >= 64);
+	BUILD_BUG_ON(BW_ATTR_MAX >= 128);
 	BUILD_BUG_ON(BW_ATTR_SECTION_PAIR - BW_ATTR_SECTION_IDENTITY != BW_S_PAIR);
 	return genl_register_family(&bw_family);
 }

@@ -20,6 +20,7 @@
 #include <net/netfilter/nf_log.h>
 #include <net/netfilter/nf_queue.h>
 
+#include "trace.h"
 #include "verdict.h"
 
 #define BW_LOG_PER_SECOND	100	/* of each CPU */
@@ -81,8 +82,18 @@ static const char *const bw_reason_words[BW_REASON_MAX] = {
 	[BW_REASON_INVALID] = "invalid",
 	[BW_REASON_MALFORMED] = "malformed",
 	[BW_REASON_DIRECT] = "direct",
+	[BW_REASON_NEIGHBOUR] = "neighbour",
+	[BW_REASON_HOST_ERROR] = "host_error",
 	[BW_REASON_CLOSED] = "closed",
 };
+
+const char *bw_verdict_by(const struct bw_state *st,
+			  const struct bw_decision *d)
+{
+	return d->index >= BW_REASON_MAX ?
+	       st->rules->rule[d->index - BW_REASON_MAX].name :
+	       bw_reason_words[d->index];
+}
 
 /*
  * The prefix is what readers parse: "bridgewarden: [audit ]ACTION CLASS rule NAME"
@@ -96,7 +107,6 @@ static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
 		.type = NF_LOG_TYPE_ULOG,
 		.u.ulog.group = st->log_group,
 	};
-	bool rule = d->index >= BW_REASON_MAX;
 
 	if (!bw_log_allowed())
 		return;
@@ -106,9 +116,8 @@ static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
 		      st->mode == BW_MODE_AUDIT ? "audit " : "",
 		      bw_action_words[d->action],
 		      d->class == BW_CLASS_NONE ? "-" : bw_class_words[d->class],
-		      rule ? "rule " : "",
-		      rule ? st->rules->rule[d->index - BW_REASON_MAX].name :
-			     bw_reason_words[d->index]);
+		      d->index >= BW_REASON_MAX ? "rule " : "",
+		      bw_verdict_by(st, d));
 }
 
 static void bw_reject4(struct sk_buff *skb, const struct nf_hook_state *hs)
@@ -192,12 +201,34 @@ static noinline unsigned int bw_act(const struct bw_state *st,
 	return d->action == BW_ACTION_REJECT ? bw_reject(skb, hs) : NF_DROP;
 }
 
-unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
-			const struct nf_hook_state *hs,
-			const struct bw_decision *d)
+static __always_inline unsigned int
+bw_carry_out(const struct bw_state *st, struct sk_buff *skb,
+	     const struct nf_hook_state *hs, const struct bw_decision *d)
 {
-	bw_count(st->counters, d->index, skb->len);
 	if (likely(d->action == BW_ACTION_ALLOW && !d->log))
 		return NF_ACCEPT;
 	return bw_act(st, skb, hs, d);
+}
+
+/* A way of its own, so that the usual one keeps nothing for after the event. */
+static noinline unsigned int bw_carry_out_traced(const struct bw_state *st,
+						 struct sk_buff *skb,
+						 const struct nf_hook_state *hs,
+						 const struct bw_decision *d)
+{
+	bw_trace_judged(st, skb, hs, d);
+	return bw_carry_out(st, skb, hs, d);
+}
+
+/* Into the hooks: see build.c. A branch for traces must not cost a call. */
+__always_inline unsigned int bw_verdict(const struct bw_state *st,
+					struct sk_buff *skb,
+					const struct nf_hook_state *hs,
+					const struct bw_decision *d)
+{
+	bw_count(st->counters, d->index, skb->len);
+	/* Off, one instruction that does nothing. */
+	if (trace_bw_verdict_enabled())
+		return bw_carry_out_traced(st, skb, hs, d);
+	return bw_carry_out(st, skb, hs, d);
 }

@@ -14,6 +14,10 @@
 /* Log lines the rate limit has kept back since load. */
 u64 bw_log_swallowed(void);
 
+/* Name of the rule, or a word for the built-in reason. */
+const char *bw_verdict_by(const struct bw_state *st,
+			  const struct bw_decision *d);
+
 /* Bottom halves must be off, under rcu_read_lock(). */
 unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
 			const struct nf_hook_state *hs,

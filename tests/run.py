@@ -61,6 +61,9 @@ STAGES = (
     molecule("engine-oldest", "engine"),
     molecule("engine-default", "engine"),
     molecule("engine-newest", "engine"),
+    molecule("paths-oldest", "paths"),
+    molecule("paths-default", "paths"),
+    molecule("paths-newest", "paths"),
     Stage("lab", "python -m lab demo --quiet-exit", "vm", ("images",)),
 )
 

@@ -44,6 +44,10 @@ enum bw_cmd {
 	BW_CMD_ENDPOINT_GET,	/* dump: endpoints */
 	BW_CMD_EXPLAIN,		/* do: verdict for a hypothetical packet */
 	BW_CMD_SEAL,		/* do: no change and no unload until reboot */
+	BW_CMD_TRACE_BEGIN,	/* do: begin this socket's trace */
+	BW_CMD_TRACE_GET,	/* do: how it stands */
+	BW_CMD_TRACE_END,	/* do: end it, tell how it stood */
+	BW_CMD_HOOK_GET,	/* do: who stands at each hook of a namespace */
 	__BW_CMD_MAX,
 };
 
@@ -177,10 +181,36 @@ enum bw_attr {
 	BW_ATTR_QUEUE_BYPASS,		/* flag */
 	BW_ATTR_PARENT,			/* string, repeated: as GUARD, of macvlan's parents */
 	BW_ATTR_COUNT_NAMESPACES,	/* u32: containers' namespaces judged inside now */
+	BW_ATTR_TRACE_ID,		/* u32: in the trace field of its events */
+	BW_ATTR_TRACE_TERM,		/* binary: struct bw_nl_term[]; absent: every packet */
+	BW_ATTR_TRACE_SECONDS,		/* u32: ends by itself after so long; absent: 60 */
+	BW_ATTR_TRACE_EVENTS,		/* u32: ... after so many events; absent: 100000 */
+	BW_ATTR_TRACE_RATE,		/* u32: events a second, at most; absent: 5000 */
+	BW_ATTR_TRACE_REPORTED,		/* u64: events written */
+	BW_ATTR_TRACE_WITHHELD,		/* u64: events kept back by the rate */
+	BW_ATTR_TRACE_STATE,		/* u8: enum bw_trace_state */
+	BW_ATTR_TRACE_BLIND,		/* u32: namespaces without our hooks, for want of memory */
+	BW_ATTR_NETNS_FD,		/* u32: open file of a namespace; absent: the host's */
+	BW_ATTR_HOOK,			/* binary, repeated: struct bw_nl_hook */
+	BW_ATTR_COUNT_TRACES,		/* u32: that run now */
 	__BW_ATTR_MAX,
 };
 
 #define BW_ATTR_MAX (__BW_ATTR_MAX - 1)
+
+enum bw_trace_state {
+	BW_TRACE_RUNNING = 0,
+	BW_TRACE_TIME = 1,	/* ended: its time was up */
+	BW_TRACE_EVENTS = 2,	/* ended: it has written as many events as it may */
+	BW_TRACE_ENDED = 3,	/* ended: its owner said so */
+	__BW_TRACE_MAX,
+};
+
+#define BW_MAX_TRACES		4	/* at once */
+#define BW_MAX_TERMS		64	/* of a trace */
+#define BW_MAX_TRACE_SECONDS	3600
+#define BW_MAX_TRACE_EVENTS	10000000
+#define BW_MAX_TRACE_RATE	1000000
 
 /* Where a party to a connection stands. */
 enum bw_kind {
@@ -287,6 +317,35 @@ struct bw_nl_pair {
 	__u32 row;
 	__u32 column;
 	__u32 block;
+};
+
+/*
+ * What a trace shows: packets for which all that is set in one of its terms
+ * holds, either by their own header or by one of their connection's two, and
+ * from then on they and their connection wherever they go.
+ */
+struct bw_nl_term {
+	__u8 family;	/* AF_INET or AF_INET6; 0: either, and no address is asked for */
+	__u8 proto;	/* 0: any */
+	__u16 port;	/* either side's; 0: any */
+	__u8 one_len;	/* prefix length; 0: any address */
+	__u8 other_len;
+	__u16 reserved;	/* 0 */
+	__u32 link;	/* ifindex in the host's namespace; 0: any */
+	__u32 netns;	/* inode number; 0: any */
+	__u8 one[16];	/* from the one to the other or back; IPv4 in the first four bytes */
+	__u8 other[16];
+};
+
+#define BW_WHO_LEN		88
+
+/* In the order in which they run. */
+struct bw_nl_hook {
+	__u8 family;	/* NFPROTO_IPV4 (2), NFPROTO_BRIDGE (7) or NFPROTO_IPV6 (10) */
+	__u8 hook;	/* enum nf_inet_hooks */
+	__u16 own;	/* 1: ours */
+	__s32 priority;
+	char who[BW_WHO_LEN];	/* "function [module]", NUL-terminated */
 };
 
 #endif /* _UAPI_BRIDGEWARDEN_H */

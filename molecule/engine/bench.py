@@ -31,6 +31,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils import (
     _errors,
     _netlink,
     _store,
+    _trace,
 )
 
 Json = dict[str, Any]
@@ -121,6 +122,20 @@ def probe(probes: list[Json]) -> list[Json]:
     attempts = bw_probe.begin_all(probes, places())
     bw_probe.finish(attempts)
     return [attempt.probe for attempt in attempts]
+
+
+@request
+def trace(options: Json, probes: list[Json], seconds: float = 1.0) -> Json:
+    """What a trace records while the probes run, and so long after them."""
+    try:
+        with _trace.Trace(_trace.Options(**options)) as running:
+            results = probe(probes)
+            time.sleep(seconds)
+            running.stop()
+            paths = list(running.paths())
+            return {"results": results, "paths": paths, "summary": running.summary(), "hooks": running.hooks}
+    except _errors.BridgewardenError as error:
+        return {"error": error.text(), "kind": type(error).__name__}
 
 
 FLOWS: dict[str, socket.socket] = {}

@@ -38,7 +38,10 @@ def archive(module: Path) -> bytes:
     files = {"bridgewarden.ko": module, "bw_probe.py": GUEST / "bw-probe.py"}
     files.update({name: HERE / name for name in ("bench.py", "world.sh")})
     files.update(
-        {f"kernel/{name}": PROJECT / "kmod" / "tests" / name for name in ("packets.py", "inside.py")}
+        {
+            f"kernel/{name}": PROJECT / "kmod" / "tests" / name
+            for name in ("packets.py", "inside.py", "traces.py", "cost.py")
+        }
     )
     for path in (PROJECT / "plugins" / "module_utils").glob("*.py"):
         files[f"{LIBRARY}/{path.name}"] = path

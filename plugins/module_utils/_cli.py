@@ -13,8 +13,11 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
+import signal
 import socket
 import sys
 import time
@@ -140,6 +143,8 @@ def cmd_status(args: argparse.Namespace) -> Reply:
         rows.append(
             ("inside", "%d namespaces, parents: %s" % (info.namespaces, ", ".join(info.parents) or "none"))
         )
+    if info.traces:
+        rows.append(("traces", "%d run" % info.traces))
     if info.sealed:
         rows.append(("sealed", good("nothing changes until reboot")))
     if info.confirm_remaining:
@@ -161,6 +166,7 @@ def info_record(info: Info) -> Json:
         "guards": list(info.guards),
         "parents": list(info.parents),
         "namespaces": info.namespaces,
+        "traces": info.traces,
         "guard_links": [link_name(index) for index in info.guard_links],
         "counts": info.counts,
         "hooks_in_place": info.hooks_in_place,
@@ -356,6 +362,104 @@ def log_text(line: Json) -> str:
     return f"{when} {audit}{verdict} {line['class'] or '-'} {' -> '.join(sides)} {service}: {by} ({links})"
 
 
+def cmd_trace(args: argparse.Namespace) -> Reply:
+    """Shows each packet's way as soon as it is complete."""
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
+
+    if args.replay:
+        recorded = tracing.read_record(args.replay)
+        for path in recorded["paths"]:
+            show_path(path, args.json)
+        write_page(args.html, recorded)
+        return Reply(None, [], said=True)
+    options = tracing.Options(
+        protocol=args.proto,
+        source=args.source,
+        target=args.target,
+        port=args.port,
+        container=args.container,
+        namespace=args.namespace,
+        guard=args.guard,
+        dropped=args.dropped,
+        packets=args.count,
+        seconds=args.seconds,
+        events=args.events,
+        rate=args.rate,
+        docker_socket=args.docker_socket,
+    )
+    keep = bool(args.record or args.html)
+    paths: t.List[Json] = []
+    with tracing.Trace(options) as trace:
+        with on_signals(trace.stop):
+            for path in trace.paths():
+                show_path(path, args.json)
+                if keep:
+                    paths.append(path)
+        summary = trace.summary()
+        record = {"schema": tracing.SCHEMA, "paths": paths, "summary": summary, "hooks": trace.hooks}
+    if args.json:
+        say(json.dumps({"summary": summary, "hooks": trace.hooks}, sort_keys=True))
+    else:
+        say("%d packets, %d events, ended by %s" % (summary["packets"], summary["events"], summary["ended"]))
+        for note in summary["notes"]:
+            sys.stderr.write("bridgewarden: %s\n" % note)
+    if args.record:
+        tracing.write_private(args.record, json.dumps(record, sort_keys=True) + "\n")
+    write_page(args.html, record)
+    return Reply(None, [], said=True)
+
+
+def show_path(path: Json, as_json: bool) -> None:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._picture import lanes
+
+    if as_json:
+        say(json.dumps(path, sort_keys=True))
+    else:
+        colours = {"good": "32", "bad": "1;31", "dim": "2"}
+        width = shutil.get_terminal_size((100, 24)).columns
+        say("\n".join(lanes(path, width, lambda words, colour: paint(words, colours[colour]))) + "\n")
+    sys.stdout.flush()
+
+
+def write_page(target: t.Optional[str], record: Json) -> None:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._picture import page
+
+    if target:
+        tracing.write_private(target, page(record, "bridgewarden trace on " + socket.gethostname()))
+
+
+@contextlib.contextmanager
+def on_signals(stop: t.Callable[[], None]) -> t.Iterator[None]:
+    """Of an operator, or of a session that dies: what there is by now is still told, and the buffers go."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda _number, _frame: stop()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def cmd_hooks(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
+
+    with Kernel() as kernel:
+        record = tracing.hooks_of(kernel, tracing.namespace_path(args.namespace, args.docker_socket))
+    rows = [
+        (
+            row["family"],
+            row["hook"],
+            row["priority"],
+            row["function"],
+            row["module"],
+            "ours" if row["own"] else "",
+        )
+        for row in record
+    ]
+    return Reply(record, table(rows, ("family", "hook", "priority", "function", "module", "")))
+
+
 def cmd_sync(args: argparse.Namespace) -> Reply:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import sync
     from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
@@ -453,6 +557,18 @@ def parser() -> Parser:
     asks_docker(log)
     log.add_argument("--group", type=int, help="nfnetlink_log group; default: the policy's")
     log.add_argument("--count", type=int, default=0, metavar="N", help="end after so many lines")
+    trace = command("trace", cmd_trace, "Shows the way of packets through every hook, device and namespace.")
+    asks_docker(trace)
+    add_trace_options(trace)
+    hooks = command("hooks", cmd_hooks, "Who stands at each netfilter hook, in the order in which they run.")
+    asks_docker(hooks)
+    hooks.add_argument(
+        "namespace",
+        metavar="NAMESPACE",
+        nargs="?",
+        default="host",
+        help="host, a container, or of 'ip netns'",
+    )
     asks_docker(command("sync", cmd_sync, "Brings the kernel in step with policy and Docker, once."))
     command("policy", cmd_policy, "The desired policy, and what is applied, in words.")
     command(
@@ -462,6 +578,40 @@ def parser() -> Parser:
     )
     asks_docker(command("agent", cmd_agent, "Follows Docker; for bridgewarden-agent.service."))
     return top
+
+
+def add_trace_options(trace: Parser) -> None:
+    what = trace.add_argument_group("what to trace (all that is given must hold; answers are shown too)")
+    what.add_argument("--proto", default="", metavar="NAME", help="tcp, udp, icmp, icmpv6, sctp or a number")
+    what.add_argument(
+        "--from", dest="source", default="", metavar="ADDRESS", help="an address or CIDR of either side"
+    )
+    what.add_argument(
+        "--to", dest="target", default="", metavar="ADDRESS", help="an address or CIDR of the other side"
+    )
+    what.add_argument("--port", type=int, default=0, metavar="N", help="either side's port")
+    where = what.add_mutually_exclusive_group()
+    where.add_argument(
+        "--container", default="", metavar="NAME", help="by namespace, addresses and published ports"
+    )
+    where.add_argument(
+        "--namespace", default="", metavar="NAME", help="host, a container, of 'ip netns', or an inode"
+    )
+    where.add_argument("--guard", default="", metavar="LINK", help="a bridge or another link of the host")
+    what.add_argument("--dropped", action="store_true", help="show only what was dropped, rejected or lost")
+    end = trace.add_argument_group("when to end")
+    end.add_argument("--count", type=int, default=0, metavar="N", help="after so many packets")
+    end.add_argument(
+        "--seconds", type=int, default=60, metavar="S", help="default: %(default)s, at most 3600"
+    )
+    end.add_argument("--events", type=int, default=100000, metavar="N", help="default: %(default)s")
+    end.add_argument(
+        "--rate", type=int, default=5000, metavar="N", help="events a second; default: %(default)s"
+    )
+    out = trace.add_argument_group("where to")
+    out.add_argument("--record", metavar="FILE", help="write everything as JSON, readable by root only")
+    out.add_argument("--html", metavar="FILE", help="write a page with drawings, readable by root only")
+    out.add_argument("--replay", metavar="FILE", help="show a recorded trace; the kernel is not asked")
 
 
 def asks_docker(sub: Parser) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -55,6 +56,12 @@ MAX_RULES = 1 << 17
 MAX_SPANS = 1 << 22
 MAX_BLOCKS = 1 << 22
 MAX_PAIRS = 1 << 22
+MAX_TRACES = 4  # at once
+MAX_TERMS = 64
+MAX_TRACE_SECONDS = 3600
+MAX_TRACE_EVENTS = 10000000
+MAX_TRACE_RATE = 1000000
+WHO_LEN = 88
 
 SERVICE_MAX = 0xFFFFFF
 RULE_NONE = 0xFFFFFFFF
@@ -78,6 +85,10 @@ class Cmd(enum.IntEnum):
     ENDPOINT_GET = 9
     EXPLAIN = 10
     SEAL = 11
+    TRACE_BEGIN = 12
+    TRACE_GET = 13
+    TRACE_END = 14
+    HOOK_GET = 15
 
 
 class Attr(enum.IntEnum):
@@ -145,6 +156,18 @@ class Attr(enum.IntEnum):
     QUEUE_BYPASS = 61
     PARENT = 62
     COUNT_NAMESPACES = 63
+    TRACE_ID = 64
+    TRACE_TERM = 65
+    TRACE_SECONDS = 66
+    TRACE_EVENTS = 67
+    TRACE_RATE = 68
+    TRACE_REPORTED = 69
+    TRACE_WITHHELD = 70
+    TRACE_STATE = 71
+    TRACE_BLIND = 72
+    NETNS_FD = 73
+    HOOK = 74
+    COUNT_TRACES = 75
 
 
 class Identity(enum.IntEnum):
@@ -185,6 +208,13 @@ class Kind(enum.IntEnum):
     WORLD = 0
     HOST = 1
     GUARDED = 2
+
+
+class TraceState(enum.IntEnum):
+    RUNNING = 0
+    TIME = 1
+    EVENTS = 2
+    ENDED = 3
 
 
 class Reason(enum.IntEnum):
@@ -235,6 +265,11 @@ STRUCTS: t.Dict[Attr, str] = {
     Attr.SECTION_BLOCK: "=II",
     Attr.SECTION_PAIR: "=III",
 }
+#: The same for structs that are no part of a ruleset.
+TRACE_STRUCTS: t.Dict[Attr, str] = {
+    Attr.TRACE_TERM: "=BBHBBHII16s16s",
+    Attr.HOOK: "=BBHi88s",
+}
 
 Sections = t.Sequence[t.Tuple[Attr, bytes]]
 _Attrs = t.List[t.Tuple[Attr, bytes]]
@@ -275,6 +310,7 @@ class Info:
     hooks_ahead: t.Tuple[str, ...] = ()  # who runs before us: "IPv4 FORWARD function [module]"
     parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan children, as patterns
     namespaces: int = 0  # judged inside now
+    traces: int = 0  # that run now
 
     @property
     def hooks_in_place(self) -> bool:
@@ -325,6 +361,63 @@ class Explanation:
     @property
     def builtin(self) -> bool:
         return self.rule_index < REASON_MAX
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a trace shows: all that is set holds, in either direction."""
+
+    proto: int = 0
+    port: int = 0
+    one: str = ""  # address or CIDR; "": any
+    other: str = ""
+    link: int = 0  # ifindex in the host's namespace
+    netns: int = 0  # inode number
+
+    def packed(self) -> bytes:
+        one, other = _prefix(self.one), _prefix(self.other)
+        family = one[0] or other[0]
+        return struct.pack(
+            TRACE_STRUCTS[Attr.TRACE_TERM],
+            family,
+            self.proto,
+            self.port,
+            one[1],
+            other[1],
+            0,
+            self.link,
+            self.netns,
+            one[2],
+            other[2],
+        )
+
+
+@dataclass(frozen=True)
+class TraceReport:
+    """How a trace stands: TRACE_BEGIN's, TRACE_GET's and TRACE_END's reply."""
+
+    id: int
+    state: str  # running, or why it has ended: time, events, ended
+    seconds_left: int
+    reported: int  # events
+    withheld: int  # events that the rate kept back
+    blind: int  # namespaces that could not be hooked
+
+
+@dataclass(frozen=True)
+class HookRow:
+    """A function at a hook: HOOK_GET; they come in the order in which they run."""
+
+    family: str  # IPv4, IPv6 or bridge
+    hook: str  # PRE_ROUTING .. POST_ROUTING
+    priority: int
+    function: str
+    module: str  # "": of the kernel itself
+    own: bool
+
+
+HOOKS = ("PRE_ROUTING", "LOCAL_IN", "FORWARD", "LOCAL_OUT", "POST_ROUTING")
+_HOOK_FAMILIES = {2: "IPv4", 7: "bridge", 10: "IPv6"}
 
 
 def chunked(sections: Sections, limit: int = CHUNK) -> t.Iterator[_Attrs]:
@@ -644,6 +737,47 @@ class Kernel:
             return _explanation(reply)
         raise KernelError("the kernel gave no answer", "explaining a connection", "look into the kernel log")
 
+    # Traces
+
+    def trace_begin(
+        self, terms: t.Sequence[Term] = (), seconds: int = 60, events: int = 100000, rate: int = 5000
+    ) -> TraceReport:
+        """Begins this socket's trace; it ends with the socket at the latest."""
+        attrs: _Attrs = [
+            (Attr.TRACE_SECONDS, struct.pack("=I", seconds)),
+            (Attr.TRACE_EVENTS, struct.pack("=I", events)),
+            (Attr.TRACE_RATE, struct.pack("=I", rate)),
+        ]
+        if terms:
+            attrs.append((Attr.TRACE_TERM, b"".join(term.packed() for term in terms)))
+        return self._trace(Cmd.TRACE_BEGIN, attrs, "beginning a trace")
+
+    def trace_get(self) -> TraceReport:
+        return self._trace(Cmd.TRACE_GET, [], "asking for the trace")
+
+    def trace_end(self) -> TraceReport:
+        return self._trace(Cmd.TRACE_END, [], "ending the trace")
+
+    def _trace(self, cmd: Cmd, attrs: _Attrs, doing: str) -> TraceReport:
+        for reply in self._request(cmd, attrs, doing):
+            return TraceReport(
+                id=_number(reply, Attr.TRACE_ID),
+                state=TraceState(_number(reply, Attr.TRACE_STATE)).name.lower(),
+                seconds_left=_number(reply, Attr.TRACE_SECONDS),
+                reported=_number(reply, Attr.TRACE_REPORTED),
+                withheld=_number(reply, Attr.TRACE_WITHHELD),
+                blind=_number(reply, Attr.TRACE_BLIND),
+            )
+        raise KernelError("the kernel gave no answer", doing, "look into the kernel log")
+
+    def hooks(self, netns: t.Optional[int] = None) -> t.List[HookRow]:
+        """Who stands at each hook of the host's namespace, or of the one that the open file `netns` is of."""
+        attrs: _Attrs = [] if netns is None else [(Attr.NETNS_FD, struct.pack("=I", netns))]
+        rows: t.List[HookRow] = []
+        for reply in self._request(Cmd.HOOK_GET, attrs, "asking who stands at the hooks"):
+            rows.extend(_hook(data) for data in _all(reply, Attr.HOOK))
+        return rows
+
     # The wire
 
     def _request(self, cmd: Cmd, attrs: _Attrs, doing: str) -> t.List[t.Any]:
@@ -722,6 +856,29 @@ def _info(reply: t.Any) -> Info:
         hooks_ahead=tuple(_text(who) for who in _all(reply, Attr.HOOK_AHEAD)),
         parents=tuple(_text(parent) for parent in _all(reply, Attr.PARENT)),
         namespaces=_number(reply, Attr.COUNT_NAMESPACES),
+        traces=_number(reply, Attr.COUNT_TRACES),
+    )
+
+
+def _prefix(text: str) -> t.Tuple[int, int, bytes]:
+    """Family, prefix length and sixteen bytes; zeroes for ""."""
+    if not text:
+        return 0, 0, bytes(16)
+    network = ipaddress.ip_network(text, strict=False)
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    return int(family), network.prefixlen, network.network_address.packed.ljust(16, b"\0")
+
+
+def _hook(data: bytes) -> HookRow:
+    family, hook, own, priority, who = struct.unpack(TRACE_STRUCTS[Attr.HOOK], data)
+    function, _space, module = _text(who).partition(" [")
+    return HookRow(
+        family=_HOOK_FAMILIES.get(family, "#%d" % family),
+        hook=HOOKS[hook],
+        priority=priority,
+        function=function,
+        module=module.rstrip("]"),
+        own=bool(own),
     )
 
 

@@ -93,6 +93,10 @@ namespaces:
   description: How many containers' namespaces are judged inside now.
   returned: when loaded
   type: int
+traces:
+  description: How many traces run now.
+  returned: when loaded
+  type: int
 guard_links:
   description: The links that are guarded now.
   returned: when loaded

@@ -15,8 +15,8 @@ KMOD = Path(__file__).resolve().parents[2] / "kmod"
 SPEC = yaml.safe_load((KMOD / "bridgewarden.yaml").read_text())
 HEADER = re.sub(r"/\*.*?\*/", "", (KMOD / "uapi" / "bridgewarden.h").read_text(), flags=re.S)
 
-C_SIZES = {"__u8": 1, "char": 1, "__u16": 2, "__u32": 4, "__be32": 4, "__u64": 8}
-SPEC_SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+C_SIZES = {"__u8": 1, "char": 1, "__u16": 2, "__u32": 4, "__s32": 4, "__be32": 4, "__u64": 8}
+SPEC_SIZES = {"u8": 1, "u16": 2, "u32": 4, "s32": 4, "u64": 8}
 
 
 def header_enum(name: str) -> dict[str, int]:
@@ -88,11 +88,14 @@ def test_attributes() -> None:
 
 @pytest.mark.parametrize("name", ENUMS)
 def test_enums(name: str) -> None:
-    assert spec_enum(name) == header_enum(name)
+    assert spec_enum(name) == header_enum(name.replace("-", "_"))
 
 
 def test_no_enum_or_struct_is_missing() -> None:
-    assert set(re.findall(r"enum bw_(\w+) \{", HEADER)) == set(ENUMS) | {"cmd", "attr"}
+    assert set(re.findall(r"enum bw_(\w+) \{", HEADER)) == {name.replace("-", "_") for name in ENUMS} | {
+        "cmd",
+        "attr",
+    }
     assert {constant(name) for name in STRUCTS} == {
         constant(name) for name in re.findall(r"struct bw_(\w+) \{", HEADER)
     }
@@ -159,10 +162,10 @@ def test_handlers_take_what_the_specification_says() -> None:
         re.findall(r"BW_A\((\w+)\)", re.search(r"#define BW_HEAD(.*?)\n#define", source, re.S).group(1))
     )
     sections = {constant(a["name"]) for a in ATTRIBUTES if a["name"].startswith("section-")}
-    table = re.search(r"bw_takes\[BW_CMD_MAX \+ 1\] = \{(.*?)\n\};", source, re.S).group(1)
+    table = re.search(r"bw_takes\[BW_CMD_MAX \+ 1\]\[2\] = \{(.*?)\n\};", source, re.S).group(1)
     takes = {}
     for cmd, expression in re.findall(r"\[BW_CMD_(\w+)\] = (.*?),\n(?=\t\[|$)", table + "\n", re.S):
-        takes[cmd] = set(re.findall(r"BW_A\((\w+)\)", expression))
+        takes[cmd] = set(re.findall(r"BW_A2?\((\w+)\)", expression))
         takes[cmd] |= head if "BW_HEAD" in expression else set()
         takes[cmd] |= sections if "BW_SECTIONS" in expression else set()
     for operation in SPEC["operations"]["list"]:
@@ -203,10 +206,11 @@ def test_python_attributes() -> None:
         ("class", "DirectionClass"),
         ("kind", "Kind"),
         ("reason", "Reason"),
+        ("trace-state", "TraceState"),
     ],
 )
 def test_python_enums(name: str, enum: str) -> None:
-    prefix = "BW_%s_" % name.upper()
+    prefix = "BW_%s_" % name.removesuffix("-state").upper()
     numbers = {prefix + member.name: member.value for member in getattr(netlink, enum)}
     assert numbers == {
         member: number for member, number in spec_enum(name).items() if member != "BW_REASON_MAX"
@@ -227,6 +231,12 @@ def test_python_constants() -> None:
         "MAX_SPANS",
         "MAX_BLOCKS",
         "MAX_PAIRS",
+        "MAX_TRACES",
+        "MAX_TERMS",
+        "MAX_TRACE_SECONDS",
+        "MAX_TRACE_EVENTS",
+        "MAX_TRACE_RATE",
+        "WHO_LEN",
         "SERVICE_MAX",
         "RULE_NONE",
     ):
@@ -236,8 +246,9 @@ def test_python_constants() -> None:
 
 def test_python_structs() -> None:
     of_section = {constant(a["name"]): a["struct"] for a in ATTRIBUTES if "struct" in a}
-    assert {attr.name for attr in netlink.STRUCTS} == set(of_section)
-    for attr, layout in netlink.STRUCTS.items():
+    layouts = {**netlink.STRUCTS, **netlink.TRACE_STRUCTS}
+    assert {attr.name for attr in layouts} == set(of_section)
+    for attr, layout in layouts.items():
         fields = header_struct(of_section[attr.name].replace("-", "_"))
         assert struct.calcsize(layout) == sum(size for _, size in fields), attr.name
         sizes = []

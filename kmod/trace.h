@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Traces: while one runs, hooks of ours stand first and last at all five places
+ * of every network namespace and write an event (trace_event.h) for the packets
+ * that it asks for. A trace belongs to the socket that began it and is over when
+ * that closes, when its time is up or when it has written its number of events.
+ */
+#ifndef _BW_TRACE_H
+#define _BW_TRACE_H
+
+#include <linux/netfilter.h>
+#include <linux/skbuff.h>
+
+#include "state.h"
+#include "trace_event.h"
+
+struct bw_trace_wish {
+	const struct bw_nl_term *term;
+	u32 n_term;	/* 0: every packet */
+	u32 seconds;
+	u32 events;
+	u32 rate;	/* events a second */
+};
+
+struct bw_trace_report {
+	u32 id;
+	u32 seconds;	/* left */
+	u32 blind;	/* namespaces where the hooks could not be registered */
+	u64 reported;
+	u64 withheld;	/* by the rate */
+	u8 state;	/* enum bw_trace_state */
+};
+
+/* 0 or a negative errno, with why filled in where there is more to say. */
+int bw_trace_begin(u32 portid, const struct bw_trace_wish *wish,
+		   struct bw_trace_report *r, const char **why);
+/* -ENOENT: this socket has none. */
+int bw_trace_get(u32 portid, struct bw_trace_report *r);
+int bw_trace_end(u32 portid, struct bw_trace_report *r);
+
+u32 bw_trace_count(void);
+
+bool bw_trace_is_ours(nf_hookfn *fn);
+
+/* Tells of a verdict; for where trace_bw_verdict_enabled() says so. */
+void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
+		     const struct nf_hook_state *hs,
+		     const struct bw_decision *d);
+
+int bw_trace_init(void);
+/* No packet is in a hook any more when it returns. */
+void bw_trace_exit(void);
+
+#endif /* _BW_TRACE_H */

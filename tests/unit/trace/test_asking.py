@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wire, the module and the command: what is sent to the kernel for them, and what they make of its answers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import typing as t
+
+import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink as netlink
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    KernelError,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    Attr,
+    Cmd,
+    HookRow,
+    Kernel,
+    Term,
+)
+
+Json = t.Dict[str, t.Any]
+
+
+class Reply(t.Dict[str, t.Any]):
+    """As pyroute2 gives them."""
+
+    def __init__(self, *attrs: t.Tuple[Attr, bytes]) -> None:
+        super().__init__(attrs=[("BW_ATTR_" + attr.name, data) for attr, data in attrs])
+
+    def get_attrs(self, name: str) -> t.List[bytes]:
+        return [data for key, data in self["attrs"] if key == name]
+
+    def get_attr(self, name: str) -> t.Optional[bytes]:
+        return (self.get_attrs(name) or [None])[0]  # type: ignore[list-item]
+
+
+class Wire(Kernel):
+    replies: t.List[Reply] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: t.List[t.Tuple[Cmd, t.Dict[Attr, bytes]]] = []
+
+    def _exchange(self, cmd: Cmd, attrs: t.Any, flags: int, doing: str) -> t.List[t.Any]:
+        self.sent.append((cmd, dict(attrs)))
+        return self.replies
+
+
+REPORT = Reply(
+    (Attr.TRACE_ID, struct.pack("=I", 7)),
+    (Attr.TRACE_STATE, b"\2"),
+    (Attr.TRACE_SECONDS, struct.pack("=I", 3)),
+    (Attr.TRACE_REPORTED, struct.pack("=Q", 1 << 33)),
+    (Attr.TRACE_WITHHELD, struct.pack("=Q", 5)),
+    (Attr.TRACE_BLIND, struct.pack("=I", 1)),
+)
+
+
+def hook_row(family: int, hook: int, own: int, priority: int, who: bytes) -> t.Tuple[Attr, bytes]:
+    return Attr.HOOK, struct.pack("=BBHi88s", family, hook, own, priority, who)
+
+
+def test_a_trace_is_begun_with_its_terms_and_bounds() -> None:
+    wire = Wire()
+    wire.replies = [REPORT]
+    report = wire.trace_begin([Term(port=80), Term(6)], 5, 100, 20)
+    ((cmd, attrs),) = wire.sent
+    assert cmd == Cmd.TRACE_BEGIN
+    assert attrs[Attr.TRACE_TERM] == Term(port=80).packed() + Term(6).packed()
+    numbers = [
+        struct.unpack("=I", attrs[a])[0] for a in (Attr.TRACE_SECONDS, Attr.TRACE_EVENTS, Attr.TRACE_RATE)
+    ]
+    assert numbers == [5, 100, 20]
+    assert report == netlink.TraceReport(7, "events", 3, 1 << 33, 5, 1)
+    wire.trace_get()
+    assert wire.sent[-1] == (Cmd.TRACE_GET, {})
+
+
+def test_no_terms_is_no_attribute() -> None:
+    wire = Wire()
+    wire.replies = [REPORT]
+    wire.trace_begin()
+    assert Attr.TRACE_TERM not in wire.sent[0][1]
+
+
+def test_no_answer_is_an_error() -> None:
+    with pytest.raises(KernelError, match="no answer"):
+        Wire().trace_get()
+
+
+def test_hooks() -> None:
+    wire = Wire()
+    wire.replies = [
+        Reply(
+            hook_row(2, 0, 0, -200, b"ipv4_conntrack_in [nf_conntrack]"),
+            hook_row(7, 4, 0, 0, b"f"),
+            hook_row(10, 2, 1, -(1 << 31), b"bw_hook_forward [bridgewarden]"),
+        )
+    ]
+    assert wire.hooks(9) == [
+        HookRow("IPv4", "PRE_ROUTING", -200, "ipv4_conntrack_in", "nf_conntrack", False),
+        HookRow("bridge", "POST_ROUTING", 0, "f", "", False),
+        HookRow("IPv6", "FORWARD", -(1 << 31), "bw_hook_forward", "bridgewarden", True),
+    ]
+    assert wire.sent == [(Cmd.HOOK_GET, {Attr.NETNS_FD: struct.pack("=I", 9)})]
+
+
+# The module.
+
+
+RECORD: Json = {
+    "schema": 1,
+    "paths": [
+        {"detail": "tcp SYN", "from": "10.0.0.1:9", "to": "10.0.0.2:80", "sentence": "delivered to web"}
+    ],
+    "summary": {"packets": 1, "events": 2, "ended": "time", "notes": []},
+    "hooks": {},
+}
+
+
+class Ended(Exception):
+    pass
+
+
+def run_module(monkeypatch: pytest.MonkeyPatch, **params: t.Any) -> t.Tuple[Json, t.List[tracing.Options]]:
+    pytest.importorskip("ansible")
+    from ansible_collections.bridgewarden.docker.plugins.modules import trace as module
+
+    asked: t.List[tracing.Options] = []
+    said: Json = {}
+
+    class Module:
+        def __init__(self, argument_spec: Json, supports_check_mode: bool) -> None:
+            assert supports_check_mode
+            self.params = {name: spec["default"] for name, spec in argument_spec.items()}
+            self.params.update(params)
+
+        def exit_json(self, **result: t.Any) -> None:
+            said.update(result)
+            raise Ended
+
+        def fail_json(self, **result: t.Any) -> None:
+            said.update(result, failed=True)
+            raise Ended
+
+    def traced(options: tracing.Options) -> Json:
+        asked.append(options)
+        if options.container == "wbe":
+            raise BridgewardenError("no such container", "container", "there are: web")
+        return json.loads(json.dumps(dict(RECORD, paths=[] if params.get("page") else RECORD["paths"])))  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(module, "AnsibleModule", Module)
+    monkeypatch.setattr(module.tracing, "trace", traced)
+    with pytest.raises(Ended):
+        module.main()
+    return said, asked
+
+
+def test_the_module_asks_for_all_of_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {
+        "proto": "tcp", "from": "10.0.0.1", "to": "10.0.0.2", "port": 80, "container": "web", "dropped": True,
+        "packets": 3, "seconds": 4, "events": 5, "rate": 6, "docker_socket": "unix:///x",
+    }  # fmt: skip
+    said, asked = run_module(monkeypatch, **wanted)
+    assert asked == [
+        tracing.Options("tcp", "10.0.0.1", "10.0.0.2", 80, "web", "", "", True, 3, 4, 5, 6, "unix:///x")
+    ]
+    assert said["words"] == ["tcp SYN 10.0.0.1:9 -> 10.0.0.2:80: delivered to web"]
+    assert said["changed"] is False and "page" not in said
+
+
+def test_the_module_draws_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, _asked = run_module(monkeypatch, page=True)
+    assert said["page"].startswith("<!doctype html>")
+
+
+def test_the_module_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, _asked = run_module(monkeypatch, container="wbe")
+    assert said["failed"] and said["msg"] == "no such container (container): there are: web"
+    said, asked = run_module(monkeypatch, container="web", guard="docker0")
+    assert said["failed"] and "exclude each other" in said["msg"] and not asked
+
+
+# The command.
+
+
+class Standing(Kernel):
+    def __enter__(self) -> Standing:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def hooks(self, netns: t.Optional[int] = None) -> t.List[HookRow]:
+        return [
+            HookRow("IPv4", "FORWARD", -(1 << 31), "bw_trace_hook", "bridgewarden", True),
+            HookRow("IPv4", "FORWARD", -(1 << 31), "bw_hook_forward", "bridgewarden", True),
+            HookRow("IPv4", "FORWARD", 0, "nft_do_chain_ipv4", "nf_tables", False),
+        ]
+
+
+def test_hooks_for_people_and_for_scripts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "Kernel", Standing)
+    with pytest.raises(SystemExit):
+        cli.main(["hooks"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [
+        ["IPv4", "FORWARD", "-2147483648", "bw_hook_forward", "bridgewarden", "ours"],
+        ["IPv4", "FORWARD", "0", "nft_do_chain_ipv4", "nf_tables"],
+    ]
+    with pytest.raises(SystemExit):
+        cli.main(["hooks", "host", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [row["function"] for row in found] == ["bw_hook_forward", "nft_do_chain_ipv4"]
+
+
+class Running:
+    """A trace of one packet."""
+
+    hooks: Json = {}
+    stopped = False
+
+    def __init__(self, options: tracing.Options) -> None:
+        Running.options = options
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        Running.closed = True
+
+    def stop(self) -> None:
+        Running.stopped = True
+
+    def paths(self) -> t.Iterator[Json]:
+        path: Json = {
+            **RECORD["paths"][0], "id": 1, "time": 1.5, "steps": [], "outcome": "delivered", "conversation": 1,
+            "protocol": "tcp", "reply": False,
+        }  # fmt: skip
+        yield path
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert Running.stopped  # and not dead
+
+    def summary(self) -> Json:
+        return {
+            "packets": 1,
+            "events": 2,
+            "withheld": 9,
+            "lost": 0,
+            "blind": 0,
+            "ended": "stopped",
+            "notes": ["9 events"],
+        }
+
+
+def test_a_signal_ends_a_trace_in_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: t.Any
+) -> None:
+    monkeypatch.setattr(tracing, "Trace", Running)
+    target = tmp_path / "r.json"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["trace", "--proto", "tcp", "--port", "80", "--count", "2", "--record", str(target)])
+    out = capsys.readouterr()
+    assert not ended.value.code
+    assert "delivered to web" in out.out and "ended by stopped" in out.out and "9 events" in out.err
+    assert t.cast(t.Any, Running).options[:4] == ("tcp", "", "", 80)
+    assert json.loads(target.read_text())["paths"][0]["sentence"] == "delivered to web"
+    assert t.cast(t.Any, Running).closed

@@ -64,8 +64,8 @@ bw_memo_read(const struct sk_buff *skb, const struct nf_hook_state *hs, bool six
 		     offsetof(typeof(*reply), src.u) + 2);
 	k->flow = (u64)*(const u32 *)&original->dst.u << 32 |
 		  *(const u32 *)&reply->src.u;
-	/* The family leaves 14 of its bits free. */
-	k->flow ^= (u64)(ct->status & IPS_DST_NAT) << (BITS_PER_TYPE(u16) + 5);
+	/* The family, bits 16 to 31, leaves most of them free. */
+	k->flow ^= (u64)(ct->status & IPS_DST_NAT) << 21;
 	k->flow ^= (u64)(ctinfo >= IP_CT_IS_REPLY) << 30;
 	k->place = (u64)hs->in->ifindex << 32 | (u32)hs->out->ifindex;
 	k->port = nf_bridge_get_physinif(skb);

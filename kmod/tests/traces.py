@@ -86,6 +86,7 @@ class Trace:
         os.mkdir(self.dir)
         self.put("events/bridgewarden/filter", "trace == %d" % self.id)
         self.put("trace_clock", "mono")
+        self.put("trace_options", "norecord-cmd")  # no probes in the scheduler
         if listen:
             self.put("events/bridgewarden/enable", "1")
 

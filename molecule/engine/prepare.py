@@ -40,7 +40,7 @@ def archive(module: Path) -> bytes:
     files.update(
         {
             f"kernel/{name}": PROJECT / "kmod" / "tests" / name
-            for name in ("packets.py", "inside.py", "traces.py", "cost.py")
+            for name in ("packets.py", "inside.py", "traces.py")
         }
     )
     for path in (PROJECT / "plugins" / "module_utils").glob("*.py"):

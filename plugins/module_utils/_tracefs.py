@@ -113,6 +113,10 @@ class Instance:
                 error.errno or 0,
             )
         self.put("trace_clock", "mono")
+        if self._alone():
+            # The names of processes cost probes in the scheduler, and no packet needs them.
+            with contextlib.suppress(OSError):
+                self.put("trace_options", "norecord-cmd")
         self.put("buffer_size_kb", str(BUFFER_KB))
         self.put("events/bridgewarden/filter", "trace == %d" % trace)
         self.put("events/bridgewarden/enable", "1")
@@ -163,6 +167,13 @@ class Instance:
             os.close(self._leash)
             os.waitpid(self._heir, 0)
             self._leash = -1
+
+    def _alone(self) -> bool:
+        """Whether nobody else traces: to some kernels that option is of all instances."""
+        others = [
+            name for name in os.listdir(os.path.join(self._top, "instances")) if not name.startswith(PREFIX)
+        ]
+        return not others and not read_file(os.path.join(self._top, "set_event"))
 
     def _sweep(self) -> None:
         for name in os.listdir(os.path.join(self._top, "instances")):

@@ -247,6 +247,16 @@ def test_an_instance_filters_by_its_trace_and_reads_whole_lines(
     assert instance.lost() == 12
 
 
+def test_who_else_traces_keeps_the_names_of_processes(top: File) -> None:
+    instance = Instance(str(top))
+    assert instance._alone()
+    (top / "set_event").write_text("sched:sched_switch\n")
+    assert not instance._alone()
+    (top / "set_event").write_text("")
+    (top / "instances" / "somebodys").mkdir()
+    assert not instance._alone()
+
+
 def test_an_instance_does_not_outlive_who_is_killed(top: File) -> None:
     instance = top / "instances" / "mine"
     instance.mkdir()

@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit kmod sanity scenario images test release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit kmod sanity scenario bench images test release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ sanity: venv  ## ansible-test sanity: two minutes the first time
 
 scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, engine-default ...): minutes
 	$(BIN)/python tests/run.py molecule-$(or $(SCENARIO),default)
+
+bench: venv  ## the packet path in executed instructions, beside its peers, into build/bench/results.json (PLAN=quick: a minute)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench $(or $(PLAN),all)
 
 test: venv  ## everything, in one report under build/test/
 	$(BIN)/python tests/run.py all

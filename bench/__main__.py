@@ -8,7 +8,6 @@ of its repeats.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import pickle
@@ -18,7 +17,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bench import plans
 from lab import image, targets
@@ -88,7 +87,7 @@ def initrd(base: Path, modules: dict[str, Path], plan: list[dict[str, Any]], scr
     return path
 
 
-def boot(found: image.Image, ramdisk: Path, scratch: Path, log: io.TextIOBase) -> list[dict[str, Any]]:
+def boot(found: image.Image, ramdisk: Path, scratch: Path, log: TextIO) -> list[dict[str, Any]]:
     disk = scratch / "disk.qcow2"
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(found.disk), "-F", "raw", str(disk)], check=True

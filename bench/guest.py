@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Inside the benchmark's machine, in place of an init system: one plan of measurements, a JSON line each on the console.
 
@@ -132,9 +131,9 @@ def measure(name: str, families: tuple[int, ...], patterns: tuple[str, ...], pas
 LOADED = False
 
 
-def load(**parameters: Any) -> None:
+def load() -> None:
     global LOADED
-    run("insmod", str(HERE / "bridgewarden.ko"), *(f"{key}={value}" for key, value in parameters.items()))
+    run("insmod", str(HERE / "bridgewarden.ko"))
     LOADED = True
 
 
@@ -148,12 +147,9 @@ def commit(name: str) -> float:
         return time.monotonic() - began
 
 
-def bridgewarden(name: str) -> Callable[[], None]:
-    def begin() -> None:
-        load()
-        tell(committed=name, seconds=round(commit(name), 4))
-
-    return begin
+def begin_with(name: str) -> None:
+    load()
+    tell(committed=name, seconds=round(commit(name), 4))
 
 
 def floor(on: int) -> None:
@@ -190,21 +186,19 @@ def main() -> None:
     for entry in plan:
         clear()
         for step in entry["steps"]:
-            exec_step(step)
+            STEPS[step[0]](*step[1:])
         measure(entry["name"], tuple(entry["families"]), tuple(entry["flows"]), entry.get("passes", True))
     tell(done=True)
 
 
-def exec_step(step: list[Any]) -> None:
-    verb, *words = step
-    {
-        "floor": lambda: floor(1),
-        "load": lambda: load(*words),
-        "ruleset": lambda: bridgewarden(words[0])(),
-        "docker": lambda: docker(*words),
-        "run": lambda: run(*words),
-        "file": lambda: run(*words[:-1], text=(HERE / words[-1]).read_text()),
-    }[verb]()
+STEPS: dict[str, Callable[..., Any]] = {
+    "floor": lambda: floor(1),
+    "load": load,
+    "ruleset": begin_with,
+    "docker": docker,
+    "run": run,
+    "file": lambda *words: run(*words[:-1], text=(HERE / words[-1]).read_text()),
+}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +130,7 @@ def measure(name: str, families: tuple[int, ...], patterns: tuple[str, ...], pas
 # Engines: a name, how it is set up; everything is taken down between them.
 
 LOADED = False
+OPEN: list[Any] = []  # of a trace
 
 
 def load() -> None:
@@ -152,6 +154,20 @@ def begin_with(name: str) -> None:
     tell(committed=name, seconds=round(commit(name), 4))
 
 
+def trace(port: int) -> None:
+    """A trace of that port, with its events enabled and nobody reading them."""
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink, _tracefs
+
+    run("mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing", check=False)
+    kernel = _netlink.Kernel()
+    kernel.open()
+    term = _netlink.Term(proto=socket.IPPROTO_UDP, port=port)
+    report = kernel.trace_begin([term], seconds=3600, events=10_000_000, rate=1_000_000)
+    instance = _tracefs.Instance()
+    instance.open(report.id, drops=False)
+    OPEN.extend((kernel, instance))
+
+
 def floor(on: int) -> None:
     Path("/sys/module/bwinject/parameters/floor").write_text(str(on))
 
@@ -163,6 +179,8 @@ def docker(backend: str) -> None:
 
 def clear() -> None:
     global LOADED
+    while OPEN:
+        OPEN.pop().close()
     for command in ("nft delete table ip bench", "nft delete table ip6 bench", "nft delete table ip filter",
                     "nft delete table ip6 filter", "nft delete table inet bench"):  # fmt: skip
         run(*command.split(), check=False)
@@ -196,6 +214,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "load": load,
     "ruleset": begin_with,
     "docker": docker,
+    "trace": trace,
     "run": run,
     "file": lambda *words: run(*words[:-1], text=(HERE / words[-1]).read_text()),
 }

@@ -55,6 +55,10 @@ DOCKER = [
     *engine("docker nft + bridgewarden", ["docker", "-nft"], ["ruleset", "1000"], entries=1000),
     *engine("docker legacy + bridgewarden", ["docker", "-legacy"], ["ruleset", "1000"], entries=1000),
 ]
+TRACES = [
+    *engine("trace of another port", ["ruleset", "1000"], ["trace", 9], entries=1000, flows=["established"]),
+    *engine("trace of this port", ["ruleset", "1000"], ["trace", 80], entries=1000, flows=["established"]),
+]
 PLANS: dict[str, Plan] = {
     "quick": [
         *(dict(one, families=[4], flows=["established", "new"]) for one in BASE),
@@ -64,6 +68,7 @@ PLANS: dict[str, Plan] = {
             for one in engine("bridgewarden 10", ["ruleset", "10"], entries=10)
         ),
     ],
-    "own": [*BASE, *ours(), *DOCKER],
+    "own": [*BASE, *ours(), *DOCKER, *TRACES],
+    "traces": [*BASE[:1], *ours()[3:4], *TRACES],
 }
 PLANS["all"] = PLANS["own"]

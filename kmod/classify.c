@@ -29,11 +29,12 @@
  * Only a group address (multicast, 255.255.255.255) as responder is looked up
  * in the partition instead, because nobody can be known to own it.
  *
- * Cache lines touched per packet, by design: two endpoint slots (16 bytes in
- * IPv4, so a run of four shares a line), two identities, one pair slot, one
- * span for runs of up to four; the verdict is packed into the span, and the
- * counter, one line of this CPU's own, is the caller's. A side that is world or
- * host costs a search in the partition in place of its endpoint slot.
+ * Cache lines touched per packet, by design, where the memo (memo.h) has not
+ * spared them: two endpoint slots (16 bytes in IPv4, so a run of four shares a
+ * line), two identities, one pair slot, one span for runs of up to four; the
+ * verdict is packed into the span, and the counter, one line of this CPU's own,
+ * is the caller's. A side that is world or host costs a search in the partition
+ * in place of its endpoint slot.
  */
 #include "classify.h"
 

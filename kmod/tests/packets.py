@@ -625,6 +625,29 @@ def test_revoke(g):
         s.close()
 
 
+def rename(link, name, address):
+    for words in (("down",), ("name", name)):
+        run("ip", "link", "set", "dev", link, *words)
+    run("ip", "link", "set", "dev", name, "up")
+    run("ip", "addr", "replace", address, "dev", name, "nodad")
+
+
+def test_name_makes_guard(g):
+    """Verdicts of a link that was outside are worth nothing once its name makes it a guarded one."""
+    known(Ruleset(guards=("bwt0", "bwt1", "bwt-g*")).rule(WORLD, A, tcp(8080), direct=True)).commit(g)
+    flows = [connect("w", V[address], 8080) for V, address in ((V4, "a"), (V6, "a"))]
+    check("from outside, allowed", [echo(s) for s in flows] * 2, [True] * 4)
+    try:
+        rename("bwt-w", "bwt-g", "fd00:203::1/64")
+        check("flows over what is a guard now", [echo_or_cut(s) for s in flows], ["cut"] * 2)
+        check("new ones", both(try_tcp, "w", "a", 8080), ("silence", "silence"))
+    finally:
+        rename("bwt-g", "bwt-w", "fd00:203::1/64")
+    check("outside again", both(try_tcp, "w", "a", 8080), ("open", "open"))
+    for s in flows:
+        s.close()
+
+
 def test_audit(g):
     known(Ruleset(mode=1)).commit(g)
     before = g.counters()
@@ -1308,6 +1331,7 @@ TESTS = (
     test_verdicts,
     test_reject_routed,
     test_revoke,
+    test_name_makes_guard,
     test_audit,
     test_spoof,
     test_proxy,

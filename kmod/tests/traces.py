@@ -8,6 +8,7 @@ the module is unloaded while a trace runs, and loaded again.
 """
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -490,6 +491,25 @@ def test_bounds(g):
     os.close(fd)
 
 
+def test_lost(g):
+    """What a full buffer overwrites is counted by the kernel: nothing is missing in silence."""
+    with Trace(term(UDP)) as t:
+        t.put("buffer_size_kb", "4")
+        burst(600)
+        time.sleep(0.3)
+        lost = 0
+        for stats in glob.glob(t.dir + "/per_cpu/cpu*/stats"):
+            with open(stats) as f:
+                lost += sum(
+                    int(line.split(":")[1])
+                    for line in f
+                    if line.split(":")[0] in ("overrun", "dropped events")
+                )
+        read, reported = len(t.events()), t.state()["reported"]
+        check("a small buffer overflows", lost > 100, True)
+        check("read and lost are all that was reported", read + lost, reported)
+
+
 def test_owner(g):
     with Trace(term(port=9000)) as one, Trace(term(port=9001)) as two:
         check("a socket has one trace", refusal(one.g.ask, T_BEGIN), "EEXIST")
@@ -654,6 +674,7 @@ TESTS = (
     test_witness,
     test_filters,
     test_bounds,
+    test_lost,
     test_owner,
     test_privilege,
     test_verdicts,

@@ -71,8 +71,6 @@ def initrd(base: Path, modules: dict[str, Path], plan: list[dict[str, Any]], scr
         found = plans.RULESETS[name]()
         found.to_sections()  # packing them is not the kernel's part
         (bench / f"{name}.ruleset").write_bytes(pickle.dumps(found))
-    for name in {words[-1] for entry in plan for words in entry["steps"] if words[0] == "file"}:
-        (bench / name).write_text(plans.FILES[name]())
     (bench / "plan.json").write_text(json.dumps(plan))
     names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
     added = subprocess.run(

@@ -22,7 +22,6 @@ RULESETS: dict[str, Callable[[], Ruleset]] = {
     "group": lambda: ruleset(1000, prefixes=10_000),
     "elsewhere": lambda: ruleset(1000, guard="br-elsewhere", link=0),
 }
-FILES: dict[str, Callable[[], str]] = {}
 ENTRIES: dict[str, int] = {}
 
 

@@ -135,13 +135,13 @@ window.onload = () => {
 </script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: it is in lab/packages.txt")
 def test_a_browser_lays_the_page_out(tmp_path: File) -> None:
+    assert CHROMIUM, "no chromium here: make packages installs it, from lab/packages.txt"
     made = page(whole("published", "bridge1", "nftdrop", "proxy"), "a host")
     target = tmp_path / "page.html"
     target.write_text(made.replace("</body>", MEASURE + "</body>"), encoding="utf-8")
     done = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", f"--user-data-dir={tmp_path}/profile",
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", f"--user-data-dir={tmp_path}/profile",
          "--virtual-time-budget=3000", "--dump-dom", target.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 
-_WANTED = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "ext4")
+WANTED = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "ext4")
 
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
@@ -28,7 +28,7 @@ exec /bin/busybox switch_root /root /sbin/init
 """
 
 # what an initrd depends on besides the root it is made from
-RECIPE = [_WANTED, _INIT]
+RECIPE = [WANTED, _INIT]
 
 
 def kernel_release(root: Path) -> str:
@@ -64,7 +64,7 @@ def build(root: Path, initrd: Path) -> None:
 def _modules(root: Path) -> list[Path]:
     """Module files in load order; what is built into the kernel has none."""
     ordered: dict[Path, None] = {}
-    for name in _WANTED:
+    for name in WANTED:
         command = ["modprobe", "-d", str(root), "-S", kernel_release(root), "--show-depends", name]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         for line in answer.stdout.splitlines():

@@ -71,6 +71,10 @@ class Machine:
         return self.folder / "ssh_config"
 
     @property
+    def disk(self) -> Path:
+        return self.folder / "disk.qcow2"
+
+    @property
     def inventory(self) -> Path:
         return self.folder / "inventory.yml"
 

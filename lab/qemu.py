@@ -31,7 +31,9 @@ _START_SECONDS = 60
 _KERNEL_ARGUMENTS = "console=ttyS0 root=/dev/vda rw oops=panic loglevel=5 net.ifnames=0 mitigations=off"
 
 
-def command_line(name: str, image: Image, accel: list[str], disk: Path, extra: list[str]) -> list[str]:
+def command_line(
+    name: str, image: Image, accel: list[str], disk: Path, extra: list[str], port: int = 0
+) -> list[str]:
     """QEMU's command line. Port 0 lets the kernel pick a free one."""
     # fmt: off
     return [
@@ -41,7 +43,7 @@ def command_line(name: str, image: Image, accel: list[str], disk: Path, extra: l
         "-append", f"{_KERNEL_ARGUMENTS} systemd.hostname={name}",
         "-drive", f"file={disk},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",
-        "-netdev", "user,id=net,hostfwd=tcp:127.0.0.1:0-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
+        "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
         "-device", "virtio-rng-pci", *extra,
     ]
     # fmt: on
@@ -55,13 +57,13 @@ def make_overlay(base: Path, kind: str, disk: Path) -> None:
 
 
 def start(
-    machine: Machine, target: str, image: Image, accel: list[str], disk: Path, extra: list[str]
+    machine: Machine, target: str, image: Image, accel: list[str], disk: Path, extra: list[str], port: int = 0
 ) -> State:
     """Spawn QEMU and write down how to reach it."""
     # a socket path may have 107 bytes, and a checkout's path more than that
     qmp = str(Path(tempfile.mkdtemp(prefix="bw-vm-")) / "qmp")
     control = ["-qmp", f"unix:{qmp},server=on,wait=off"]
-    command = command_line(machine.name, image, accel, disk, [*control, *extra])
+    command = command_line(machine.name, image, accel, disk, [*control, *extra], port)
     supervisor = _spawn(machine, command)
     try:
         port = _ssh_port(machine, qmp, supervisor)
@@ -82,14 +84,19 @@ def prepare(machine: Machine) -> None:
     machine.console.unlink(missing_ok=True)
 
 
+def cut(machine: Machine) -> None:
+    """End what still runs, as when the power fails; its files stay."""
+    state = machine.state()
+    if machine.supervised(state.supervisor):
+        os.kill(state.supervisor, signal.SIGTERM)
+        _wait_gone(machine, state.supervisor)
+    shutil.rmtree(Path(state.qmp).parent, ignore_errors=True)
+
+
 def end(machine: Machine) -> None:
     """End what still runs and remove all but the console log."""
     if machine.exists():
-        state = machine.state()
-        if machine.supervised(state.supervisor):
-            os.kill(state.supervisor, signal.SIGTERM)
-            _wait_gone(machine, state.supervisor)
-        shutil.rmtree(Path(state.qmp).parent, ignore_errors=True)
+        cut(machine)
     if machine.folder.exists():
         for path in machine.folder.iterdir():
             if path != machine.console:

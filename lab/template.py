@@ -36,10 +36,9 @@ def restore(machine: Machine, target: Target, image: Image, accel: list[str]) ->
     frozen = _ensure(target, image, accel)
     with step(f"{machine.name}: restoring {target.name} from its template"):
         qemu.prepare(machine)
-        disk = machine.folder / "disk.qcow2"
-        qemu.make_overlay(frozen / "disk.qcow2", "qcow2", disk)
+        qemu.make_overlay(frozen / "disk.qcow2", "qcow2", machine.disk)
         extra = [*_memory(frozen / "ram", shared=False), "-incoming", "defer"]
-        state = qemu.start(machine, target.name, image, accel, disk, extra)
+        state = qemu.start(machine, target.name, image, accel, machine.disk, extra)
         with Qmp(state.qmp) as control:
             control.ask("migrate-set-capabilities", capabilities=_IGNORE_SHARED)
             control.ask("migrate-incoming", uri=f"exec:cat {shlex.quote(str(frozen / 'state'))}")

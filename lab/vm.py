@@ -43,9 +43,8 @@ def down(machine: Machine) -> None:
 
 def _boot(machine: Machine, target: Target, base: image.Image, accel: list[str]) -> None:
     qemu.prepare(machine)
-    disk = machine.folder / "disk.qcow2"
-    qemu.make_overlay(base.disk, "raw", disk)
-    qemu.start(machine, target.name, base, accel, disk, [])
+    qemu.make_overlay(base.disk, "raw", machine.disk)
+    qemu.start(machine, target.name, base, accel, machine.disk, [])
     ssh.wait(machine)
     ssh.run(machine, ssh.own_hosts_entry(machine))
     shop.start(machine)

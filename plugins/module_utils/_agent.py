@@ -387,7 +387,11 @@ def boot(store: Store, log: Log, kernel_factory: t.Callable[[], Kernel] = Kernel
         code, out, err = run(["modprobe", MODULE, "closed={}".format(",".join(closed_guards(policy)))])
         if code != 0:
             said = " ".join((err + out).split())
-            log.trouble(f"the kernel module cannot be loaded: {said}")
+            release = os.uname().release
+            log.trouble(
+                f"the kernel module cannot be loaded into {release}: {said}; nothing is filtered. See 'dkms status', build it "
+                f"with 'dkms autoinstall -k {release}' or playbooks/harden-docker.yml, then 'systemctl restart {MODULE}'"
+            )
             return 5
     if policy is None:
         log.warning("no policy yet: the guards are closed until one is applied")

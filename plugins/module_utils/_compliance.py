@@ -27,7 +27,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel_module import KernelModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import EndpointRow, Info, Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS, digest, normalise
-from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import read, run
+from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import REQUIRE_DROP_IN, read, run
 from ansible_collections.bridgewarden.docker.plugins.module_utils._selectors import place
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
@@ -36,7 +36,6 @@ Json = t.Dict[str, t.Any]
 MODULE = "bridgewarden"
 BOOT_UNIT = "bridgewarden.service"
 AGENT_UNIT = "bridgewarden-agent.service"
-REQUIRE_DROP_IN = "/etc/systemd/system/docker.service.d/bridgewarden.conf"
 
 
 class Finding(t.NamedTuple):
@@ -57,6 +56,7 @@ class Wanted:
     version: str
     bridge_scope: str = "auto"
     seal: bool = False
+    require: bool = False
     docker_socket: str = DEFAULT_SOCKET
 
     @property
@@ -78,6 +78,7 @@ class Host:
         runner: t.Callable[[t.Sequence[str]], t.Tuple[int, str, str]] = run,
         paths: t.Optional[bridge.Paths] = None,
         docker_bridges: t.Callable[[str], t.Optional[t.Set[str]]] = bridge.ask_docker,
+        require_drop_in: str = REQUIRE_DROP_IN,
     ) -> None:
         self.wanted = wanted
         self.store = store or Store()
@@ -88,6 +89,7 @@ class Host:
         self.runner = runner
         self.paths = paths or bridge.Paths()
         self.docker_bridges = docker_bridges
+        self.require_drop_in = Path(require_drop_in)
         self._answers: t.Dict[str, t.Any] = {}
 
     def _once(self, name: str, ask: t.Callable[[], t.Any]) -> t.Any:
@@ -313,6 +315,11 @@ def agent_unit(host: Host) -> Finding:
     return _unit(host, AGENT_UNIT)
 
 
+def docker_waits(host: Host) -> Finding:
+    words = {True: "dockerd starts only where the kernel holds a policy", False: "dockerd starts in any case"}
+    return Finding(words[host.wanted.require], words[host.require_drop_in.exists()])
+
+
 def _unit(host: Host, name: str) -> Finding:
     state = host.unit(name)
     if state.get("LoadState") == "not-found":
@@ -380,6 +387,12 @@ CONTROLS = (
         _AGAIN + " (role policy)",
     ),
     Control(boot_unit, "The module is loaded closed before dockerd starts", "high", _AGAIN + " (role agent)"),
+    Control(
+        docker_waits,
+        "dockerd waits for a policy, or not, as the inventory wants it",
+        "high",
+        _AGAIN + " (role agent, bridgewarden_require)",
+    ),
     Control(agent_unit, "The agent follows Docker", "high", _AGAIN + " (role agent)"),
 )
 
@@ -414,7 +427,7 @@ def examine(host: Host) -> Json:
         "boot_id": read("/proc/sys/kernel/random/boot_id"),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "module_srcversion": loaded.srcversion if loaded else None,
-        "docker_requires_policy": Path(REQUIRE_DROP_IN).exists(),
+        "docker_requires_policy": host.require_drop_in.exists(),
     }
     try:
         info = host.info()

@@ -33,6 +33,9 @@ MINIMUM_PYTHON = (3, 9)
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 
+#: With this file dockerd does not start before the kernel holds a policy (bridgewarden_require).
+REQUIRE_DROP_IN = "/etc/systemd/system/docker.service.d/bridgewarden.conf"
+
 #: What the host needs beside the kernel's headers.
 LIBRARIES = {"pyroute2": "python3-pyroute2", "docker": "python3-docker", "jmespath": "python3-jmespath"}
 
@@ -203,14 +206,26 @@ def docker_get(path: str, socket: str = DOCKER_SOCKET, timeout: float = 10.0) ->
         connection.close()
 
 
-def docker(socket: str, problems: t.List[Problem]) -> Json:
-    facts: Json = {"dockerd": shutil.which("dockerd", path=_path()), "version": None, "api_version": None}
+def docker(socket: str, problems: t.List[Problem], drop_in: str = REQUIRE_DROP_IN) -> Json:
+    """What answers at `socket`. A dockerd that waits for us (`held`) is no problem: we are about to end its wait."""
+    facts: Json = {
+        "dockerd": shutil.which("dockerd", path=_path()),
+        "version": None,
+        "api_version": None,
+        "held": False,
+    }
     place = socket[len("unix://") :] if socket.startswith("unix://") else socket
     try:
         docker_get("/_ping", socket)
         version = docker_get("/version", socket)
-    except FileNotFoundError:
-        if facts["dockerd"]:
+    except (FileNotFoundError, ConnectionRefusedError, http.client.HTTPException) as error:
+        if facts["dockerd"] and os.path.exists(drop_in) and not module_loaded("bridgewarden"):
+            facts["held"] = True
+        elif not isinstance(error, FileNotFoundError):
+            problems.append(
+                Problem(f"dockerd does not answer: {error}", place, "look at 'systemctl status docker'")
+            )
+        elif facts["dockerd"]:
             problems.append(Problem("dockerd is not running", place, "start it: systemctl start docker"))
         else:
             problems.append(
@@ -220,7 +235,7 @@ def docker(socket: str, problems: t.List[Problem]) -> Json:
     except PermissionError:
         problems.append(Problem("no permission for Docker's socket", place, "run as root (become: true)"))
         return facts
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError) as error:
         problems.append(
             Problem(f"dockerd does not answer: {error}", place, "look at 'systemctl status docker'")
         )
@@ -327,6 +342,10 @@ def examine(
         packages = _examine_kernel(release, facts, problems, warnings)
     docker_problems = problems if need_docker else []
     facts["docker"] = docker(socket, docker_problems)
+    if facts["docker"]["held"]:
+        warnings.append(
+            f"dockerd is not running: {REQUIRE_DROP_IN} holds it back until the kernel module is loaded"
+        )
     if not os.path.isdir("/run/systemd/system"):
         problems.append(
             Problem(

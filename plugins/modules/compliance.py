@@ -36,6 +36,10 @@ options:
     description: Whether the inventory wants the kernel module sealed.
     type: bool
     default: false
+  require:
+    description: Whether the inventory wants dockerd to wait until a policy is in force.
+    type: bool
+    default: false
   docker_socket:
     description: Docker's socket on the target.
     type: str
@@ -123,6 +127,7 @@ def main() -> None:
             "version": {"type": "str", "required": True},
             "bridge_scope": {"type": "str", "choices": ["global", "guarded", "auto"], "default": "auto"},
             "seal": {"type": "bool", "default": False},
+            "require": {"type": "bool", "default": False},
             "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
         },
         supports_check_mode=True,

@@ -64,6 +64,8 @@ class FakeHost:
         self.docker_bridges: t.Optional[t.Set[str]] = {"docker0", "br-0123456789ab"}
         self.scope = "auto"
         self.seal = False
+        self.require = False
+        self.drop_in = root / "bridgewarden.conf"
         bridge.converge("present", "auto", POLICY["guards"], self.docker_bridges, False, self.paths, self.run)
         self.store = Store(str(root / "etc"), str(root / "var"), str(root / "lock"))
         self.store.write_policy(POLICY)
@@ -157,7 +159,7 @@ class FakeHost:
 
         anything: t.Any = None
         host = compliance.Host(
-            compliance.Wanted(policy or POLICY, "0.1.0", self.scope, self.seal),
+            compliance.Wanted(policy or POLICY, "0.1.0", self.scope, self.seal, self.require),
             self.store,
             t.cast(anything, Kernel),
             self._facts,
@@ -166,6 +168,7 @@ class FakeHost:
             self.run,
             self.paths,
             lambda _socket: self.docker_bridges,
+            str(self.drop_in),
         )
         result = compliance.examine(host)
         self.meta = result["meta"]
@@ -224,6 +227,14 @@ def spoil_confirm(host: FakeHost) -> None:
 
 def spoil_seal(host: FakeHost) -> None:
     host.seal = True
+
+
+def spoil_require(host: FakeHost) -> None:
+    host.require = True
+
+
+def spoil_drop_in(host: FakeHost) -> None:
+    host.drop_in.touch()
 
 
 def spoil_hooks(host: FakeHost) -> None:
@@ -293,6 +304,8 @@ def spoil_agent_gone(host: FakeHost) -> None:
         (spoil_mode, "mode"),
         (spoil_confirm, "commit_confirmed"),
         (spoil_seal, "sealed"),
+        (spoil_require, "docker_waits"),
+        (spoil_drop_in, "docker_waits"),
         (spoil_hooks, "hooks_first"),
         (spoil_endpoint, "endpoints_known"),
         (spoil_endpoint_link, "endpoints_known"),

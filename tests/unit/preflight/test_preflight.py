@@ -216,6 +216,20 @@ def test_docker_missing_and_docker_down_are_two_things(
     assert "does not answer" in problems[0].thing
 
 
+def test_a_dockerd_that_waits_for_us_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But only where our drop-in is there and the module is not."""
+    monkeypatch.setattr(preflight.shutil, "which", lambda *_all, **_more: "/usr/sbin/dockerd")
+    drop_in = tmp_path / "bridgewarden.conf"
+    for installed, loaded, held in ((False, False, False), (True, True, False), (True, False, True)):
+        monkeypatch.setattr(preflight, "module_loaded", lambda _name, loaded=loaded: loaded)
+        if installed:
+            drop_in.touch()
+        problems: t.List[preflight.Problem] = []
+        facts = preflight.docker(str(tmp_path / "docker.sock"), problems, str(drop_in))
+        assert facts["held"] is held
+        assert bool(problems) is not held
+
+
 def test_every_problem_has_thing_place_and_mend(tmp_path: Path) -> None:
     report = preflight.examine(str(tmp_path / "none.sock"))
     assert report.problems

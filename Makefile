@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit kmod sanity scenario bench images test release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit kmod sanity scenario bench images test test-full release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,8 +59,11 @@ scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, engi
 bench: venv  ## the packet path in executed instructions, beside its peers, into build/bench/results.json (PLAN=quick: a minute)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench $(or $(PLAN),all)
 
-test: venv  ## everything, in one report under build/test/
+test: venv  ## what CI runs, in one report under build/test/: an hour on two cores
 	$(BIN)/python tests/run.py all
+
+test-full: venv  ## the same with every test on every kernel, and the long runs of the scenario life: two hours
+	BRIDGEWARDEN_FULL=1 $(BIN)/python tests/run.py all
 
 release: venv  ## build the collection's archive into build/release/
 	$(BIN)/ansible-galaxy collection build --force --output-path build/release .

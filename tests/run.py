@@ -55,15 +55,13 @@ STAGES = (
     Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml"),
     Stage("sanity", "tests/tools/sanity.sh"),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", needs=("images",)),
+    molecule("boot"),
     molecule("default"),
     molecule("oldest"),
     molecule("newest"),
     molecule("engine-oldest", "engine"),
     molecule("engine-default", "engine"),
     molecule("engine-newest", "engine"),
-    molecule("paths-oldest", "paths"),
-    molecule("paths-default", "paths"),
-    molecule("paths-newest", "paths"),
     Stage("lab", "python -m lab demo --quiet-exit", "vm", ("images",)),
 )
 

@@ -2,7 +2,7 @@
 """The module by itself: the scripts of kmod/tests, which speak netlink without the collection's library and make their own links.
 
 They hold what needs a listener, a flowtable, a swap under load, or namespaces that come and go: queue, offloaded flows, log,
-placements, confirm windows. Each has its checks printed as TAP, in this test's output.
+placements, confirm windows, and the tracer. Each has its checks printed as TAP, in this test's output.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ import pytest
 
 from lab import ssh
 
-SCRIPTS = {"forward and postrouting": "packets.py", "container": "inside.py", "seal": "packets.py seal"}
-RELOAD = "cd /root/engine/kernel && rmmod bridgewarden && insmod ../bridgewarden.ko"
+SCRIPTS = {
+    "forward and postrouting": "packets.py",
+    "container": "inside.py",
+    "tracer": "traces.py",
+    "seal": "packets.py seal",  # last: it holds until the machine is thrown away
+}
+RELOAD = "cd /root/engine/kernel && rmmod bridgewarden && insmod ../bridgewarden.ko && export BW_KO=/root/engine/bridgewarden.ko"
 
 
 @pytest.mark.parametrize("what", SCRIPTS)

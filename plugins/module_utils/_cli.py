@@ -496,8 +496,9 @@ def cmd_policy(args: argparse.Namespace) -> Reply:
 
 
 def cmd_boot(args: argparse.Namespace) -> Reply:
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Log, boot
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import boot
     from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
 
     code = boot(Store(), Log())
     return Reply({"code": code}, [], code)

@@ -34,7 +34,7 @@ MINIMUM_PYTHON = (3, 9)
 DOCKER_SOCKET = "/var/run/docker.sock"
 
 #: What the host needs beside the kernel's headers.
-LIBRARIES = {"pyroute2": "python3-pyroute2", "docker": "python3-docker", "jmespath": "python3-jmespath"}
+LIBRARIES = {"pyroute2": "python3-pyroute2", "jmespath": "python3-jmespath"}
 
 #: Where dkms keeps the key it signs with; Ubuntu's is the second.
 SIGNING_KEYS = ("/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der")
@@ -189,16 +189,26 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+class NoSuchThing(ValueError):
+    """dockerd says 404."""
+
+
+def get_json(connection: UnixConnection, path: str) -> t.Any:
+    """The JSON answer to GET `path`. Raises OSError, ValueError or http.client.HTTPException."""
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        kind = NoSuchThing if response.status == 404 else ValueError
+        raise kind("GET %s: status %d" % (path, response.status))
+    return json.loads(body) if body.strip() != b"OK" else "OK"
+
+
 def docker_get(path: str, socket: str = DOCKER_SOCKET, timeout: float = 10.0) -> t.Any:
-    """The JSON answer of dockerd to GET `path`. Raises OSError, ValueError or http.client.HTTPException."""
+    """dockerd's answer to GET `path`, over a connection of its own."""
     connection = UnixConnection(socket[len("unix://") :] if socket.startswith("unix://") else socket, timeout)
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 200:
-            raise ValueError("GET %s: status %d" % (path, response.status))
-        return json.loads(body) if body.strip() != b"OK" else "OK"
+        return get_json(connection, path)
     finally:
         connection.close()
 
@@ -315,7 +325,7 @@ def examine(
         )
     if sys.prefix != "/usr":
         warnings.append(
-            f"the interpreter {sys.executable} is not the distribution's: it will not see python3-pyroute2, python3-docker "
+            f"the interpreter {sys.executable} is not the distribution's: it will not see python3-pyroute2 "
             "and python3-jmespath; set ansible_python_interpreter=/usr/bin/python3"
         )
     packages: t.List[str] = []

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import typing as t
 from pathlib import Path
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _docker
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    DockerUnavailable,
-    LibraryMissing,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
+from ansible_collections.bridgewarden.docker.plugins.module_utils._rtnl import Rtnl
 
 
 def test_no_docker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,29 +39,12 @@ def test_only_local_sockets(url: str) -> None:
         _docker.check_socket(url)
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "docker", None)
-    with pytest.raises(LibraryMissing, match="python3-docker"):
-        _docker.client()
-
-
-def test_a_missing_netlink_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyroute2", None)
-    monkeypatch.setitem(sys.modules, "pyroute2.iproute", None)
-    with pytest.raises(LibraryMissing, match="python3-pyroute2"):
-        _docker._ask_kernel([])
-
-
 def test_a_namespace_that_has_just_gone_is_no_failure(tmp_path: Path) -> None:
     """dockerd unmounts the namespace before it removes the file under it."""
-    iproute = pytest.importorskip("pyroute2.iproute", reason="needs pyroute2")
     (tmp_path / "sandbox").touch()
-    ipr = iproute.IPRoute()
-    try:
-        assert _docker._nsid(ipr, str(tmp_path / "sandbox")) == -1
-        assert _docker._nsid(ipr, str(tmp_path / "gone")) == -1
-    finally:
-        ipr.close()
+    with Rtnl() as rtnl:
+        assert rtnl.nsid(str(tmp_path / "sandbox")) == -1
+        assert rtnl.nsid(str(tmp_path / "gone")) == -1
 
 
 def test_something_else_answers(tmp_path: Path) -> None:
@@ -88,6 +68,6 @@ def test_something_else_answers(tmp_path: Path) -> None:
     threading.Thread(target=nonsense, daemon=True).start()
     try:
         with pytest.raises(DockerUnavailable, match=str(path)):
-            _docker._ask_docker(f"unix://{path}", 5)
+            _docker.collect(f"unix://{path}", 5)
     finally:
         server.close()

@@ -106,7 +106,7 @@ def wake(shop: t.Any) -> t.Any:
     queued: t.Any = queue.SimpleQueue()
     settings = _agent.Settings(docker_socket=shop.socket, retry=0.1, retry_limit=0.5)
     _agent.EventStream(shop.socket, queued, settings).start()
-    assert queued.get(timeout=10) == ("connected", "")
+    assert queued.get(timeout=10) == _agent.Word("connected")
     return queued
 
 
@@ -116,8 +116,8 @@ class TestEvents:
     def until(self, wake: t.Any, kind: str, words: str = "", seconds: float = 30) -> float:
         began = time.monotonic()
         while True:
-            got, said = wake.get(timeout=max(0.01, began + seconds - time.monotonic()))
-            if got == kind and words in said:
+            word = wake.get(timeout=max(0.01, began + seconds - time.monotonic()))
+            if word.kind == kind and words in word.words:
                 return time.monotonic() - began
 
     @pytest.mark.parametrize(

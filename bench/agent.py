@@ -243,7 +243,9 @@ def main() -> int:
     try:
         dockerd.start()
         if not dockerd.wait(60):
-            sys.exit("bench.agent: dockerd does not run on this machine: " + (folder / "log").read_text()[-500:])
+            sys.exit(
+                "bench.agent: dockerd does not run on this machine: " + (folder / "log").read_text()[-500:]
+            )
         dockerd.make_image()
         for name, subnet in NETWORKS.items():
             dockerd.docker("network", "create", "--subnet", subnet, name)

@@ -68,8 +68,8 @@ class Dockerd:
     def clean(self) -> None:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             names = self.docker("ps", "-aq", check=False).stdout.split()
-            if names:
-                self.docker("rm", "-f", *names, check=False)
+            for first in range(0, len(names), 20):
+                self.docker("rm", "-f", *names[first : first + 20], check=False)
         self.stop()
         subprocess.run(["ip", "netns", "del", self.netns], check=False, capture_output=True)
 

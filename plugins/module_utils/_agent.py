@@ -210,6 +210,7 @@ class State:
     docker_reachable: bool = False
     last_sync: float = 0.0  # by the wall clock; 0: none yet
     stuck: int = 0
+    planned: int = 0  # endpoints of the last plan
     failures: t.Dict[str, int] = field(default_factory=dict)  # by the error's kind
     lag_last: float = 0.0  # from Docker's event to the kernel in step
     lag_sum: float = 0.0
@@ -245,6 +246,7 @@ class Synced(t.NamedTuple):
     actions: t.List[str]
     warnings: t.List[str]
     info: Info
+    planned: int = 0  # endpoints that should be in force
     stuck: t.FrozenSet[str] = frozenset()  # containers that dockerd did not answer about
 
 
@@ -298,6 +300,7 @@ class Follower:
             result.actions,
             result.plan.warnings if result.plan else [],
             info,
+            endpoints_of(result.plan),
             frozenset(self.watch.stuck),
         )
         if result.plan is not None:
@@ -308,6 +311,10 @@ class Follower:
         if scope == "all":
             self.watch.forget()
         return self.watch.facts(change.containers if scope == "events" else None, change.networks)
+
+
+def endpoints_of(plan: t.Optional[engine.Plan]) -> int:
+    return len(plan.ruleset.endpoints4) + len(plan.ruleset.endpoints6) if plan else 0
 
 
 def sync(store: Store, docker_socket: str = DEFAULT_SOCKET) -> t.Optional[Synced]:
@@ -323,7 +330,8 @@ class Agent:
         log: t.Optional[Log] = None,
         sync_once: t.Optional[t.Callable[[Change], t.Optional[Synced]]] = None,
         clock: t.Callable[[], float] = time.monotonic,
-        told: t.Optional[t.Callable[[Agent], None]] = None,
+        publish: t.Optional[t.Callable[[bool], None]] = None,
+        state: t.Optional[State] = None,
     ) -> None:
         self.settings = settings or Settings()
         self.store = store or Store()
@@ -332,11 +340,11 @@ class Agent:
             self.store, Watch(self.settings.docker_socket, self.settings.patience, tolerant=True)
         )
         self.clock = clock
-        self.told = told or (lambda _agent: None)  # after each step
+        self.publish = publish or (lambda _news: None)  # after each step, and while waiting
         self.wake: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self.stream: t.Optional[EventStream] = None
         self.stopping = False
-        self.state = State()
+        self.state = state or State()
         self._failures = 0
         self._forget = True
         self._policy_stamp = self._stamp()
@@ -404,6 +412,7 @@ class Agent:
                 if beat:
                     sd_notify("WATCHDOG=1")
                 self._look_at_the_stream()
+                self.publish(False)
                 if self._policy_changed():
                     return Change("the policy file changed", "list")
                 continue
@@ -487,7 +496,7 @@ class Agent:
         return self._ended(self.settings.retry_limit if synced.stuck else self.settings.check)
 
     def _ended(self, wait: float) -> float:
-        self.told(self)
+        self.publish(True)
         return wait
 
     def _in_step(self, change: Change, synced: Synced, began: float) -> None:
@@ -495,6 +504,7 @@ class Agent:
             self.clock() - change.since if change.since is not None and synced.changed else None
         )
         self.state.stuck = len(synced.stuck)
+        self.state.planned = synced.planned
         if synced.stuck:
             names = ", ".join(sorted(name[:12] for name in synced.stuck))
             self.log.trouble(

@@ -592,9 +592,15 @@ def cmd_boot(args: argparse.Namespace) -> Reply:
 
 
 def cmd_agent(args: argparse.Namespace) -> Reply:
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Agent, Settings
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Agent, Settings, State
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
 
-    code = Agent(Settings(docker_socket=args.docker_socket)).run()
+    log, state, publish = Log(), State(), None
+    if args.metrics != "none":
+        from ansible_collections.bridgewarden.docker.plugins.module_utils._metrics import exporter
+
+        publish = exporter(args.metrics, state, log, args.metrics_textfile, args.metrics_listen)
+    code = Agent(Settings(docker_socket=args.docker_socket), log=log, publish=publish, state=state).run()
     return Reply({"code": code}, [], code)
 
 
@@ -701,7 +707,23 @@ def parser() -> Parser:
     )
     command("completion", cmd_completion, "Completion for bash, to be sourced.")
     command("manual", cmd_manual, "The manual page, as troff.")
-    asks_docker(command("agent", cmd_agent, "Follows Docker; for bridgewarden-agent.service."))
+    agent = command("agent", cmd_agent, "Follows Docker; for bridgewarden-agent.service.")
+    asks_docker(agent)
+    agent.add_argument(
+        "--metrics",
+        choices=("none", "textfile", "http"),
+        default="none",
+        help="for Prometheus; default: none",
+    )
+    agent.add_argument(
+        "--metrics-textfile",
+        metavar="FILE",
+        default="/var/lib/prometheus/node-exporter/bridgewarden.prom",
+        help="default: %(default)s",
+    )
+    agent.add_argument(
+        "--metrics-listen", metavar="ADDRESS:PORT", default="127.0.0.1:9899", help="default: %(default)s"
+    )
     return top
 
 

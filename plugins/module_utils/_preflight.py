@@ -255,10 +255,10 @@ def installed_packages(names: t.Sequence[str]) -> t.Optional[t.Set[str]]:
     return {line.split()[0] for line in out.splitlines() if line.endswith(" installed")}
 
 
-def missing_packages(release: str, headers: bool) -> t.Optional[t.List[str]]:
+def missing_packages(release: str, headers: bool, further: t.Sequence[str] = ()) -> t.Optional[t.List[str]]:
     """What one apt task has to install; None where the package manager is not apt."""
     exact, meta = header_packages(release)
-    wanted = ["dkms"] + ([meta] if meta else []) + sorted(LIBRARIES.values())
+    wanted = ["dkms"] + ([meta] if meta else []) + sorted({*LIBRARIES.values(), *further})
     if not headers:
         # The meta package may already point at a newer kernel than the running one.
         wanted.insert(1, exact)
@@ -306,6 +306,7 @@ def examine(
     need_docker: bool = True,
     need_module: bool = True,
     min_kernel: str = MINIMUM_KERNEL,
+    further: t.Sequence[str] = (),
 ) -> Report:
     problems: t.List[Problem] = []
     warnings: t.List[str] = []
@@ -334,7 +335,7 @@ def examine(
             problems.append(
                 Problem(f"Linux {release} is too old", "uname -r", f"boot a kernel {min_kernel} or newer")
             )
-        packages = _examine_kernel(release, facts, problems, warnings)
+        packages = _examine_kernel(release, facts, problems, warnings, further)
     docker_problems = problems if need_docker else []
     facts["docker"] = docker(socket, docker_problems)
     if not os.path.isdir("/run/systemd/system"):
@@ -349,7 +350,11 @@ def examine(
 
 
 def _examine_kernel(
-    release: str, facts: Json, problems: t.List[Problem], warnings: t.List[str]
+    release: str,
+    facts: Json,
+    problems: t.List[Problem],
+    warnings: t.List[str],
+    further: t.Sequence[str] = (),
 ) -> t.List[str]:
     facts["modules_supported"] = modules_supported()
     facts["modules_disabled"] = modules_disabled()
@@ -390,7 +395,7 @@ def _examine_kernel(
         )
     if target and target != release and not newer:
         warnings.append(f"{meta} brings the headers of {target}, not those of the running kernel {release}")
-    packages = missing_packages(release, headers)
+    packages = missing_packages(release, headers, further)
     if packages is None:
         if not headers:
             problems.append(

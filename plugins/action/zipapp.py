@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Packs the library as the command `bridgewarden` and copies it to the host.
+"""Packs the library as the command `bridgewarden` and copies it to the host, with its manual page and completion.
 
 The bytes depend on the library's files alone, so an unchanged library is an
 unchanged file on the host.  Runs on the controller, from a checkout as well as
@@ -11,6 +11,7 @@ from an installed collection; comparing and copying are left to the module copy.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tempfile
@@ -18,6 +19,8 @@ import typing as t
 import zipfile
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli, _usage
+from ansible_collections.bridgewarden.docker.plugins.modules.zipapp import SPEC
 
 PACKAGE = "ansible_collections/bridgewarden/docker/plugins/module_utils"
 LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "module_utils")
@@ -59,40 +62,82 @@ def pack(library: str = LIBRARY) -> bytes:
 
 class ActionModule(ActionBase):
     TRANSFERS_FILES = True
-    _VALID_ARGS = frozenset({"dest"})
+    _VALID_ARGS = frozenset(SPEC)
 
     def run(
         self, tmp: t.Optional[str] = None, task_vars: t.Optional[t.Dict[str, t.Any]] = None
     ) -> t.Dict[str, t.Any]:
         result: t.Dict[str, t.Any] = super().run(tmp, task_vars)
-        dummy, arguments = self.validate_argument_spec(
-            argument_spec={"dest": {"type": "path", "default": "/usr/local/sbin/bridgewarden"}}
-        )
-        handle, path = tempfile.mkstemp(suffix=".pyz")
-        try:
-            with os.fdopen(handle, "wb") as archive:
-                archive.write(pack())
-            task = self._task.copy()
-            task.args = {
-                "src": path,
-                "dest": arguments["dest"],
-                "owner": "root",
-                "group": "root",
-                "mode": "0755",
-            }
-            # A diff of an archive tells nobody anything.
-            task.diff = False
-            copy = self._shared_loader_obj.action_loader.get(
-                "ansible.legacy.copy",
-                task=task,
-                connection=self._connection,
-                play_context=self._play_context,
-                loader=self._loader,
-                templar=self._templar,
-                shared_loader_obj=self._shared_loader_obj,
-            )
-            result.update(copy.run(task_vars=task_vars))
-        finally:
-            os.unlink(path)
-        result.pop("src", None)
+        dummy, arguments = self.validate_argument_spec(argument_spec=SPEC)
+        if arguments["state"] == "absent":
+            result.update(self._execute_module(task_vars=task_vars))
+            return result
+        parser = _cli.parser()
+        wanted = {
+            arguments["dest"]: (pack(), "0755"),
+            arguments["manual"]: (_cli.manual().encode("utf-8"), "0644"),
+            arguments["completion"]: (_usage.completion(parser).encode("utf-8"), "0644"),
+        }
+        result.update(changed=False, dest=arguments["dest"])
+        there = self._there(list(wanted), task_vars)
+        with tempfile.TemporaryDirectory() as folder:
+            for dest, (content, mode) in wanted.items():
+                if there.get(dest) == (hashlib.sha1(content).hexdigest(), mode):  # noqa: S324
+                    continue
+                copied = self._copy(folder, dest, content, mode, task_vars)
+                if copied.get("failed"):
+                    copied.pop("src", None)
+                    return {**result, **copied}
+                result["changed"] = result["changed"] or copied.get("changed", False)
         return result
+
+    def _there(
+        self, paths: t.List[str], task_vars: t.Optional[t.Dict[str, t.Any]]
+    ) -> t.Dict[str, t.Tuple[str, str]]:
+        """Checksum and mode of those of root's files that are there, by one question about all of them."""
+        arguments = {
+            "paths": sorted({os.path.dirname(path) for path in paths}),
+            "patterns": sorted({os.path.basename(path) for path in paths}),
+            "get_checksum": True,
+            "checksum_algorithm": "sha1",
+        }
+        found = self._execute_module("ansible.legacy.find", arguments, task_vars=task_vars)
+        return {
+            item["path"]: (item.get("checksum"), item["mode"])
+            for item in found.get("files", [])
+            if item["uid"] == 0 and item["gid"] == 0
+        }
+
+    def _copy(
+        self,
+        folder: str,
+        dest: str,
+        content: bytes,
+        mode: str,
+        task_vars: t.Optional[t.Dict[str, t.Any]],
+    ) -> t.Dict[str, t.Any]:
+        source = os.path.join(folder, os.path.basename(dest))
+        with open(source, "wb") as handle:
+            handle.write(content)
+        task = self._task.copy()
+        # A folder as the destination is made where it is missing.
+        task.args = {
+            "src": source,
+            "dest": os.path.join(os.path.dirname(dest), ""),
+            "owner": "root",
+            "group": "root",
+            "mode": mode,
+        }
+        # A diff of an archive tells nobody anything.
+        task.diff = False
+        copy = self._shared_loader_obj.action_loader.get(
+            "ansible.legacy.copy",
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        copied: t.Dict[str, t.Any] = copy.run(task_vars=task_vars)
+        return copied

@@ -4,7 +4,7 @@
 
 """The host's daemon: keeps the kernel's endpoints in step with Docker.
 
-One thread reads Docker's events and only says "something changed"; the main
+One thread reads Docker's events and only says what may have changed; the main
 loop does everything else, always the same thing: read the policy, collect the
 facts, plan, apply what differs.  Never takes rules away because Docker is down
 or a policy is wrong: what is in force stays until something better is ready.
@@ -13,27 +13,29 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import json
 import os
 import queue
 import signal
 import socket as socketlib
-import sys
 import threading
 import time
+import traceback
 import typing as t
 import urllib.parse
+from dataclasses import dataclass, field
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import (
     DEFAULT_SOCKET,
-    collect,
+    Watch,
     socket_path,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     DockerUnavailable,
+    Locked,
     PolicyError,
     Sealed,
     StoreCorrupt,
@@ -45,6 +47,11 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight imp
     run,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import (
+    Log,
+    sd_notify,
+    watchdog_interval,
+)
 
 Json = t.Dict[str, t.Any]
 
@@ -69,115 +76,116 @@ MODULE = "bridgewarden"
 
 class Settings(t.NamedTuple):
     docker_socket: str = DEFAULT_SOCKET
-    settle: float = 0.02  # quiet for so long after an event: the burst of one container is over
-    settle_limit: float = 0.2  # but no longer than this in a storm
+    patience: float = (
+        10.0  # for one answer of dockerd's; all of them together stay below the unit's WatchdogSec
+    )
+    settle: float = 0.002  # quiet for so long after an event: the burst is over
+    settle_limit: float = 0.1  # but no longer than this in a storm
     check: float = 60.0  # between checks that nobody else has changed the kernel's rules
-    poll: float = 2.0  # between looks at the policy file
+    poll: float = 2.0  # between looks at the policy file and at the socket
     retry: float = 0.5  # first wait after a failure, doubled each time
     retry_limit: float = 15.0
-
-
-# Words for the journal and for systemd.
-
-
-class Log:
-    """Lines with a priority in front, as the journal reads them; the same trouble is told once."""
-
-    def __init__(self, stream: t.Optional[t.TextIO] = None) -> None:
-        self.stream = stream
-        self._last_trouble = ""
-
-    def _say(self, priority: int, text: str) -> None:
-        stream = self.stream or sys.stderr
-        stream.write("<%d>%s\n" % (priority, " ".join(text.splitlines())))
-        stream.flush()
-
-    def info(self, text: str) -> None:
-        self._say(6, text)
-
-    def warning(self, text: str) -> None:
-        self._say(4, text)
-
-    def trouble(self, text: str) -> None:
-        if text != self._last_trouble:
-            self._last_trouble = text
-            self._say(3, text)
-
-    def fine(self) -> None:
-        if self._last_trouble:
-            self._last_trouble = ""
-            self._say(5, "all is well again")
-
-
-def sd_notify(*lines: str) -> None:
-    """Tells systemd; does nothing where systemd did not ask."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_DGRAM) as channel:
-        channel.settimeout(2.0)  # a systemd that does not listen must not hold up the rules
-        try:
-            channel.connect(address)
-            channel.sendall("\n".join(lines).encode("utf-8"))
-        except OSError:
-            pass  # systemd is about to notice by itself
-
-
-def watchdog_interval() -> t.Optional[float]:
-    """Half of what systemd allows, in seconds."""
-    try:
-        return int(os.environ["WATCHDOG_USEC"]) / 2e6
-    except (KeyError, ValueError):
-        return None
+    gap: float = 1.0  # seconds of the past that a new stream repeats
 
 
 # Docker's events.
 
 
-class EventStream(threading.Thread):
-    """Puts ("connected",), ("event", words) and ("lost", reason) into the queue; comes back by itself."""
+class Word(t.NamedTuple):
+    """What the stream says, and signals: connected, event, lost, stop or reload."""
 
-    def __init__(self, socket: str, wake: queue.SimpleQueue[t.Tuple[str, str]], settings: Settings) -> None:
+    kind: str
+    words: str = ""
+    container: str = ""  # that an event is about
+    networks: bool = False  # whether a network came or went
+    at: float = 0.0  # when it happened, by the monotonic clock
+
+
+class EventStream(threading.Thread):
+    """Puts what Docker says into the queue; comes back by itself, whatever happens."""
+
+    def __init__(self, socket: str, wake: queue.SimpleQueue[Word], settings: Settings) -> None:
         super().__init__(name="docker-events", daemon=True)
         self.path = socket_path(socket)
         self.wake = wake
         self.settings = settings
+        self._socket: t.Optional[socketlib.socket] = None
+        self._inode: t.Optional[t.Tuple[int, int]] = None
 
     def run(self) -> None:
         wait = self.settings.retry
         while True:
             try:
-                for line in self.lines():
+                for word in self.words():
                     wait = self.settings.retry
-                    self.wake.put(line)
+                    self.wake.put(word)
                 reason = "dockerd closed the stream"
-            except (OSError, ValueError, http.client.HTTPException) as error:
+            except Exception as error:  # of whatever kind: without this thread nothing is followed any more
                 reason = str(error) or type(error).__name__
-            self.wake.put(("lost", reason))
+            self.wake.put(Word("lost", reason))
             time.sleep(wait)
             wait = min(wait * 2, self.settings.retry_limit)
 
-    def lines(self) -> t.Iterator[t.Tuple[str, str]]:
+    def words(self) -> t.Iterator[Word]:
         filters = json.dumps({"type": ["container", "network"], "event": list(EVENTS)})
         connection = UnixConnection(self.path, 30.0)
         try:
-            connection.request("GET", "/events?" + urllib.parse.urlencode({"filters": filters}))
+            # dockerd sends its header before it subscribes us: what happens in between is in its buffer.
+            since = "%.3f" % (time.time() - self.settings.gap)
+            query = urllib.parse.urlencode({"filters": filters, "since": since})
+            self._inode = inode(self.path)
+            connection.request("GET", "/events?" + query)
             response = connection.getresponse()
             if response.status != 200:
                 raise ValueError("GET /events: status %d" % response.status)
+            self._socket = connection.sock
             if connection.sock is not None:
                 connection.sock.settimeout(None)  # a quiet host is no broken one
-            yield "connected", ""
+            yield Word("connected")
             while True:
                 line = response.readline()
                 if not line:
                     return
                 if line.strip():
-                    yield "event", describe(json.loads(line.decode("utf-8")))
+                    yield word_of(json.loads(line.decode("utf-8")))
         finally:
+            self._socket = None
             connection.close()
+
+    def replaced(self) -> bool:
+        """Whether the socket's path leads to another socket by now, whose dockerd we do not hear."""
+        return self._socket is not None and inode(self.path) not in (None, self._inode)
+
+    def reconnect(self) -> None:
+        """Ends the stream that is open, if any; run() begins another."""
+        open_one = self._socket
+        if open_one is not None:
+            try:
+                open_one.shutdown(socketlib.SHUT_RDWR)
+            except OSError:
+                pass  # it has just ended
+
+
+def inode(path: str) -> t.Optional[t.Tuple[int, int]]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def word_of(event: Json) -> Word:
+    actor = event.get("Actor") or {}
+    action = event.get("Action") or event.get("status")
+    if event.get("Type") == "network":
+        container = (actor.get("Attributes") or {}).get("container") or ""
+        came_or_went = action not in ("connect", "disconnect")
+    else:
+        container, came_or_went = actor.get("ID") or event.get("id") or "", False
+    # By dockerd's clock, which is ours, unless that was set meanwhile.
+    age = time.time() - (event.get("timeNano") or 0) / 1e9
+    at = time.monotonic() - (age if 0 <= age < 60 else 0)
+    return Word("event", describe(event), str(container), came_or_went, at)
 
 
 def describe(event: Json) -> str:
@@ -193,6 +201,44 @@ def describe(event: Json) -> str:
 # One step of the work.
 
 
+@dataclass
+class State:
+    """How it goes, for the metrics."""
+
+    BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+    docker_reachable: bool = False
+    last_sync: float = 0.0  # by the wall clock; 0: none yet
+    stuck: int = 0
+    planned: int = 0  # endpoints of the last plan
+    failures: t.Dict[str, int] = field(default_factory=dict)  # by the error's kind
+    lag_last: float = 0.0  # from Docker's event to the kernel in step
+    lag_sum: float = 0.0
+    lag_counts: t.List[int] = field(default_factory=lambda: [0] * (len(State.BUCKETS) + 1))
+
+    def in_step(self, lag: t.Optional[float]) -> None:
+        self.last_sync = time.time()
+        if lag is not None:
+            self.lag_last = max(lag, 0.0)
+            self.lag_sum += self.lag_last
+            self.lag_counts[sum(self.lag_last > limit for limit in self.BUCKETS)] += 1
+
+    def failed(self, kind: str) -> None:
+        self.failures[kind] = self.failures.get(kind, 0) + 1
+
+
+class Change(t.NamedTuple):
+    """Why to sync, and what to ask dockerd about for it."""
+
+    reason: str
+    scope: str = (
+        "all"  # everything anew; "list": what dockerd's list shows changed; "events": what is named here
+    )
+    containers: t.FrozenSet[str] = frozenset()
+    networks: bool = False
+    since: t.Optional[float] = None  # when the oldest of the events happened, by the monotonic clock
+
+
 class Synced(t.NamedTuple):
     changed: bool
     generation: int
@@ -200,31 +246,80 @@ class Synced(t.NamedTuple):
     actions: t.List[str]
     warnings: t.List[str]
     info: Info
+    planned: int = 0  # endpoints that should be in force
+    stuck: t.FrozenSet[str] = frozenset()  # containers that dockerd did not answer about
 
 
-def sync(
-    store: Store,
-    docker_socket: str = DEFAULT_SOCKET,
-    kernel_factory: t.Callable[[], Kernel] = Kernel,
-    facts_of: t.Callable[[str], Json] = collect,
-) -> t.Optional[Synced]:
-    """Brings the kernel in step with the policy and Docker. None where there is no policy yet."""
+class NothingNew(Exception):
+    """What happened changes nothing for us."""
+
+
+class Follower:
+    """Brings the kernel in step with the policy and Docker, and keeps what Docker said for the next time."""
+
     # A container that is gone must not stop the others from being kept in step, and whether the policy may
     # cut somebody off was decided when it was applied.
-    options = engine.Options(on_empty_selector="ignore", force=True, adopt=False)
+    OPTIONS = engine.Options(on_empty_selector="ignore", force=True, adopt=False)
 
-    def replan(policy: Json) -> engine.Plan:
-        return engine.plan(policy, facts_of(docker_socket), options)
+    def __init__(
+        self,
+        store: Store,
+        watch: Watch,
+        kernel_factory: t.Callable[[], Kernel] = Kernel,
+    ) -> None:
+        self.store = store
+        self.watch = watch
+        self.kernel_factory = kernel_factory
+        self._last: t.Optional[t.Tuple[Json, Synced]] = None
 
-    with kernel_factory() as kernel:
-        result = engine.sync(kernel, store, replan, options)
-        if result is None:
-            return None
-        info = kernel.info()
-    warnings = result.plan.warnings if result.plan else []
-    return Synced(
-        result.changed, info.generation, info.counts.get("endpoints", 0), result.actions, warnings, info
-    )
+    def __call__(self, change: Change) -> t.Optional[Synced]:
+        """None where there is no policy yet."""
+        last, self._last = self._last, None
+        scopes = [change.scope]
+
+        def replan(policy: Json) -> engine.Plan:
+            # A second time: the kernel has moved on since the facts were collected, so none of them is trusted.
+            facts = self._facts(change, scopes.pop() if scopes else "all")
+            if last is not None and change.scope == "events" and facts is last[0]:
+                raise NothingNew
+            return engine.plan(policy, facts, self.OPTIONS)
+
+        try:
+            with self.kernel_factory() as kernel:
+                result = engine.sync(kernel, self.store, replan, self.OPTIONS)
+                if result is None:
+                    return None
+                info = kernel.info()
+        except NothingNew:
+            self._last = last
+            return last[1]._replace(changed=False, actions=[]) if last else None
+        synced = Synced(
+            result.changed,
+            info.generation,
+            info.counts.get("endpoints", 0),
+            result.actions,
+            result.plan.warnings if result.plan else [],
+            info,
+            endpoints_of(result.plan),
+            frozenset(self.watch.stuck),
+        )
+        if result.plan is not None:
+            self._last = result.plan.facts, synced
+        return synced
+
+    def _facts(self, change: Change, scope: str) -> Json:
+        if scope == "all":
+            self.watch.forget()
+        return self.watch.facts(change.containers if scope == "events" else None, change.networks)
+
+
+def endpoints_of(plan: t.Optional[engine.Plan]) -> int:
+    return len(plan.ruleset.endpoints4) + len(plan.ruleset.endpoints6) if plan else 0
+
+
+def sync(store: Store, docker_socket: str = DEFAULT_SOCKET) -> t.Optional[Synced]:
+    """Once, for the command."""
+    return Follower(store, Watch(docker_socket))(Change("asked to"))
 
 
 class Agent:
@@ -233,17 +328,25 @@ class Agent:
         settings: t.Optional[Settings] = None,
         store: t.Optional[Store] = None,
         log: t.Optional[Log] = None,
-        sync_once: t.Optional[t.Callable[[], t.Optional[Synced]]] = None,
+        sync_once: t.Optional[t.Callable[[Change], t.Optional[Synced]]] = None,
         clock: t.Callable[[], float] = time.monotonic,
+        publish: t.Optional[t.Callable[[bool], None]] = None,
+        state: t.Optional[State] = None,
     ) -> None:
         self.settings = settings or Settings()
         self.store = store or Store()
         self.log = log or Log()
-        self.sync_once = sync_once or (lambda: sync(self.store, self.settings.docker_socket))
+        self.sync_once = sync_once or Follower(
+            self.store, Watch(self.settings.docker_socket, self.settings.patience, tolerant=True)
+        )
         self.clock = clock
-        self.wake: queue.SimpleQueue[t.Tuple[str, str]] = queue.SimpleQueue()
+        self.publish = publish or (lambda _news: None)  # after each step, and while waiting
+        self.wake: queue.SimpleQueue[Word] = queue.SimpleQueue()
+        self.stream: t.Optional[EventStream] = None
         self.stopping = False
+        self.state = state or State()
         self._failures = 0
+        self._forget = True
         self._policy_stamp = self._stamp()
         self._hooks_told = True
 
@@ -251,97 +354,205 @@ class Agent:
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
-        EventStream(self.settings.docker_socket, self.wake, self.settings).start()
+        with contextlib.ExitStack() as held:
+            if not self._alone(held):
+                return 0
+            try:
+                return self._run()
+            except Exception as error:
+                self._puzzled(error)
+                return 1
+
+    def _alone(self, held: contextlib.ExitStack) -> bool:
+        """Takes the lock that only one agent of a host can have; False where we are stopped before that."""
+        wait = 0.0
+        while not self.stopping:
+            try:
+                held.enter_context(self.store.agent_lock(wait))
+                self.log.fine()
+                return True
+            except Locked as error:
+                if not os.environ.get("NOTIFY_SOCKET"):
+                    raise
+                # systemd would only start us again; the other one may be an operator's, by hand.
+                wait = self.settings.poll
+                self.log.trouble(error.text(), error_kind=error.kind, error_code=error.exit_code)
+                sd_notify("READY=1", "WATCHDOG=1", "STATUS=" + error.text())
+        return False
+
+    def _run(self) -> int:
+        self.stream = EventStream(self.settings.docker_socket, self.wake, self.settings)
+        self.stream.start()
         self.log.info(f"following Docker at {self.settings.docker_socket}")
-        wait = self.step("start")
+        wait = self.step(Change("start"))
         # Ready although Docker may be down: waiting for it is the agent's work.
         sd_notify("READY=1")
         while not self.stopping:
-            reason = self.next_reason(wait)
-            if reason:
-                wait = self.step(reason)
+            change = self.next_change(wait)
+            if change is not None:
+                wait = self.step(change)
         sd_notify("STOPPING=1")
         self.log.info("stopped; the rules stay in force")
         return 0
 
     # Waiting.
 
-    def next_reason(self, wait: float) -> str:
-        """Why to sync now: an event, a changed policy, or that `wait` seconds have passed; '' to stop."""
+    def next_change(self, wait: float) -> t.Optional[Change]:
+        """What to sync now: events, a changed policy, or that `wait` seconds have passed; None to stop."""
         deadline = self.clock() + wait
         beat = watchdog_interval()
         while not self.stopping:
             left = deadline - self.clock()
             if left <= 0:
-                return "check"
+                return Change("check", "list")
             pause = min(left, self.settings.poll, beat or left)
             try:
-                kind, words = self.wake.get(timeout=max(pause, 0.001))
+                word = self.wake.get(timeout=max(pause, 0.001))
             except queue.Empty:
                 if beat:
                     sd_notify("WATCHDOG=1")
+                self._look_at_the_stream()
+                self.publish(False)
                 if self._policy_changed():
-                    return "the policy file changed"
+                    return Change("the policy file changed", "list")
                 continue
-            if kind == "stop":
-                return ""
-            if kind == "lost":
-                self.log.trouble(f"Docker's events are lost: {words}; the rules stay, trying again")
-                sd_notify("STATUS=waiting for Docker; the rules stay in force")
+            if word.kind == "stop":
+                return None
+            if word.kind == "lost":
+                self._lost(word.words)
                 continue
-            if kind == "connected":
+            if word.kind == "connected":
                 self._failures = 0
-                return "Docker answers"
-            return self._settle(words)
-        return ""
+                return Change("Docker answers")
+            if word.kind == "reload":
+                return Change("asked to reload")
+            return self._settle(word)
+        return None
 
-    def _settle(self, words: str) -> str:
+    def _lost(self, words: str) -> None:
+        self.state.docker_reachable = False
+        self.log.trouble(
+            f"Docker's events are lost: {words}; the rules stay, trying again", error_kind="docker"
+        )
+        sd_notify("STATUS=waiting for Docker; the rules stay in force")
+
+    def _look_at_the_stream(self) -> None:
+        if self.stream is None:
+            return
+        if not self.stream.is_alive():
+            raise RuntimeError("the thread that reads Docker's events has ended")
+        if self.stream.replaced():
+            self.stream.reconnect()
+
+    def _settle(self, first: Word) -> Change:
         """Takes the events of one burst together."""
         limit = self.clock() + self.settings.settle_limit
-        more = 0
+        burst = [first]
         while self.clock() < limit:
             try:
-                kind, other = self.wake.get(timeout=self.settings.settle)
+                word = self.wake.get(timeout=self.settings.settle)
             except queue.Empty:
                 break
-            if kind != "event":
-                self.wake.put((kind, other))
+            if word.kind != "event":
+                self.wake.put(word)
                 break
-            more += 1
-        return words + (" and %d more" % more if more else "")
+            burst.append(word)
+        more = " and %d more" % (len(burst) - 1) if len(burst) > 1 else ""
+        return Change(
+            first.words + more,
+            "events",
+            frozenset(word.container for word in burst) - {""},
+            any(word.networks for word in burst),
+            min(word.at for word in burst),
+        )
 
     # Working.
 
-    def step(self, reason: str) -> float:
+    def step(self, change: Change) -> float:
         """Syncs once; returns the seconds to wait for the next time without an event."""
         began = self.clock()
+        if self._forget:
+            # Whatever went wrong, events may have been missed over it.
+            change = change._replace(scope="all")
+        self._forget = True
         try:
-            synced = self.sync_once()
+            synced = self.sync_once(change)
         except BridgewardenError as error:
-            return self._failed(error)
+            return self._ended(self._failed(error))
+        except Exception as error:
+            return self._ended(self._puzzled(error))
+        self._forget = False
         self._failures = 0
-        self.log.fine()
+        if synced is None or not synced.stuck:
+            self.log.fine()
         sd_notify("WATCHDOG=1")
+        self.state.docker_reachable = True
         if synced is None:
             sd_notify("STATUS=no policy yet")
-            return self.settings.check
-        if synced.changed:
-            self.log.info(
-                "generation %d, %d endpoints, %d ms after: %s"
-                % (synced.generation, synced.endpoints, (self.clock() - began) * 1000, reason)
-            )
+            return self._ended(self.settings.check)
+        self._in_step(change, synced, began)
         self._watch_hooks(synced.info)
         sd_notify("STATUS=generation %d, %d endpoints" % (synced.generation, synced.endpoints))
-        return self.settings.check
+        return self._ended(self.settings.retry_limit if synced.stuck else self.settings.check)
+
+    def _ended(self, wait: float) -> float:
+        self.publish(True)
+        return wait
+
+    def _in_step(self, change: Change, synced: Synced, began: float) -> None:
+        self.state.in_step(
+            self.clock() - change.since if change.since is not None and synced.changed else None
+        )
+        self.state.stuck = len(synced.stuck)
+        self.state.planned = synced.planned
+        if synced.stuck:
+            names = ", ".join(sorted(name[:12] for name in synced.stuck))
+            self.log.trouble(
+                f"dockerd does not answer about {names}: what is new about them is not in force yet, trying again"
+            )
+        if synced.changed:
+            took = (self.clock() - began) * 1000
+            self.log.info(
+                "generation %d, %d endpoints, %d ms after: %s"
+                % (synced.generation, synced.endpoints, took, change.reason),
+                generation=synced.generation,
+                endpoints=synced.endpoints,
+                milliseconds="%d" % took,
+                reason=change.reason,
+            )
 
     def _failed(self, error: BridgewardenError) -> float:
-        self.log.trouble(error.text())
+        self.log.trouble(error.text(), error_kind=error.kind, error_code=error.exit_code)
         sd_notify("STATUS=" + error.text(), "WATCHDOG=1")
         self._failures += 1
+        self.state.failed(error.kind)
+        if isinstance(error, DockerUnavailable):
+            self.state.docker_reachable = False
+            if self.stream is not None:
+                # A dockerd that hangs leaves its stream open: the next connection tells when it is back.
+                self.stream.reconnect()
         if isinstance(error, (DockerUnavailable, Sealed)):
             # The stream's reconnection wakes us, or nothing but a reboot will; until then there is nothing to ask.
             return self.settings.check
-        return float(min(self.settings.retry * 2 ** (self._failures - 1), self.settings.retry_limit))
+        return self._backoff()
+
+    def _puzzled(self, error: Exception) -> float:
+        """A mistake of ours: told with its place, and no reason to stop following."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = "%s:%s in %s" % (os.path.basename(last.filename), last.lineno, last.name)
+        text = f"a mistake in the agent, {type(error).__name__}: {error} ({where}): report it; the rules stay"
+        self.log.trouble(
+            text,
+            error_kind="mistake",
+            traceback="".join(traceback.format_tb(error.__traceback__)),
+        )
+        sd_notify("STATUS=" + text, "WATCHDOG=1")
+        self._failures += 1
+        self.state.failed("mistake")
+        return self._backoff()
+
+    def _backoff(self) -> float:
+        return float(min(self.settings.retry * 2 ** min(self._failures - 1, 16), self.settings.retry_limit))
 
     def _watch_hooks(self, info: Info) -> None:
         if info.hooks_in_place != self._hooks_told:
@@ -367,10 +578,10 @@ class Agent:
 
     def _on_stop(self, *dummy: t.Any) -> None:
         self.stopping = True
-        self.wake.put(("stop", ""))
+        self.wake.put(Word("stop"))
 
     def _on_reload(self, *dummy: t.Any) -> None:
-        self.wake.put(("event", "asked to reload"))
+        self.wake.put(Word("reload"))
 
 
 # Before Docker starts.

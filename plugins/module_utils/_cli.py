@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._light import pyroute2_parts
@@ -29,6 +30,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     REASON_MAX,
     Info,
     Kernel,
+    RuleRow,
 )
 
 # What only some commands need they import themselves: a zipapp is compiled at each start.
@@ -221,6 +223,91 @@ def cmd_rules(args: argparse.Namespace) -> Reply:
         for row in shown
     ]
     return Reply(record, table(rows, ("action", "packets", "bytes", "rule")))
+
+
+def cmd_top(args: argparse.Namespace) -> Reply:
+    """Shows the counters again and again, with their rates."""
+    with Kernel() as kernel:
+        before, then = counters(kernel), time.monotonic()
+        left = args.count
+        while True:
+            time.sleep(args.interval)
+            info = kernel.info()
+            now, after = time.monotonic(), counters(kernel)
+            record = {
+                "time": time.time(),
+                "seconds": round(now - then, 3),
+                "generation": info.generation,
+                "mode": info.mode,
+                "endpoints": info.counts.get("endpoints", 0),
+                "rules": rates(before, after, now - then),
+            }
+            if args.json:
+                say(json.dumps(record, sort_keys=True))
+            else:
+                say("\n".join(top_lines(record, args.interval)))
+            sys.stdout.flush()
+            before, then = after, now
+            left -= 1
+            if not left:
+                return Reply(None, [], said=True)
+
+
+def counters(kernel: Kernel) -> t.Dict[t.Tuple[int, int], RuleRow]:
+    """By what stays the same of a rule when another ruleset is committed."""
+    return {(rule.index if rule.builtin else REASON_MAX, rule.key): rule for rule in kernel.rules()}
+
+
+def rates(
+    before: t.Mapping[t.Tuple[int, int], RuleRow],
+    after: t.Mapping[t.Tuple[int, int], RuleRow],
+    seconds: float,
+) -> t.List[Json]:
+    """Each rule's counters and what was added a second, the busiest first."""
+    rows: t.List[Json] = []
+    for key, rule in after.items():
+        former = before.get(key)
+        if former is None or former.packets > rule.packets:
+            former = replace(rule, packets=0, bytes=0)  # it is new, or counts anew
+        rows.append(
+            {
+                "name": rule.name,
+                "builtin": rule.builtin,
+                "action": rule.action,
+                "packets": rule.packets,
+                "bytes": rule.bytes,
+                "packets_per_second": round((rule.packets - former.packets) / seconds, 1),
+                "bytes_per_second": round((rule.bytes - former.bytes) / seconds, 1),
+            }
+        )
+    rows.sort(key=lambda row: (-row["packets_per_second"], -row["packets"], row["builtin"], row["name"]))
+    return rows
+
+
+def top_lines(record: Json, interval: float) -> t.List[str]:
+    """One screen; where nobody looks, all of it and no control sequences."""
+    head = "{}  generation {}, mode {}, {} endpoints, every {:g} s".format(
+        time.strftime("%H:%M:%S", time.localtime(record["time"])),
+        record["generation"], record["mode"], record["endpoints"], interval,
+    )  # fmt: skip
+    rows = [
+        (
+            row["action"],
+            int(row["packets_per_second"]),
+            int(row["bytes_per_second"]),
+            row["packets"],
+            row["bytes"],
+            row["name"] + (" (built in)" if row["builtin"] else ""),
+        )
+        for row in record["rules"]
+        if row["packets"] or not row["builtin"]
+    ]
+    lines = [head, *table(rows, ("action", "packets/s", "bytes/s", "packets", "bytes", "rule"))]
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        size = shutil.get_terminal_size((100, 24))
+        lines = [line[: size.columns] for line in lines[: size.lines - 1]]
+        lines[0] = "\033[H\033[2J" + lines[0]
+    return lines
 
 
 def cmd_endpoints(args: argparse.Namespace) -> Reply:
@@ -496,18 +583,57 @@ def cmd_policy(args: argparse.Namespace) -> Reply:
 
 
 def cmd_boot(args: argparse.Namespace) -> Reply:
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Log, boot
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import boot
     from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
 
     code = boot(Store(), Log())
     return Reply({"code": code}, [], code)
 
 
 def cmd_agent(args: argparse.Namespace) -> Reply:
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Agent, Settings
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import Agent, Settings, State
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
 
-    code = Agent(Settings(docker_socket=args.docker_socket)).run()
+    log, state, publish = Log(), State(), None
+    if args.metrics != "none":
+        from ansible_collections.bridgewarden.docker.plugins.module_utils._metrics import exporter
+
+        publish = exporter(args.metrics, state, log, args.metrics_textfile, args.metrics_listen)
+    code = Agent(Settings(docker_socket=args.docker_socket), log=log, publish=publish, state=state).run()
     return Reply({"code": code}, [], code)
+
+
+def cmd_completion(args: argparse.Namespace) -> Reply:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _usage as usage
+
+    text = usage.completion(parser())
+    return Reply({"bash": text}, [text.rstrip("\n")])
+
+
+def cmd_manual(args: argparse.Namespace) -> Reply:
+    text = manual()
+    return Reply({"troff": text}, [text.rstrip("\n")])
+
+
+def manual() -> str:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils import _usage as usage
+
+    more = [
+        ("exit status", usage.sections(EXIT_CODES)),
+        ("environment", [("NO_COLOR", "No colour, even on a terminal.")]),
+        (
+            "files",
+            [
+                ("/etc/bridgewarden/policy.json", "The desired policy, for root only."),
+                ("/var/lib/bridgewarden/", "The last good policy, and what was applied."),
+                ("/run/lock/bridgewarden.lock", "Held by whoever changes the policy or the endpoints."),
+                ("/run/lock/bridgewarden.lock.agent", "Held by the agent: a host has one."),
+            ],
+        ),
+        ("see also", [("docker(1), systemctl(1), journalctl(1), nft(8), bridge(8)", "")]),
+    ]
+    return usage.manual(parser(), more)
 
 
 def parser() -> Parser:
@@ -537,6 +663,9 @@ def parser() -> Parser:
     command("ready", cmd_ready, "Whether a policy is in force; for other units to wait on.")
     rules = command("rules", cmd_rules, "Rules and built-in reasons with their counters.")
     rules.add_argument("--all", action="store_true", help="built-in reasons without packets too")
+    top_ = command("top", cmd_top, "The counters, again and again, with what was added a second.")
+    top_.add_argument("--interval", type=seconds, default=2.0, metavar="S", help="default: %(default)s")
+    top_.add_argument("--count", type=int, default=0, metavar="N", help="end after so many times")
     asks_docker(command("endpoints", cmd_endpoints, "The containers' addresses as the kernel knows them."))
     explain = command("explain", cmd_explain, "Which verdict a connection would get, and by which rule.")
     asks_docker(explain)
@@ -576,7 +705,25 @@ def parser() -> Parser:
         cmd_boot,
         "Loads the module closed and commits the policy without endpoints; for bridgewarden.service.",
     )
-    asks_docker(command("agent", cmd_agent, "Follows Docker; for bridgewarden-agent.service."))
+    command("completion", cmd_completion, "Completion for bash, to be sourced.")
+    command("manual", cmd_manual, "The manual page, as troff.")
+    agent = command("agent", cmd_agent, "Follows Docker; for bridgewarden-agent.service.")
+    asks_docker(agent)
+    agent.add_argument(
+        "--metrics",
+        choices=("none", "textfile", "http"),
+        default="none",
+        help="for Prometheus; default: none",
+    )
+    agent.add_argument(
+        "--metrics-textfile",
+        metavar="FILE",
+        default="/var/lib/prometheus/node-exporter/bridgewarden.prom",
+        help="default: %(default)s",
+    )
+    agent.add_argument(
+        "--metrics-listen", metavar="ADDRESS:PORT", default="127.0.0.1:9899", help="default: %(default)s"
+    )
     return top
 
 
@@ -612,6 +759,14 @@ def add_trace_options(trace: Parser) -> None:
     out.add_argument("--record", metavar="FILE", help="write everything as JSON, readable by root only")
     out.add_argument("--html", metavar="FILE", help="write a page with drawings, readable by root only")
     out.add_argument("--replay", metavar="FILE", help="show a recorded trace; the kernel is not asked")
+
+
+def seconds(text: str) -> float:
+    """A time to sleep: a number above zero."""
+    value = float(text)
+    if not 0.05 <= value <= 86400:
+        raise ValueError
+    return value
 
 
 def asks_docker(sub: Parser) -> None:

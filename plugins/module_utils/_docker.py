@@ -15,19 +15,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http.client
 import json
 import os
 import shutil
 import socket as socketlib
 import typing as t
-from dataclasses import dataclass
+import urllib.parse
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
     DockerUnavailable,
-    LibraryMissing,
     PermissionDenied,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._light import pyroute2_parts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import (
+    NoSuchThing,
+    UnixConnection,
+    get_json,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._rtnl import Link, Rtnl
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 DEFAULT_TIMEOUT = 30.0
@@ -42,28 +48,83 @@ BRIDGE_NAME_OPTION = "com.docker.network.bridge.name"
 #: What Docker makes for a network without a parent, by driver.
 _DUMMY_PREFIXES = {"macvlan": "dm-", "ipvlan": "di-"}
 
-_MAIN_TABLE = 254
-
-
-@dataclass(frozen=True)
-class Link:
-    """One network device of the host's namespace."""
-
-    index: int
-    name: str
-    kind: str
-    master: int  # ifindex of the bridge it is a port of, or 0
-    netnsid: int  # namespace of its peer as this namespace numbers it, or -1
-
 
 def collect(socket: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT) -> Json:
     """The container facts of this host."""
-    answers = _ask_docker(socket, timeout)
-    sandboxes = [
-        inspect.get("NetworkSettings", {}).get("SandboxKey", "") for inspect in answers["inspects"].values()
-    ]
-    links, default_route_links, nsids = _ask_kernel([key for key in sandboxes if key])
-    return assemble(answers, links, default_route_links, nsids, _inodes(sandboxes))
+    return Watch(socket, timeout).facts()
+
+
+class Watch:
+    """The container facts, kept between the times that somebody asks for them.
+
+    The first time dockerd is asked about every container, later only about those
+    that an event names and those that its list shows changed.  Links are read
+    anew each time.  After an error nothing is kept.  A tolerant one goes on
+    without the containers that dockerd does not answer about: they are `stuck`,
+    taken as they were, or as the list has them, and asked about again.
+    """
+
+    def __init__(
+        self, socket: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT, tolerant: bool = False
+    ) -> None:
+        self.socket = socket
+        self.timeout = timeout
+        self.tolerant = tolerant
+        self.forget()
+
+    def forget(self) -> None:
+        """The next facts are asked for from scratch."""
+        self.stuck: t.Set[str] = set()
+        self._answers: t.Optional[Json] = None
+        self._facts: t.Optional[Json] = None
+        self._nsids: t.Dict[str, int] = {}
+
+    def facts(self, containers: t.Optional[t.Collection[str]] = None, networks: bool = False) -> Json:
+        """The facts; with `containers`, what else Docker has is taken to be as it was.
+
+        The very same object as before where nothing has changed with those.
+        """
+        answers, former, before = self._answers, self._facts, self.stuck
+        self._answers = self._facts = None
+        with Daemon(self.socket, self.timeout, before if self.tolerant else None) as daemon:
+            if answers is None:
+                self._nsids = {}
+                answers = _ask_all(daemon)
+            elif containers is None:
+                _ask_changed(daemon, answers, before)
+            elif not _ask_about(daemon, answers, before.union(containers), networks) and former is not None:
+                self._answers, self._facts = answers, former
+                self.stuck = daemon.stuck
+                return former
+        self.stuck = daemon.stuck
+        every = (inspect.get("NetworkSettings") or {} for inspect in answers["inspects"].values())
+        sandboxes = [settings["SandboxKey"] for settings in every if settings.get("SandboxKey")]
+        try:
+            links, default_route_links = self._ask_kernel(sandboxes)
+        except OSError as error:
+            raise BridgewardenError(
+                f"the kernel does not tell its links: {error}",
+                "rtnetlink",
+                "look into the kernel log and run again",
+            )
+        facts = assemble(answers, links, default_route_links, self._nsids, _inodes(answers))
+        self._answers = answers
+        # A port that is still missing is looked for again.
+        self._facts = facts if _complete(facts) else None
+        return facts
+
+    def _ask_kernel(self, sandboxes: t.Sequence[str]) -> t.Tuple[t.List[Link], t.List[str]]:
+        with Rtnl() as rtnl:
+            links = rtnl.links()
+            names = {link.index: link.name for link in links}
+            default = [
+                names[index] for index in rtnl.default_routes() if index in names and names[index] != "lo"
+            ]
+            known = self._nsids
+            # Docker never uses a sandbox's name twice.
+            numbers = {path: known[path] if path in known else rtnl.nsid(path) for path in sandboxes}
+        self._nsids = {path: number for path, number in numbers.items() if number >= 0}
+        return links, default
 
 
 # Pure: recorded answers in, facts out.
@@ -76,7 +137,7 @@ def assemble(
     nsids: t.Mapping[str, int],
     inodes: t.Optional[t.Mapping[str, int]] = None,
 ) -> Json:
-    """`answers` as _ask_docker() returns them; `nsids` gives a sandbox path's namespace number, `inodes` its inode's."""
+    """`answers` as _ask_all() returns them; `nsids` gives a sandbox path's namespace number, `inodes` its inode's."""
     bridges = {link.name: link.index for link in links if link.kind == "bridge"}
     indexes = {link.name: link.index for link in links}
     networks = [_network(raw, bridges, indexes) for raw in answers["networks"]]
@@ -215,64 +276,218 @@ def _ports(raw: t.Mapping[str, t.Optional[t.List[Json]]]) -> t.List[Json]:
 # dockerd's side.
 
 
-def _ask_docker(socket: str, timeout: float) -> Json:
-    check_socket(socket, timeout)
-    api, errors, not_found = client(socket, timeout)
-    try:
-        listed = api.containers(all=True)
-        inspects = {}
-        for entry in listed:
-            if entry.get("State") not in LIVE_STATES:
-                continue
-            try:
-                inspects[entry["Id"]] = api.inspect_container(entry["Id"])
-            except not_found:
-                continue  # it went away meanwhile
-        networks = api.networks()
-        version = str(api.version(False).get("Version") or "")
-    except errors as error:
-        raise DockerUnavailable(
-            f"dockerd does not answer as expected: {_first_line(error)}",
-            socket,
-            "look at 'journalctl -u docker' and run again",
-        )
-    finally:
-        api.close()
+class Daemon:
+    """dockerd, over one connection: it is only ever asked, by GET."""
+
+    def __init__(self, socket: str, timeout: float, stuck: t.Optional[t.Collection[str]] = None) -> None:
+        self._socket = socket
+        self._timeout = timeout
+        self._connection = UnixConnection(socket_path(socket), timeout)
+        self._tolerant = stuck is not None
+        self._known_stuck = frozenset(stuck or ())
+        self.stuck: t.Set[str] = set()  # that it did not answer about, this time
+
+    def __enter__(self) -> Daemon:
+        check_socket(self._socket, self._timeout)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> t.Any:
+        """The answer; None for what is not there (any more)."""
+        try:
+            return self._get(path, self._timeout)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DockerUnavailable(
+                f"dockerd does not answer as expected: {_first_line(error)}",
+                self._socket,
+                "look at 'journalctl -u docker' and run again",
+            )
+
+    def _get(self, path: str, timeout: float) -> t.Any:
+        self._connection.timeout = timeout
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(timeout)
+        try:
+            return get_json(self._connection, path)
+        except NoSuchThing:
+            return None
+
+    def containers(self) -> t.List[Json]:
+        listed: t.List[Json] = self.get("/containers/json?all=1") or []
+        return listed
+
+    def container(self, name: str) -> t.Optional[Json]:
+        path = "/containers/%s/json" % urllib.parse.quote(name, safe="")
+        inspect: t.Optional[Json]
+        if not self._tolerant:
+            inspect = self.get(path)
+            return inspect
+        # One container whose start hangs holds up the answer about it, and must not hold up the others.
+        patience = min(1.0, self._timeout) if self.stuck or name in self._known_stuck else self._timeout
+        try:
+            inspect = self._get(path, patience)
+        except socketlib.timeout:
+            self._connection.close()
+            self.get("/_ping")  # unless it is dockerd itself that hangs
+            self.stuck.add(name)
+            return None
+        except (OSError, ValueError, http.client.HTTPException):
+            self._connection.close()
+            inspect = self.get(path)
+        return inspect
+
+    def networks(self) -> t.List[Json]:
+        networks: t.List[Json] = self.get("/networks") or []
+        return networks
+
+
+def _ask_all(daemon: Daemon) -> Json:
+    """What dockerd has: `inspects` only of live containers, `containers` of all, as in its list."""
+    listed = daemon.containers()
+    # Networks last: a container's network is then among them.
+    inspects = _inspects(daemon, listed, {})
     return {
-        "version": version,
+        "version": str((daemon.get("/version") or {}).get("Version") or ""),
         "userland_proxy": userland_proxy(),
         "containers": listed,
         "inspects": inspects,
-        "networks": networks,
+        "networks": daemon.networks(),
     }
 
 
-def client(
-    socket: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT
-) -> t.Tuple[t.Any, t.Tuple[t.Type[BaseException], ...], t.Type[BaseException]]:
-    """An APIClient, the exceptions its calls raise, and the one for "no such thing"."""
-    try:
-        import docker
-        import docker.errors
-        import requests
-    except ImportError:
-        raise LibraryMissing(
-            "the Docker library for Python is not installed",
-            "import docker",
-            "install the package python3-docker",
-        )
-    errors = (docker.errors.DockerException, requests.exceptions.RequestException)
-    try:
-        # "auto": old daemons refuse new API versions, new daemons refuse old ones.
-        return (
-            docker.APIClient(base_url=socket, version="auto", timeout=int(timeout)),
-            errors,
-            docker.errors.NotFound,
-        )
-    except errors as error:
-        raise DockerUnavailable(
-            f"dockerd does not answer: {_first_line(error)}", socket, "look at 'systemctl status docker'"
-        )
+def _inspects(daemon: Daemon, listed: t.Sequence[Json], before: t.Mapping[str, Json]) -> t.Dict[str, Json]:
+    found = {}
+    for entry in listed:
+        name = entry["Id"]
+        if entry.get("State") not in LIVE_STATES:
+            continue
+        inspect = daemon.container(name)
+        if inspect is None and name in daemon.stuck:
+            inspect = before.get(name) or _as_inspected(entry)
+        if inspect is not None:  # else it has gone meanwhile
+            found[name] = inspect
+    return found
+
+
+def _ask_changed(daemon: Daemon, answers: Json, again: t.Collection[str]) -> None:
+    """Brings `answers` up to date by dockerd's list, which costs little however many containers there are."""
+    before = {entry["Id"]: _essence(entry) for entry in answers["containers"]}
+    listed = daemon.containers()
+    changed = [
+        entry for entry in listed if entry["Id"] in again or before.get(entry["Id"]) != _essence(entry)
+    ]
+    asked = _inspects(daemon, changed, answers["inspects"])
+    same = {entry["Id"] for entry in listed} - {entry["Id"] for entry in changed}
+    answers["inspects"] = {
+        **{name: inspect for name, inspect in answers["inspects"].items() if name in same},
+        **asked,
+    }
+    answers["containers"] = listed
+    answers["networks"] = daemon.networks()
+
+
+def _essence(entry: Json) -> Json:
+    """What of a container's entry in the list tells that it changed: a new start has a new endpoint."""
+    networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
+    return {
+        "names": entry.get("Names"),
+        "state": entry.get("State"),
+        "labels": entry.get("Labels"),
+        "networks": {
+            name: [network.get(key) for key in ("NetworkID", "EndpointID", "IPAddress", "GlobalIPv6Address")]
+            for name, network in networks.items()
+        },
+        # Their order is not kept by dockerd.
+        "ports": sorted(str(sorted(port.items())) for port in entry.get("Ports") or []),
+    }
+
+
+def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], networks: bool) -> bool:
+    """Brings `answers` up to date about these containers; whether anything is new.
+
+    dockerd answers about a container when it is done with it, as its list does not.
+    """
+    known = {network["Id"] for network in answers["networks"]}
+    listed = {entry["Id"]: entry for entry in answers["containers"]}
+    inspects = answers["inspects"]
+    news = networks
+    for name in sorted(containers):
+        inspect = daemon.container(name)
+        if inspect is None and name in daemon.stuck:
+            continue
+        before = inspects.pop(name, None)
+        if inspect is None:
+            news = news or name in listed
+            listed.pop(name, None)
+            continue
+        entry = _as_listed(inspect)
+        if entry["State"] in LIVE_STATES:
+            inspects[name] = inspect
+            news = news or _gist(inspect) != _gist(before)
+        else:
+            news = news or before is not None or _essence(entry) != _essence(listed.get(name) or {})
+        listed[name] = entry
+        theirs = entry["NetworkSettings"]["Networks"].values()
+        networks = networks or bool({network.get("NetworkID") or "" for network in theirs} - known - {""})
+    answers["containers"] = list(listed.values())
+    if networks:
+        answers["networks"] = daemon.networks()
+    return news or networks
+
+
+def _gist(inspect: t.Optional[Json]) -> t.Any:
+    """What of a container's record matters here: not its health, for one."""
+    if inspect is None:
+        return None
+    settings, state = inspect.get("NetworkSettings") or {}, inspect.get("State") or {}
+    return (
+        _as_listed(inspect),
+        state.get("Pid"),
+        settings.get("SandboxKey"),
+        settings.get("Ports"),
+    )
+
+
+def _as_inspected(entry: Json) -> Json:
+    """A container's record as far as the list tells it: without its namespace, hence without its ports on bridges."""
+    ports: t.Dict[str, t.List[Json]] = {}
+    for port in entry.get("Ports") or []:
+        if port.get("PublicPort"):
+            binding = {"HostIp": port.get("IP") or "", "HostPort": str(port["PublicPort"])}
+            ports.setdefault("{}/{}".format(port["PrivatePort"], port["Type"]), []).append(binding)
+    return {
+        "Id": entry["Id"],
+        "NetworkSettings": {
+            "Networks": (entry.get("NetworkSettings") or {}).get("Networks") or {},
+            "Ports": ports,
+        },
+    }
+
+
+def _complete(facts: Json) -> bool:
+    """Whether each live container's port on each of its bridges is known."""
+    return all(
+        network["PortIndex"] or not network["LinkIndex"] or not network["IPAddress"]
+        for container in facts["containers"]
+        for network in container["Networks"].values()
+    )
+
+
+def _as_listed(inspect: Json) -> Json:
+    """A container's entry in the list, made of its own record."""
+    config = inspect.get("Config") or {}
+    settings = inspect.get("NetworkSettings") or {}
+    return {
+        "Id": inspect["Id"],
+        "Names": [inspect.get("Name") or ""],
+        "Image": config.get("Image"),
+        "State": (inspect.get("State") or {}).get("Status") or "",
+        "Labels": config.get("Labels"),
+        "HostConfig": {"NetworkMode": (inspect.get("HostConfig") or {}).get("NetworkMode")},
+        "NetworkSettings": {"Networks": settings.get("Networks") or {}},
+    }
 
 
 def socket_path(socket: str) -> str:
@@ -346,97 +561,14 @@ def _first_line(error: BaseException) -> str:
 # The kernel's side.
 
 
-def _ask_kernel(sandboxes: t.Sequence[str]) -> t.Tuple[t.List[Link], t.List[str], t.Dict[str, int]]:
-    pyroute2_parts()
-    try:
-        from pyroute2.iproute import IPRoute
-    except ImportError:
-        raise LibraryMissing(
-            "the netlink library for Python is not installed",
-            "import pyroute2",
-            "install the package python3-pyroute2",
-        )
-    ipr = IPRoute()
-    try:
-        # The dump comes first: it is what makes the kernel number the namespaces.
-        links = [_link(message) for message in ipr.get_links()]
-        names = {link.index: link.name for link in links}
-        default = [
-            names[index]
-            for family in (socketlib.AF_INET, socketlib.AF_INET6)
-            for index in _default_route_indexes(ipr, family)
-            if index in names and names[index] != "lo"
-        ]
-        nsids = {path: _nsid(ipr, path) for path in sandboxes}
-    finally:
-        ipr.close()
-    return links, default, {path: nsid for path, nsid in nsids.items() if nsid >= 0}
-
-
-def _inodes(sandboxes: t.Sequence[str]) -> t.Dict[str, int]:
-    """The numbers of the namespaces' inodes, by which the kernel knows them too."""
+def _inodes(answers: Json) -> t.Dict[str, int]:
+    """The numbers of the namespaces' inodes, by which the kernel knows those behind a parent link."""
+    behind = {network["Id"] for network in answers["networks"] if network_parent(network)}
     found = {}
-    for path in sandboxes:
-        with contextlib.suppress(OSError):  # the container has ended
-            found[path] = os.stat(path).st_ino if path else 0
-    return {path: inode for path, inode in found.items() if inode}
-
-
-def _link(message: t.Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    netnsid = message.get_attr("IFLA_LINK_NETNSID")
-    return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
-        master=message.get_attr("IFLA_MASTER") or 0,
-        netnsid=-1 if netnsid is None else netnsid,
-    )
-
-
-def _default_route_indexes(ipr: t.Any, family: int) -> t.List[int]:
-    indexes: t.List[int] = []
-    for route in ipr.get_default_routes(family=family, table=_MAIN_TABLE):
-        if route["dst_len"]:
-            continue
-        output = route.get_attr("RTA_OIF")
-        if output:
-            indexes.append(output)
-        for hop in route.get_attr("RTA_MULTIPATH") or []:
-            indexes.append(hop["oif"])
-    return indexes
-
-
-def _nsid(ipr: t.Any, path: str) -> int:
-    """The number this namespace has for the one at `path`; -1 where there is none."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1  # the container has ended
-    try:
-        if hasattr(ipr, "get_netnsid"):
-            nsid = (ipr.get_netnsid(fd=handle) or {}).get("nsid")
-        else:
-            nsid = _nsid_by_hand(ipr, handle)
-    except NetlinkError:
-        return -1  # the container has just ended: the file is there, the namespace on it no longer
-    finally:
-        os.close(handle)
-    # Signed on the wire, unsigned in the library.
-    return -1 if nsid is None or nsid >= 1 << 31 else int(nsid)
-
-
-def _nsid_by_hand(ipr: t.Any, handle: int) -> t.Optional[int]:
-    # pyroute2 0.5 (bullseye) has the message but no call for it.
-    from pyroute2.netlink import NLM_F_REQUEST
-    from pyroute2.netlink.rtnl import RTM_GETNSID
-    from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
-
-    request = nsidmsg()
-    request["attrs"] = [("NETNSA_FD", handle)]
-    for answer in ipr.nlm_request(request, RTM_GETNSID, NLM_F_REQUEST):
-        nsid: t.Optional[int] = answer.get_attr("NETNSA_NSID")
-        return nsid
-    return None
+    for inspect in answers["inspects"].values() if behind else ():
+        settings = inspect.get("NetworkSettings") or {}
+        path = settings.get("SandboxKey")
+        if path and any(net.get("NetworkID") in behind for net in (settings.get("Networks") or {}).values()):
+            with contextlib.suppress(OSError):  # the container has ended
+                found[path] = os.stat(path).st_ino
+    return found

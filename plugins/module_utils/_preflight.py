@@ -37,7 +37,7 @@ DOCKER_SOCKET = "/var/run/docker.sock"
 REQUIRE_DROP_IN = "/etc/systemd/system/docker.service.d/bridgewarden.conf"
 
 #: What the host needs beside the kernel's headers.
-LIBRARIES = {"pyroute2": "python3-pyroute2", "docker": "python3-docker", "jmespath": "python3-jmespath"}
+LIBRARIES = {"pyroute2": "python3-pyroute2", "jmespath": "python3-jmespath"}
 
 #: Where dkms keeps the key it signs with; Ubuntu's is the second.
 SIGNING_KEYS = ("/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der")
@@ -192,16 +192,26 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+class NoSuchThing(ValueError):
+    """dockerd says 404."""
+
+
+def get_json(connection: UnixConnection, path: str) -> t.Any:
+    """The JSON answer to GET `path`. Raises OSError, ValueError or http.client.HTTPException."""
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        kind = NoSuchThing if response.status == 404 else ValueError
+        raise kind("GET %s: status %d" % (path, response.status))
+    return json.loads(body) if body.strip() != b"OK" else "OK"
+
+
 def docker_get(path: str, socket: str = DOCKER_SOCKET, timeout: float = 10.0) -> t.Any:
-    """The JSON answer of dockerd to GET `path`. Raises OSError, ValueError or http.client.HTTPException."""
+    """dockerd's answer to GET `path`, over a connection of its own."""
     connection = UnixConnection(socket[len("unix://") :] if socket.startswith("unix://") else socket, timeout)
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 200:
-            raise ValueError("GET %s: status %d" % (path, response.status))
-        return json.loads(body) if body.strip() != b"OK" else "OK"
+        return get_json(connection, path)
     finally:
         connection.close()
 
@@ -260,10 +270,10 @@ def installed_packages(names: t.Sequence[str]) -> t.Optional[t.Set[str]]:
     return {line.split()[0] for line in out.splitlines() if line.endswith(" installed")}
 
 
-def missing_packages(release: str, headers: bool) -> t.Optional[t.List[str]]:
+def missing_packages(release: str, headers: bool, further: t.Sequence[str] = ()) -> t.Optional[t.List[str]]:
     """What one apt task has to install; None where the package manager is not apt."""
     exact, meta = header_packages(release)
-    wanted = ["dkms"] + ([meta] if meta else []) + sorted(LIBRARIES.values())
+    wanted = ["dkms"] + ([meta] if meta else []) + sorted({*LIBRARIES.values(), *further})
     if not headers:
         # The meta package may already point at a newer kernel than the running one.
         wanted.insert(1, exact)
@@ -311,6 +321,7 @@ def examine(
     need_docker: bool = True,
     need_module: bool = True,
     min_kernel: str = MINIMUM_KERNEL,
+    further: t.Sequence[str] = (),
 ) -> Report:
     problems: t.List[Problem] = []
     warnings: t.List[str] = []
@@ -330,7 +341,7 @@ def examine(
         )
     if sys.prefix != "/usr":
         warnings.append(
-            f"the interpreter {sys.executable} is not the distribution's: it will not see python3-pyroute2, python3-docker "
+            f"the interpreter {sys.executable} is not the distribution's: it will not see python3-pyroute2 "
             "and python3-jmespath; set ansible_python_interpreter=/usr/bin/python3"
         )
     packages: t.List[str] = []
@@ -339,7 +350,7 @@ def examine(
             problems.append(
                 Problem(f"Linux {release} is too old", "uname -r", f"boot a kernel {min_kernel} or newer")
             )
-        packages = _examine_kernel(release, facts, problems, warnings)
+        packages = _examine_kernel(release, facts, problems, warnings, further)
     docker_problems = problems if need_docker else []
     facts["docker"] = docker(socket, docker_problems)
     if facts["docker"]["held"]:
@@ -358,7 +369,11 @@ def examine(
 
 
 def _examine_kernel(
-    release: str, facts: Json, problems: t.List[Problem], warnings: t.List[str]
+    release: str,
+    facts: Json,
+    problems: t.List[Problem],
+    warnings: t.List[str],
+    further: t.Sequence[str] = (),
 ) -> t.List[str]:
     facts["modules_supported"] = modules_supported()
     facts["modules_disabled"] = modules_disabled()
@@ -399,7 +414,7 @@ def _examine_kernel(
         )
     if target and target != release and not newer:
         warnings.append(f"{meta} brings the headers of {target}, not those of the running kernel {release}")
-    packages = missing_packages(release, headers)
+    packages = missing_packages(release, headers, further)
     if packages is None:
         if not headers:
             problems.append(

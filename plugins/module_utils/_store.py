@@ -51,6 +51,7 @@ class Store:
         self.last_good_path = os.path.join(var, "last-good.json")
         self.applied_path = os.path.join(var, "applied.json")
         self.lock_path = lock
+        self.agent_lock_path = lock + ".agent"
 
     # The desired policy in normal form, as `_policy.normalise()` accepts it.
 
@@ -115,14 +116,21 @@ class Store:
                 os.rmdir(folder)
         return removed
 
-    @contextlib.contextmanager
-    def lock(self, timeout: float = 10.0) -> t.Iterator[None]:
+    def lock(self, timeout: float = 10.0) -> t.ContextManager[None]:
         """Held around read, commit and write, so that two writers do not race. Not re-entrant."""
+        return self._locked(self.lock_path, timeout, "bridgewarden writer")
+
+    def agent_lock(self, timeout: float) -> t.ContextManager[None]:
+        """Held by the one agent of a host for as long as it runs."""
+        return self._locked(self.agent_lock_path, timeout, "agent")
+
+    @contextlib.contextmanager
+    def _locked(self, path: str, timeout: float, who: str) -> t.Iterator[None]:
         try:
-            os.makedirs(os.path.dirname(self.lock_path), exist_ok=True)
-            handle = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise self._denied(self.lock_path, error)
+            raise self._denied(path, error)
         try:
             deadline = time.monotonic() + timeout
             while True:
@@ -131,15 +139,14 @@ class Store:
                     break
                 except OSError as error:
                     if error.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise self._denied(self.lock_path, error)
+                        raise self._denied(path, error)
                 if time.monotonic() >= deadline:
-                    holder = self._holder(handle)
                     raise Locked(
-                        "another bridgewarden writer (%s) has held the lock for %d s" % (holder, timeout),
-                        self.lock_path,
+                        "another %s (%s) holds the lock" % (who, self._holder(handle)),
+                        path,
                         "wait for it to end, or look at what it is doing",
                     )
-                time.sleep(0.05)
+                time.sleep(min(0.05, timeout))
             os.ftruncate(handle, 0)
             os.pwrite(handle, b"%d\n" % os.getpid(), 0)
             yield

@@ -30,7 +30,6 @@ options:
     type: int
     default: 30
 requirements:
-  - python3-docker 4.1 or newer
   - python3-pyroute2 0.5.14 or newer
 notes:
   - The facts are returned as the task's result and not as C(ansible_facts), because containers come and go

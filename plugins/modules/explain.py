@@ -43,7 +43,6 @@ options:
     type: str
     default: unix:///var/run/docker.sock
 requirements:
-  - python3-docker
   - python3-pyroute2 0.5.14 or newer
 """
 

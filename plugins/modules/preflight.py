@@ -38,6 +38,11 @@ options:
       matter.
     type: bool
     default: true
+  packages:
+    description: Further packages of the distribution that the settings ask for.
+    type: list
+    elements: str
+    default: []
   report_only:
     description: Return the problems instead of failing.
     type: bool
@@ -131,6 +136,7 @@ def main() -> None:
             "min_kernel": {"type": "str", "default": "5.10"},
             "need_docker": {"type": "bool", "default": True},
             "need_module": {"type": "bool", "default": True},
+            "packages": {"type": "list", "elements": "str", "default": []},
             "report_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -140,6 +146,7 @@ def main() -> None:
         module.params["need_docker"],
         module.params["need_module"],
         module.params["min_kernel"],
+        module.params["packages"],
     )
     for warning in report.warnings:
         module.warn(warning)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import queue
+import re
 import signal
 import socket
 import threading
@@ -16,13 +17,14 @@ from pathlib import Path
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent as agent
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    BridgewardenError,
     DockerUnavailable,
+    Locked,
     ModuleMissing,
     PolicyError,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log, sd_notify
 
 QUICK = agent.Settings(settle=0.02, settle_limit=0.1, check=30.0, poll=0.05, retry=0.05, retry_limit=0.4)
 
@@ -54,11 +56,13 @@ class Worker:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.answer: t.Union[agent.Synced, BridgewardenError, None] = synced()
+        self.changes: t.List[agent.Change] = []
+        self.answer: t.Union[agent.Synced, Exception, None] = synced()
 
-    def __call__(self) -> t.Optional[agent.Synced]:
+    def __call__(self, change: agent.Change) -> t.Optional[agent.Synced]:
         self.calls += 1
-        if isinstance(self.answer, BridgewardenError):
+        self.changes.append(change)
+        if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
@@ -79,8 +83,15 @@ def out() -> io.StringIO:
 
 
 @pytest.fixture
-def one(worker: Worker, store: Store, out: io.StringIO) -> agent.Agent:
-    return agent.Agent(QUICK, store, agent.Log(out), worker)
+def one(worker: Worker, store: Store, out: io.StringIO, tmp_path: Path) -> agent.Agent:
+    nowhere = QUICK._replace(docker_socket=f"unix://{tmp_path}/nowhere.sock")
+    return agent.Agent(nowhere, store, Log(out), worker)
+
+
+def reason(one: agent.Agent) -> str:
+    change = one.next_change(30)
+    assert change is not None
+    return change.reason
 
 
 # When it works.
@@ -88,9 +99,10 @@ def one(worker: Worker, store: Store, out: io.StringIO) -> agent.Agent:
 
 def test_the_events_of_one_burst_are_one_reason(one: agent.Agent) -> None:
     for number in range(5):
-        one.wake.put(("event", f"container c{number}: start"))
+        one.wake.put(agent.Word("event", f"container c{number}: start", f"{number}", at=float(10 - number)))
     began = time.monotonic()
-    assert one.next_reason(30) == "container c0: start and 4 more"
+    change = one.next_change(30)
+    assert change == agent.Change("container c0: start and 4 more", "events", frozenset("01234"), False, 6.0)
     assert time.monotonic() - began < 0.5
 
 
@@ -98,40 +110,40 @@ def test_a_storm_does_not_put_it_off_for_ever(one: agent.Agent) -> None:
     class Storm:
         now = 0.0
 
-        def get(self, timeout: float) -> t.Tuple[str, str]:
+        def get(self, timeout: float) -> agent.Word:
             self.now += 0.005  # always sooner than the burst settles
-            return "event", "container x: start"
+            return agent.Word("event", "container x: start")
 
     storm = Storm()
     one.wake, one.clock = t.cast(t.Any, storm), lambda: storm.now
-    assert one.next_reason(30).startswith("container x: start and")
+    assert reason(one).startswith("container x: start and")
     assert QUICK.settle_limit < storm.now < 2 * QUICK.settle_limit
 
 
 def test_a_new_connection_is_a_reason_and_a_lost_one_is_not(one: agent.Agent, out: io.StringIO) -> None:
-    one.wake.put(("lost", "dockerd closed the stream"))
-    one.wake.put(("connected", ""))
-    assert one.next_reason(30) == "Docker answers"
+    one.wake.put(agent.Word("lost", "dockerd closed the stream"))
+    one.wake.put(agent.Word("connected"))
+    assert reason(one) == "Docker answers"
     assert out.getvalue().startswith("<3>Docker's events are lost: dockerd closed the stream")
 
 
 def test_after_a_quiet_time_it_checks(one: agent.Agent) -> None:
-    assert one.next_reason(0.05) == "check"
+    assert one.next_change(0.05) == agent.Change("check", "list")
 
 
 def test_a_changed_policy_file_is_a_reason(one: agent.Agent, store: Store) -> None:
     threading.Timer(0.1, lambda: store.write_policy({"rules": []})).start()
-    assert one.next_reason(30) == "the policy file changed"
+    assert reason(one) == "the policy file changed"
 
 
 def test_hangup_means_now(one: agent.Agent) -> None:
     one._on_reload(signal.SIGHUP, None)
-    assert one.next_reason(30) == "asked to reload"
+    assert reason(one) == "asked to reload"
 
 
 def test_termination_ends_it(one: agent.Agent) -> None:
     one._on_stop(signal.SIGTERM, None)
-    assert one.next_reason(30) == ""
+    assert one.next_change(30) is None
 
 
 # What it does with failures.
@@ -139,37 +151,37 @@ def test_termination_ends_it(one: agent.Agent) -> None:
 
 def test_docker_down_keeps_the_rules_and_waits(one: agent.Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = DockerUnavailable("dockerd is not running", "/var/run/docker.sock", "start it")
-    assert one.step("start") == QUICK.check
+    assert one.step(agent.Change("start")) == QUICK.check
     assert out.getvalue() == "<3>dockerd is not running (/var/run/docker.sock): start it\n"
 
 
 def test_other_failures_are_tried_again_less_and_less_often(one: agent.Agent, worker: Worker) -> None:
     worker.answer = ModuleMissing("not loaded", "here", "load it")
-    assert [one.step("check") for _try in range(5)] == [0.05, 0.1, 0.2, 0.4, 0.4]
+    assert [one.step(agent.Change("check")) for _try in range(5)] == [0.05, 0.1, 0.2, 0.4, 0.4]
     worker.answer = synced()
-    assert one.step("check") == QUICK.check
+    assert one.step(agent.Change("check")) == QUICK.check
     worker.answer = ModuleMissing("not loaded", "here", "load it")
-    assert one.step("check") == 0.05
+    assert one.step(agent.Change("check")) == 0.05
 
 
 def test_trouble_is_told_once_and_so_is_its_end(one: agent.Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = PolicyError("unknown peer", ("rules", 0), "did you mean web?")
     for _try in range(3):
-        one.step("check")
+        one.step(agent.Change("check"))
     worker.answer = synced(changed=False)
-    one.step("check")
-    one.step("check")
+    one.step(agent.Change("check"))
+    one.step(agent.Change("check"))
     assert out.getvalue() == "<3>unknown peer (rules[0]): did you mean web?\n<5>all is well again\n"
 
 
 def test_no_policy_is_no_failure(one: agent.Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = None
-    assert one.step("start") == QUICK.check
+    assert one.step(agent.Change("start")) == QUICK.check
     assert out.getvalue() == ""
 
 
 def test_a_change_is_logged_with_its_reason(one: agent.Agent, out: io.StringIO) -> None:
-    one.step("container web: start")
+    one.step(agent.Change("container web: start"))
     assert out.getvalue().startswith("<6>generation 3, 2 endpoints, ")
     assert out.getvalue().endswith("after: container web: start\n")
 
@@ -178,11 +190,96 @@ def test_somebody_in_front_of_our_hooks_is_told_once(
     one: agent.Agent, worker: Worker, out: io.StringIO
 ) -> None:
     worker.answer = synced(changed=False, hooks_first=3)
-    one.step("check")
-    one.step("check")
+    one.step(agent.Change("check"))
+    one.step(agent.Change("check"))
     worker.answer = synced(changed=False)
-    one.step("check")
+    one.step(agent.Change("check"))
     assert [line[:3] for line in out.getvalue().splitlines()] == ["<4>", "<6>"]
+
+
+def test_a_mistake_of_ours_is_told_with_its_place_and_ends_nothing(
+    one: agent.Agent, worker: Worker, out: io.StringIO
+) -> None:
+    worker.answer = KeyError("Networks")
+    assert [one.step(agent.Change("check", "list")) for _try in range(3)] == [0.05, 0.1, 0.2]
+    (line,) = out.getvalue().splitlines()
+    assert re.match(
+        r"<3>a mistake in the agent, KeyError: 'Networks' \(test_agent\.py:\d+ in __call__\)", line
+    )
+    worker.answer = synced(changed=False)
+    assert one.step(agent.Change("check", "list")) == QUICK.check
+
+
+def test_after_a_failure_nothing_of_before_is_trusted(one: agent.Agent, worker: Worker) -> None:
+    one.step(agent.Change("start"))
+    one.step(agent.Change("x", "events"))
+    worker.answer = DockerUnavailable("dockerd is not running")
+    one.step(agent.Change("x", "events"))
+    worker.answer = synced()
+    one.step(agent.Change("x", "events"))
+    one.step(agent.Change("x", "events"))
+    assert [change.scope for change in worker.changes] == ["all", "events", "events", "all", "events"]
+
+
+def test_a_stuck_container_is_told_and_asked_about_again_soon(
+    one: agent.Agent, worker: Worker, out: io.StringIO
+) -> None:
+    worker.answer = synced(changed=False)._replace(stuck=frozenset(["0123456789abcdef"]))
+    assert [one.step(agent.Change("check", "list")) for _try in range(2)] == [QUICK.retry_limit] * 2
+    assert out.getvalue().count("dockerd does not answer about 0123456789ab") == 1
+    worker.answer = synced(changed=False)
+    one.step(agent.Change("check", "list"))
+    assert out.getvalue().endswith("<5>all is well again\n")
+
+
+def test_how_long_it_took_since_the_event(one: agent.Agent) -> None:
+    for ago in (0.0, 0.2, 20.0):
+        one.step(agent.Change("x", "events", since=time.monotonic() - ago))
+    one.step(agent.Change("check", "list"))
+    counts = dict(zip((*one.state.BUCKETS, None), one.state.lag_counts))
+    assert {limit: count for limit, count in counts.items() if count} in (
+        {0.01: 1, 0.25: 1, None: 1},
+        {0.025: 1, 0.25: 1, None: 1},
+    )
+    assert 20.0 < one.state.lag_last < 21.0 < one.state.lag_sum + 1
+
+
+# One agent a host.
+
+
+def test_a_second_agent_refuses(one: agent.Agent, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_all: None)
+    with store.agent_lock(0.0), pytest.raises(Locked, match=f"another agent .process {os.getpid()}"):
+        one.run()
+    threading.Timer(0.2, one._on_stop).start()
+    assert one.run() == 0  # the same, once the first one has ended
+
+
+def test_under_systemd_a_second_agent_waits_for_the_first(
+    one: agent.Agent, store: Store, out: io.StringIO, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_all: None)
+    first = store.agent_lock(0.0)
+    first.__enter__()
+    threading.Timer(0.3, lambda: first.__exit__(None, None, None)).start()
+    threading.Timer(0.8, one._on_stop).start()
+    assert one.run() == 0
+    lines = out.getvalue().splitlines()
+    assert "another agent" in lines[0] and lines[1] == "<5>all is well again"
+    assert (
+        lines[2].startswith("<6>following Docker at") and lines[-1] == "<6>stopped; the rules stay in force"
+    )
+    assert len([line for line in lines if "another agent" in line]) == 1
+
+
+def test_without_its_thread_the_agent_ends_with_words(
+    one: agent.Agent, out: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent.EventStream, "run", lambda _self: None)
+    monkeypatch.setattr(signal, "signal", lambda *_all: None)
+    assert one.run() == 1
+    assert "the thread that reads Docker's events has ended" in out.getvalue()
 
 
 # What it tells systemd.
@@ -201,7 +298,6 @@ def test_ready_watchdog_and_stopping(
     one: agent.Agent, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
-    monkeypatch.setattr(agent, "EventStream", lambda *_all: threading.Thread(target=lambda: None))
     monkeypatch.setattr(signal, "signal", lambda *_all: None)
     said: t.List[str] = []
 
@@ -221,9 +317,9 @@ def test_ready_watchdog_and_stopping(
 
 def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    agent.sd_notify("READY=1")
+    sd_notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/socket")
-    agent.sd_notify("READY=1")
+    sd_notify("READY=1")
 
 
 # The stream, over a socket that speaks as dockerd does.
@@ -260,26 +356,86 @@ def test_the_stream_says_what_happens_and_comes_back(tmp_path: Path) -> None:
     docker.start()
     wake: t.Any = queue.SimpleQueue()
     agent.EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
-    assert wake.get(timeout=5) == ("connected", "")
+    assert wake.get(timeout=5) == agent.Word("connected")
     peer = docker.peers.get(timeout=5)
     event = '{"Type":"network","Action":"connect","Actor":{"ID":"0123456789abcdef","Attributes":{"name":"front"}}}\n'
     peer.sendall(chunk(event[:40]))
     peer.sendall(chunk(event[40:]))
-    assert wake.get(timeout=5) == ("event", "network front: connect")
+    word = wake.get(timeout=5)
+    assert (word.kind, word.words, word.container, word.networks) == (
+        "event",
+        "network front: connect",
+        "",
+        False,
+    )
     peer.close()
-    assert wake.get(timeout=5)[0] == "lost"
-    assert wake.get(timeout=5) == ("connected", "")
+    assert wake.get(timeout=5).kind == "lost"
+    assert wake.get(timeout=5) == agent.Word("connected")
     docker.peers.get(timeout=5).sendall(chunk("not json\n"))
-    assert wake.get(timeout=5)[0] == "lost"
-    assert wake.get(timeout=5) == ("connected", "")
+    assert wake.get(timeout=5).kind == "lost"
+    assert wake.get(timeout=5) == agent.Word("connected")
     docker.server.close()
+    assert docker.asked[0].startswith("GET /events?") and "since=" in docker.asked[0]
     assert "exec" not in docker.asked[0] and "connect" in docker.asked[0]
 
 
 def test_no_docker_is_lost_again_and_again(tmp_path: Path) -> None:
     wake: t.Any = queue.SimpleQueue()
     agent.EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
-    assert [wake.get(timeout=5)[0] for _try in range(3)] == ["lost", "lost", "lost"]
+    assert [wake.get(timeout=5).kind for _try in range(3)] == ["lost", "lost", "lost"]
+
+
+def test_a_stream_that_ends_wildly_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = FakeDocker(tmp_path / "docker.sock")
+    docker.start()
+    monkeypatch.setattr(agent, "word_of", lambda _event: 1 // 0)
+    wake: t.Any = queue.SimpleQueue()
+    agent.EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
+    docker.peers.get(timeout=5).sendall(chunk("{}\n"))
+    assert [wake.get(timeout=5).kind for _word in range(3)] == ["connected", "lost", "connected"]
+    docker.server.close()
+
+
+def test_a_replaced_socket_is_noticed_although_the_old_stream_is_open(
+    one: agent.Agent, tmp_path: Path
+) -> None:
+    """As when a second dockerd takes the path over, or one is started beside a hung one."""
+    first = FakeDocker(tmp_path / "docker.sock")
+    first.start()
+    one.stream = agent.EventStream(f"unix://{tmp_path}/docker.sock", one.wake, QUICK)
+    one.stream.start()
+    assert one.wake.get(timeout=5).kind == "connected"
+    one._look_at_the_stream()
+    with pytest.raises(queue.Empty):
+        one.wake.get(timeout=0.3)
+    (tmp_path / "docker.sock").rename(tmp_path / "old.sock")
+    one._look_at_the_stream()  # no socket at all: the old stream is the best there is
+    second = FakeDocker(tmp_path / "docker.sock")
+    second.start()
+    one._look_at_the_stream()
+    assert [one.wake.get(timeout=5).kind for _word in range(2)] == ["lost", "connected"]
+    assert second.asked
+    first.server.close()
+    second.server.close()
+
+
+def test_words_of_events() -> None:
+    now = time.time()
+    event = {
+        "Type": "container",
+        "Action": "start",
+        "Actor": {"ID": "ab" * 32, "Attributes": {"name": "web", "password": "hunter2"}},
+        "timeNano": int((now - 5) * 1e9),
+    }
+    word = agent.word_of(event)
+    assert (word.words, word.container, word.networks) == ("container web: start", "ab" * 32, False)
+    assert 4.9 < time.monotonic() - word.at < 6
+    assert "hunter2" not in repr(word)
+    for clock in (now + 3600, now - 3600, 0):  # dockerd's clock and ours are far apart: one was set
+        assert time.monotonic() - agent.word_of(dict(event, timeNano=int(clock * 1e9))).at < 1
+    network = {"Type": "network", "Action": "connect", "Actor": {"ID": "n", "Attributes": {"container": "c"}}}
+    assert agent.word_of(network)[2:4] == ("c", False)
+    assert agent.word_of(dict(network, Action="destroy"))[3]
 
 
 # Before Docker starts.
@@ -321,7 +477,7 @@ class Boot:
 
     def __call__(self) -> int:
         factory = t.cast(t.Any, lambda: FakeKernel(self.generation))
-        return agent.boot(self.store, agent.Log(self.out), factory)
+        return agent.boot(self.store, Log(self.out), factory)
 
 
 @pytest.fixture

@@ -111,6 +111,44 @@ def test_rules_shows_what_counted(kernel: t.Type[FakeKernel], capsys: pytest.Cap
     assert len(json.loads(call(capsys, "rules", "--json")[1])) == 3
 
 
+def test_top_shows_what_was_added_a_second(
+    kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = iter([(10, 100), (60, 600), (5, 50)])  # the last: somebody has reset them
+
+    def rules(_self: object) -> t.List[RuleRow]:
+        packets, octets = next(seen)
+        return [
+            RuleRow(6, 0, "unmanaged", "deny", 12, 720),
+            RuleRow(3, 0, "default for container to host", "deny", 0, 0),
+            RuleRow(
+                16 + packets, 99, "office", "allow", packets, octets
+            ),  # its place changes, its key does not
+        ]
+
+    clock = iter([0.0, 2.0, 4.0])
+    monkeypatch.setattr(kernel, "rules", rules)
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(cli.time, "sleep", lambda _seconds: None)
+    code, out, _err = call(capsys, "top", "--json", "--count", "2")
+    first, second = map(json.loads, out.splitlines())
+    assert code == 0 and first["seconds"] == 2.0 and first["generation"] == 4
+    assert [(row["name"], row["packets_per_second"], row["bytes_per_second"]) for row in first["rules"]] == [
+        ("office", 25.0, 250.0),
+        ("unmanaged", 0.0, 0.0),
+        ("default for container to host", 0.0, 0.0),
+    ]
+    assert second["rules"][0]["packets_per_second"] == 2.5
+
+
+def test_top_for_people(kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _err = call(capsys, "top", "--interval", "0.05", "--count", "2")
+    assert code == 0 and "\033" not in out
+    assert out.count("generation 4, mode enforce, 2 endpoints, every 0.05 s") == 2
+    assert re.search(r"^allow +0 +0 +1234 +99999  office reaches the web shop$", out, re.MULTILINE)
+    assert call(capsys, "top", "--interval", "0")[0] == cli.USAGE
+
+
 def test_endpoints_with_names_where_they_are_known(
     kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
-import sys
+import threading
 import typing as t
 from pathlib import Path
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _docker
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    DockerUnavailable,
-    LibraryMissing,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
+from ansible_collections.bridgewarden.docker.plugins.module_utils._rtnl import Rtnl
 
 
 def test_no_docker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,34 +41,15 @@ def test_only_local_sockets(url: str) -> None:
         _docker.check_socket(url)
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "docker", None)
-    with pytest.raises(LibraryMissing, match="python3-docker"):
-        _docker.client()
-
-
-def test_a_missing_netlink_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyroute2", None)
-    monkeypatch.setitem(sys.modules, "pyroute2.iproute", None)
-    with pytest.raises(LibraryMissing, match="python3-pyroute2"):
-        _docker._ask_kernel([])
-
-
 def test_a_namespace_that_has_just_gone_is_no_failure(tmp_path: Path) -> None:
     """dockerd unmounts the namespace before it removes the file under it."""
-    iproute = pytest.importorskip("pyroute2.iproute", reason="needs pyroute2")
     (tmp_path / "sandbox").touch()
-    ipr = iproute.IPRoute()
-    try:
-        assert _docker._nsid(ipr, str(tmp_path / "sandbox")) == -1
-        assert _docker._nsid(ipr, str(tmp_path / "gone")) == -1
-    finally:
-        ipr.close()
+    with Rtnl() as rtnl:
+        assert rtnl.nsid(str(tmp_path / "sandbox")) == -1
+        assert rtnl.nsid(str(tmp_path / "gone")) == -1
 
 
 def test_something_else_answers(tmp_path: Path) -> None:
-    import threading
-
     path = tmp_path / "docker.sock"
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))
@@ -88,6 +68,87 @@ def test_something_else_answers(tmp_path: Path) -> None:
     threading.Thread(target=nonsense, daemon=True).start()
     try:
         with pytest.raises(DockerUnavailable, match=str(path)):
-            _docker._ask_docker(f"unix://{path}", 5)
+            _docker.collect(f"unix://{path}", 5)
     finally:
         server.close()
+
+
+class SlowDocker(threading.Thread):
+    """Answers everything at once, but about the container `stuck` not at all."""
+
+    LISTED: t.ClassVar[t.List[t.Dict[str, t.Any]]] = [
+        {
+            "Id": name, "Names": ["/" + name], "State": "running", "Labels": {}, "Ports": ports,
+            "NetworkSettings": {"Networks": {"front": {"NetworkID": "n" * 64, "IPAddress": address, "EndpointID": "e"}}},
+        }
+        for name, address, ports in (
+            ("stuck", "172.30.0.2", [{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}]),
+            ("fine", "172.30.0.3", []),
+        )
+    ]  # fmt: skip
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.hangs = True
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(str(path))
+        self.server.listen()
+
+    def run(self) -> None:
+        while True:
+            try:
+                peer = self.server.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
+
+    def serve(self, peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            while request := peer.recv(65536).decode():
+                path = request.split()[1]
+                if path == "/containers/stuck/json" and self.hangs:
+                    continue
+                body = json.dumps(self.answer(path)).encode()
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    def answer(self, path: str) -> t.Any:
+        if path.startswith("/containers/json"):
+            return self.LISTED
+        if path == "/networks":
+            return [{"Id": "n" * 64, "Name": "front", "Driver": "bridge"}]
+        for entry in self.LISTED:
+            if path == f"/containers/{entry['Id']}/json":
+                return {
+                    "Id": entry["Id"], "Name": "/" + entry["Id"], "State": {"Status": "running", "Pid": 7},
+                    "Config": {"Labels": {}}, "NetworkSettings": {"Networks": entry["NetworkSettings"]["Networks"]},
+                }  # fmt: skip
+        return {"Version": "26"}
+
+
+def test_one_container_that_hangs_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    docker = SlowDocker(tmp_path / "docker.sock")
+    docker.start()
+    url = f"unix://{tmp_path}/docker.sock"
+    with pytest.raises(DockerUnavailable):
+        _docker.Watch(url, 0.3).facts()  # for one question the whole answer, or none
+    watch = _docker.Watch(url, 0.3, tolerant=True)
+    found = {container["Name"]: container for container in watch.facts()["containers"]}
+    assert watch.stuck == {"stuck"}
+    assert found["fine"]["Pid"] == 7 and found["stuck"]["Pid"] == 0
+    # It is not taken away: what the list tells holds.
+    assert found["stuck"]["Networks"]["front"]["IPAddress"] == "172.30.0.2"
+    assert found["stuck"]["Ports"] == [
+        {"HostIp": "0.0.0.0", "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp"}
+    ]
+    watch.facts()
+    assert watch.stuck == {"stuck"}
+    docker.hangs = False
+    assert {item["Name"]: item["Pid"] for item in watch.facts(["fine"])["containers"]} == {
+        "fine": 7,
+        "stuck": 7,
+    }
+    assert watch.stuck == set()
+    docker.hangs = True
+    kept = {item["Name"]: item["Pid"] for item in watch.facts(["stuck"])["containers"]}
+    assert watch.stuck == {"stuck"} and kept == {"fine": 7, "stuck": 7}
+    docker.server.close()

@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import queue
+import signal
+import socket
 import subprocess
+import threading
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent, _bridge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import Watch
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
 
 pytestmark = pytest.mark.dockerd
 
@@ -101,12 +111,164 @@ def test_the_bridges_that_are_docker_s(shop: t.Any) -> None:
     assert names is not None and {"docker0", "shop0"} < names and len(names) == 3
 
 
+class GetOnly(threading.Thread):
+    """A proxy before dockerd's socket that passes GET on and refuses whatever else; it keeps what it was asked."""
+
+    def __init__(self, path: Path, upstream: str) -> None:
+        super().__init__(daemon=True)
+        self.upstream = upstream
+        self.asked: t.List[str] = []
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(str(path))
+        self.server.listen()
+
+    def run(self) -> None:
+        while True:
+            try:
+                client = self.server.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as docker, contextlib.suppress(OSError):
+            docker.connect(self.upstream)
+            threading.Thread(target=self.pump, args=(docker, client), daemon=True).start()
+            while True:
+                request = b""
+                while b"\r\n\r\n" not in request:
+                    part = client.recv(65536)
+                    if not part:
+                        return
+                    request += part
+                self.asked.append(request.split(b"\r\n")[0].decode())
+                if not request.startswith(b"GET "):
+                    client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                    return
+                docker.sendall(request)
+
+    @staticmethod
+    def pump(docker: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while part := docker.recv(65536):
+                client.sendall(part)
+            client.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_agent_only_ever_reads(shop: t.Any) -> None:
+    """Through a proxy that lets nothing but GET pass: the facts, and the events."""
+    path = shop.folder / "get.sock"
+    proxy = GetOnly(path, str(shop.folder / "docker.sock"))
+    proxy.start()
+    # The proxy does refuse what writes, and the same command works without it.
+    refused = subprocess.run(
+        ["docker", "-H", f"unix://{path}", "rename", "cold", "warm"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode != 0
+    shop.docker("rename", "cold", "warm")
+    shop.docker("rename", "warm", "cold")
+    before = len(proxy.asked)
+    code = (
+        "from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect\n"
+        f"print(json.dumps(collect('unix://{path}')))"
+    )
+    assert shop.python(code) == shop.facts()
+    queued: t.Any = queue.SimpleQueue()
+    stream = _agent.EventStream(f"unix://{path}", queued, _agent.Settings(gap=0.0))
+    stream.start()
+    assert queued.get(timeout=10).kind == "connected"
+    shop.docker("rename", "cold", "warm")
+    shop.docker("rename", "warm", "cold")
+    assert queued.get(timeout=10).words.endswith("rename")
+    assert len(proxy.asked) > before + 5
+    assert {line.split()[0] for line in proxy.asked[before:]} == {"GET"}
+    proxy.server.close()
+
+
+def test_what_is_kept_up_to_date_equals_what_is_asked_from_scratch(shop: t.Any) -> None:
+    """After each of many things that happen: by the event's container, and by dockerd's list."""
+    code = f"""
+import subprocess
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import Watch, collect
+socket = {shop.socket!r}
+def docker(*arguments):
+    return subprocess.run(["docker", "-H", socket, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+by_event, by_list = Watch(socket), Watch(socket)
+by_event.facts(), by_list.facts()
+found = []
+def step(words, networks, *names):
+    ids = [docker("inspect", "-f", "{{{{.Id}}}}", name) for name in names if name != "gone"]
+    docker(*words)
+    if "gone" in names:
+        ids.append(gone)
+    found.append([" ".join(words), by_event.facts(ids, networks) == collect(socket), by_list.facts() == collect(socket)])
+step(["stop", "-t", "0", "web"], False, "web")
+step(["start", "web"], False, "web")
+step(["restart", "-t", "0", "db"], False, "db")
+step(["rename", "web", "shop"], False, "web")
+step(["rename", "shop", "web"], False, "shop")
+step(["pause", "app"], False, "app")
+step(["unpause", "app"], False, "app")
+step(["network", "create", "fleeting"], True)
+step(["network", "connect", "fleeting", "web"], False, "web")
+step(["network", "disconnect", "fleeting", "web"], False, "web")
+step(["network", "rm", "fleeting"], True)
+step(["network", "disconnect", "back", "app"], False, "app")
+step(["network", "connect", "back", "app"], False, "app")
+gone = docker("run", "-d", "--network", "front", "-p", "8099:80", "waiter:1")
+step(["start", gone], False, gone)
+step(["rm", "-f", gone], False, "gone")
+same = by_event.facts([docker("inspect", "-f", "{{{{.Id}}}}", "web")])
+found.append(["nothing", same is by_event.facts([docker("inspect", "-f", "{{{{.Id}}}}", "web")]), True])
+print(json.dumps(found))
+"""
+    found = shop.python(code)
+    assert len(found) == 16
+    assert [row for row in found if row[1:] != [True, True]] == []
+
+
+def test_a_dockerd_that_hangs_is_noticed_and_so_is_its_return(shop: t.Any, tmp_path: Path) -> None:
+    """SIGSTOP: connections are taken, nothing is answered, and the stream stays open."""
+    settings = _agent.Settings(docker_socket=shop.socket, patience=1.0, retry=0.1, retry_limit=0.5)
+    told = io.StringIO()
+    watch = Watch(shop.socket, settings.patience, tolerant=True)
+
+    def ask(change: _agent.Change) -> None:
+        watch.facts(change.containers if change.scope == "events" else None)
+
+    store = Store(str(tmp_path / "etc"), str(tmp_path / "var"), str(tmp_path / "lock"))
+    one = _agent.Agent(settings, store, Log(told), ask)
+    one.stream = _agent.EventStream(shop.socket, one.wake, settings)
+    one.stream.start()
+    assert one.wake.get(timeout=10).kind == "connected"
+    one.step(_agent.Change("start"))
+    assert one.state.docker_reachable
+    daemon = int((shop.folder / "pid").read_text())
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        one.step(_agent.Change("check", "list"))
+        assert not one.state.docker_reachable
+        assert "dockerd" in told.getvalue()
+        while one.wake.get(timeout=10).kind != "lost":
+            pass  # what happened before
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    while one.wake.get(timeout=60).kind != "connected":
+        pass
+    one.step(_agent.Change("Docker answers"))
+    assert one.state.docker_reachable
+    assert told.getvalue().endswith("<5>all is well again\n")
+
+
 @pytest.fixture(scope="module")
 def wake(shop: t.Any) -> t.Any:
     queued: t.Any = queue.SimpleQueue()
     settings = _agent.Settings(docker_socket=shop.socket, retry=0.1, retry_limit=0.5)
     _agent.EventStream(shop.socket, queued, settings).start()
-    assert queued.get(timeout=10) == ("connected", "")
+    assert queued.get(timeout=10) == _agent.Word("connected")
     return queued
 
 
@@ -116,8 +278,8 @@ class TestEvents:
     def until(self, wake: t.Any, kind: str, words: str = "", seconds: float = 30) -> float:
         began = time.monotonic()
         while True:
-            got, said = wake.get(timeout=max(0.01, began + seconds - time.monotonic()))
-            if got == kind and words in said:
+            word = wake.get(timeout=max(0.01, began + seconds - time.monotonic()))
+            if word.kind == kind and words in word.words:
                 return time.monotonic() - began
 
     @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ def run(*command: str, text: str | None = None, check: bool = True) -> subproces
 def set_up() -> None:
     for command in (
         "mount -t proc proc /proc", "mount -t sysfs sys /sys", "mount -t tmpfs run /var/lib/bridgewarden",
-        "modprobe dummy numdummies=0", "ip link set lo up",
-        "ip link add wan index 100 address 02:00:00:00:00:01 type dummy",
-        "ip link add bd index 101 address 02:00:00:00:00:02 type dummy",
+        f"insmod {HERE}/bwinject.ko", "ip link set lo up",
+        "ip link add wan index 100 address 02:00:00:00:00:01 type bwkeep",
+        "ip link add bd index 101 address 02:00:00:00:00:02 type bwkeep",
         "ip address add 192.0.2.1/32 dev lo", "ip address add 2001:db8:1::1/128 dev lo",
         "ip address add 10.9.255.254/16 dev wan", "ip address add fd00:9::ffff/64 dev wan nodad",
         "ip address add 172.18.255.254/15 dev bd", "ip address add fd00:18::ffff/64 dev bd nodad",
@@ -91,7 +91,6 @@ def set_up() -> None:
         path = Path("/proc/sys") / key
         if path.exists():
             path.write_text(str(value))
-    run("insmod", str(HERE / "bwinject.ko"))
     run("iptables-restore", text=NAT.format(net="172.18.0.0/16", to="172.18.0.2:80"))
     run("ip6tables-restore", text=NAT.format(net="fd00:18::/64", to="[fd00:18::2]:80"))
 

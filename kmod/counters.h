@@ -32,15 +32,23 @@ void bw_counters_free(struct bw_counters *c);
 struct bw_total bw_counters_own(const struct bw_counters *c, u32 i);
 struct bw_total bw_counters_total(const struct bw_counters *c, u32 i);
 
-/* Bottom halves must be off. */
-static inline void bw_count(const struct bw_counters *c, u32 i, u32 bytes)
+/* This CPU's; bottom halves must be off, here and below. */
+static inline struct bw_count *bw_count_of(const struct bw_counters *c, u32 i)
 {
-	struct bw_count *count = &c->cpu[smp_processor_id()][i];
+	return &c->cpu[smp_processor_id()][i];
+}
 
+static inline void bw_count_in(struct bw_count *count, u32 bytes)
+{
 	u64_stats_update_begin(&count->sync);
 	u64_stats_inc(&count->packets);
 	u64_stats_add(&count->bytes, bytes);
 	u64_stats_update_end(&count->sync);
+}
+
+static inline void bw_count(const struct bw_counters *c, u32 i, u32 bytes)
+{
+	bw_count_in(bw_count_of(c, i), bytes);
 }
 
 #endif /* _BW_COUNTERS_H */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Guarded links. Patterns are compared with names only here, when a link
- * appears, is renamed or goes and at a commit; packets see a bitmap and a small
+ * appears, is renamed or goes and at a commit; packets see a byte map and a small
  * table of interface numbers. Nothing in the notifier may allocate, and a link
  * that should be guarded must never be left open for want of room.
  *
@@ -13,15 +13,16 @@
 #include <net/net_namespace.h>
 
 #include "guard.h"
+#include "memo.h"
 #include "state.h"
 
 #define BW_GUARD_FREE	0
 #define BW_GUARD_GONE	U32_MAX	/* no interface number: those are positive ints */
 
-unsigned long bw_guard_map[BITS_TO_LONGS(1 << BW_GUARD_BITS)] __read_mostly;
+bool bw_guard_map[1 << BW_GUARD_BITS] __read_mostly;
 u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
 static u32 bw_guard_links;
-static bool bw_guard_full __read_mostly; /* a bit alone means guarded */
+static bool bw_guard_full __read_mostly; /* a byte alone means guarded */
 static const struct bw_guards *bw_guard_patterns;
 
 static u32 bw_guard_low(u32 ifindex)
@@ -81,9 +82,9 @@ static void bw_guard_add(const struct net_device *dev)
 		WRITE_ONCE(bw_guard_slot[i], ifindex);
 		bw_guard_links++;
 	}
-	/* A reader that sees the bit must find the slot. */
+	/* A reader that sees the byte must find the slot. */
 	smp_wmb();
-	set_bit(bw_guard_low(ifindex), bw_guard_map);
+	WRITE_ONCE(bw_guard_map[bw_guard_low(ifindex)], true);
 }
 
 static bool bw_guard_low_taken(u32 low)
@@ -113,9 +114,9 @@ static void bw_guard_remove(u32 ifindex)
 			i = (i + BW_GUARD_SLOTS - 1) % BW_GUARD_SLOTS;
 		}
 	}
-	/* Bits of links that found no slot cannot be told apart: all stay. */
+	/* Bytes of links that found no slot cannot be told apart: all stay. */
 	if (!bw_guard_full && !bw_guard_low_taken(bw_guard_low(ifindex)))
-		clear_bit(bw_guard_low(ifindex), bw_guard_map);
+		WRITE_ONCE(bw_guard_map[bw_guard_low(ifindex)], false);
 }
 
 bool bw_guards_match(const struct bw_guards *g, const struct net_device *dev)
@@ -194,7 +195,7 @@ static int bw_guard_event(struct notifier_block *nb, unsigned long event,
 	default:
 		goto out;
 	}
-	bw_state_forget();
+	bw_memo_forget();
 out:
 	mutex_unlock(&bw_mutex);
 	return NOTIFY_DONE;

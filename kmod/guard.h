@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which links are guarded: a test for the packet path that costs one bit in the
- * common case, and the control side that keeps it true as links come and go.
+ * Which links are guarded: a test for the packet path that costs one byte in
+ * the common case, and the control side that keeps it true as links come and go.
  */
 #ifndef _BW_GUARD_H
 #define _BW_GUARD_H
 
-#include <linux/bitops.h>
 #include <linux/netdevice.h>
 
 #include "uapi/bridgewarden.h"
@@ -20,16 +19,17 @@ struct bw_guards {
 	char pattern[BW_MAX_GUARDS][BW_GUARD_LEN];
 };
 
-extern unsigned long bw_guard_map[BITS_TO_LONGS(1 << BW_GUARD_BITS)];
+/* By the last bits of a link's number; a byte each: cheaper to ask than a bit. */
+extern bool bw_guard_map[1 << BW_GUARD_BITS];
 
 extern u32 bw_guard_slot[BW_GUARD_SLOTS];
 
 bool bw_guard_probe(u32 ifindex);
 
-/* Half of the test: false is certain. */
+/* Half of the test: false is certain. Read plainly, to be one instruction. */
 static __always_inline bool bw_maybe_guarded(u32 ifindex)
 {
-	return test_bit(ifindex & ((1 << BW_GUARD_BITS) - 1), bw_guard_map);
+	return bw_guard_map[ifindex & ((1 << BW_GUARD_BITS) - 1)];
 }
 
 static __always_inline bool bw_guarded_index(u32 ifindex)

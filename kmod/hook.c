@@ -3,7 +3,7 @@
  * The hooks. Each finds out who stands on either side of the packet at its
  * place in the stack, and judges every packet exactly once: forwarded and
  * bridged ones at FORWARD or, by placement, at POST_ROUTING, those for the host
- * at LOCAL_IN, those from the host at POST_ROUTING. No hook may write anything
+ * at LOCAL_IN, those from the host at LOCAL_OUT. No hook may write anything
  * shared, or sleep.
  */
 #include <linux/netfilter.h>
@@ -44,10 +44,10 @@ unsigned int bw_builtin(const struct bw_state *st, struct sk_buff *skb,
 	return bw_verdict(st, skb, hs, &d);
 }
 
-/* epoch: of the state before anything was asked; 0: the verdict is not kept. */
+/* epoch: from before anything was asked; 0: the verdict is not kept. */
 static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 			     const struct nf_hook_state *hs,
-			     const struct bw_query *q, unsigned long epoch)
+			     const struct bw_query *q, u32 epoch)
 {
 	struct bw_decision d;
 
@@ -59,7 +59,7 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	    hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
 		return NF_ACCEPT;
 	if (epoch && d.action == BW_ACTION_ALLOW && !d.log)
-		bw_memo_keep(skb, hs, epoch, d.index);
+		bw_memo_keep(skb, hs, epoch, bw_count_of(st->counters, d.index));
 	return bw_verdict(st, skb, hs, &d);
 }
 
@@ -67,7 +67,7 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 static __always_inline unsigned int
 bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 		 const struct nf_hook_state *hs, const struct net_device *from,
-		 bool in, bool out, unsigned long epoch)
+		 bool in, bool out, u32 epoch)
 {
 	struct bw_query q;
 	int reason;
@@ -83,45 +83,46 @@ bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 }
 
 /* Out of line, here and below: what is not judged pays for no stack frame. */
-static noinline unsigned int bw_judge_forward(const struct bw_state *st,
-					      struct sk_buff *skb,
+static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
 					      const struct nf_hook_state *hs,
-					      unsigned long epoch)
+					      u32 epoch)
 {
+	const struct bw_state *st = rcu_dereference(bw_state);
 	bool in = bw_guarded(hs->in), out = bw_guarded(hs->out);
 
-	if (unlikely(!READ_ONCE(st->at_forward)) || (!in && !out))
+	if (!st || unlikely(!READ_ONCE(st->at_forward)) || (!in && !out))
 		return NF_ACCEPT;
 	if (st->placement == BW_PLACEMENT_CONTAINER)
 		epoch = 0;
 	return bw_judge_passing(st, skb, hs, hs->in, in, out, epoch);
 }
 
-static noinline unsigned int bw_pass_forward(struct sk_buff *skb,
-					     const struct nf_hook_state *hs)
+static __always_inline unsigned int
+bw_pass_forward(struct sk_buff *skb, const struct nf_hook_state *hs, bool six)
 {
-	const struct bw_state *st = rcu_dereference(bw_state);
-	unsigned long epoch;
+	u32 epoch;
 
-	if (!st)
-		return NF_ACCEPT;
-	/* Before anything else is read, see memo.h. */
-	epoch = smp_load_acquire(&st->epoch);
-	/* Who listens hears of every verdict, so each is taken. */
-	if (!trace_bw_verdict_enabled() &&
-	    (hs->pf == NFPROTO_IPV4 ? bw_memo_passes(st, skb, hs, false, epoch) :
-				      bw_memo_passes(st, skb, hs, true, epoch)))
-		return NF_ACCEPT;
-	return bw_judge_forward(st, skb, hs, epoch);
-}
-
-static unsigned int bw_hook_forward(void *priv, struct sk_buff *skb,
-				    const struct nf_hook_state *hs)
-{
 	if (likely(!bw_maybe_guarded(hs->in->ifindex) &&
 		   !bw_maybe_guarded(hs->out->ifindex)))
 		return NF_ACCEPT;
-	return bw_pass_forward(skb, hs);
+	/* Before anything else is read, see memo.h. */
+	epoch = smp_load_acquire(&bw_epoch);
+	/* Who listens hears of every verdict, so each is taken. */
+	if (!trace_bw_verdict_enabled() && bw_memo_passes(skb, hs, six, epoch))
+		return NF_ACCEPT;
+	return bw_judge_forward(skb, hs, epoch);
+}
+
+static unsigned int bw_hook_forward4(void *priv, struct sk_buff *skb,
+				     const struct nf_hook_state *hs)
+{
+	return bw_pass_forward(skb, hs, false);
+}
+
+static unsigned int bw_hook_forward6(void *priv, struct sk_buff *skb,
+				     const struct nf_hook_state *hs)
+{
+	return bw_pass_forward(skb, hs, true);
 }
 
 /* Not from a guarded link: most of it is over here, before anything is read. */
@@ -182,14 +183,7 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 	return bw_judge_local_in(st, skb, hs, in);
 }
 
-/* Forwarded and bridged packets pass POST_ROUTING too. */
-static bool bw_from_host(const struct sk_buff *skb,
-			 const struct nf_hook_state *hs)
-{
-	return !hs->in && !nf_bridge_info_exists(skb);
-}
-
-/* What was received and yet has no in-device was relayed, by IPVS for one. */
+/* What was received and yet comes by LOCAL_OUT was relayed, by IPVS for one. */
 static void bw_stand_origin(struct bw_party *p, const struct sk_buff *skb)
 {
 	u32 origin = skb->skb_iif;
@@ -229,29 +223,58 @@ static unsigned int bw_judge_sent(struct sk_buff *skb,
 
 /* A process may be sending: counters need bottom halves off. */
 static noinline unsigned int bw_judge_from_host(struct sk_buff *skb,
-						const struct nf_hook_state *hs)
+						const struct nf_hook_state *hs,
+						struct net_device *out)
 {
+	struct nf_hook_state now = *hs;
 	unsigned int verdict;
 
+	/* Where it goes, for the verdict and for who is told of it. */
+	now.out = out;
 	local_bh_disable();
-	verdict = bw_judge_sent(skb, hs);
+	verdict = bw_judge_sent(skb, &now);
 	local_bh_enable();
 	return verdict;
 }
 
-/* Placement postrouting. A bridged packet comes without its in-device. */
-static noinline unsigned int bw_judge_late(struct sk_buff *skb,
-					   const struct nf_hook_state *hs)
+/* Behind NAT, which may have sent the packet another way since it came here. */
+static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
+				      const struct nf_hook_state *hs)
+{
+	const struct dst_entry *dst = skb_dst(skb);
+	struct net_device *out = dst ? dst->dev : hs->out;
+
+	if (!bw_guarded(out))
+		return NF_ACCEPT;
+	return bw_judge_from_host(skb, hs, out);
+}
+
+/* A bridged packet comes without its in-device, and a routed multicast. */
+static const struct net_device *bw_came_from(const struct sk_buff *skb,
+					     const struct nf_hook_state *hs)
+{
+	if (hs->in)
+		return hs->in;
+	if (nf_bridge_get_physoutif(skb))
+		return hs->out;
+	return skb->skb_iif ? dev_get_by_index_rcu(hs->net, skb->skb_iif) : NULL;
+}
+
+/* Placement postrouting. */
+static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
+					 const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
-	const struct net_device *from = hs->in;
+	const struct net_device *from;
 	unsigned int verdict;
 	bool in, out;
 
 	if (!st || !READ_ONCE(st->at_post_routing))
 		return NF_ACCEPT;
-	if (!from && nf_bridge_get_physoutif(skb))
-		from = hs->out;
+	/* The host's own: judged at LOCAL_OUT. */
+	from = bw_came_from(skb, hs);
+	if (!from)
+		return NF_ACCEPT;
 	in = bw_guarded(from);
 	out = bw_guarded(hs->out);
 	if (!in && !out)
@@ -262,26 +285,26 @@ static noinline unsigned int bw_judge_late(struct sk_buff *skb,
 	return verdict;
 }
 
-static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
-					 const struct nf_hook_state *hs)
-{
-	if (!bw_from_host(skb, hs))
-		return unlikely(READ_ONCE(bw_post_routing)) ?
-		       bw_judge_late(skb, hs) : NF_ACCEPT;
-	if (!bw_guarded(hs->out))
-		return NF_ACCEPT;
-	return bw_judge_from_host(skb, hs);
-}
+/* Whoever comes behind could send a packet another way; traces alone do. */
+#define BW_HOOK_LATE	(NF_IP_PRI_LAST - 1)
 
-/* NF_IP6_PRI_FIRST is the same number. */
-static const struct nf_hook_ops bw_hook_ops[] = {
+/* Those at POST_ROUTING come last: they are there for one placement only. */
+#define BW_HOOKS_ALWAYS	6
+
+/* NF_IP6_PRI_FIRST and _LAST are the same numbers. */
+static const struct nf_hook_ops bw_hook_ops[BW_HOOK_PLACES] = {
 	BW_HOOK(NFPROTO_IPV4, NF_INET_LOCAL_IN, NF_IP_PRI_FIRST, bw_hook_local_in),
-	BW_HOOK(NFPROTO_IPV4, NF_INET_FORWARD, NF_IP_PRI_FIRST, bw_hook_forward),
-	BW_HOOK(NFPROTO_IPV4, NF_INET_POST_ROUTING, NF_IP_PRI_FIRST, bw_hook_post_routing),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_FORWARD, NF_IP_PRI_FIRST, bw_hook_forward4),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_LOCAL_OUT, BW_HOOK_LATE, bw_hook_local_out),
 	BW_HOOK(NFPROTO_IPV6, NF_INET_LOCAL_IN, NF_IP_PRI_FIRST, bw_hook_local_in),
-	BW_HOOK(NFPROTO_IPV6, NF_INET_FORWARD, NF_IP_PRI_FIRST, bw_hook_forward),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_FORWARD, NF_IP_PRI_FIRST, bw_hook_forward6),
+	BW_HOOK(NFPROTO_IPV6, NF_INET_LOCAL_OUT, BW_HOOK_LATE, bw_hook_local_out),
+	BW_HOOK(NFPROTO_IPV4, NF_INET_POST_ROUTING, NF_IP_PRI_FIRST, bw_hook_post_routing),
 	BW_HOOK(NFPROTO_IPV6, NF_INET_POST_ROUTING, NF_IP_PRI_FIRST, bw_hook_post_routing),
 };
+
+/* How many of them are registered. bw_mutex, but for loading and unloading. */
+static u32 bw_hooks = BW_HOOKS_ALWAYS;
 
 int bw_hook_register(struct net *net, const struct nf_hook_ops *ops,
 		     unsigned int n, u8 *conntrack_pf)
@@ -313,15 +336,46 @@ static u8 bw_conntrack_pf;
 
 int bw_hook_init(struct net *net)
 {
-	return bw_hook_register(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops),
+	return bw_hook_register(net, bw_hook_ops, BW_HOOKS_ALWAYS,
 				&bw_conntrack_pf);
 }
 
 void bw_hook_exit(struct net *net)
 {
-	bw_hook_unregister(net, bw_hook_ops, ARRAY_SIZE(bw_hook_ops),
-			   bw_conntrack_pf);
+	if (bw_hooks > BW_HOOKS_ALWAYS)
+		nf_unregister_net_hooks(net, bw_hook_ops + BW_HOOKS_ALWAYS,
+					bw_hooks - BW_HOOKS_ALWAYS);
+	bw_hook_unregister(net, bw_hook_ops, BW_HOOKS_ALWAYS, bw_conntrack_pf);
 	synchronize_net();
+}
+
+static bool bw_hook_late(const struct bw_state *st)
+{
+	return st && st->placement == BW_PLACEMENT_POSTROUTING;
+}
+
+int bw_hook_open(const struct bw_state *st)
+{
+	int err;
+
+	lockdep_assert_held(&bw_mutex);
+	if (!bw_hook_late(st) || bw_hooks > BW_HOOKS_ALWAYS)
+		return 0;
+	err = nf_register_net_hooks(&init_net, bw_hook_ops + BW_HOOKS_ALWAYS,
+				    BW_HOOK_PLACES - BW_HOOKS_ALWAYS);
+	if (!err)
+		bw_hooks = BW_HOOK_PLACES;
+	return err;
+}
+
+void bw_hook_keep(const struct bw_state *st, const struct bw_state *spare)
+{
+	lockdep_assert_held(&bw_mutex);
+	if (bw_hook_late(st) || bw_hook_late(spare) || bw_hooks == BW_HOOKS_ALWAYS)
+		return;
+	nf_unregister_net_hooks(&init_net, bw_hook_ops + BW_HOOKS_ALWAYS,
+				BW_HOOK_PLACES - BW_HOOKS_ALWAYS);
+	bw_hooks = BW_HOOKS_ALWAYS;
 }
 
 static u32 bw_hook_bit(const struct nf_hook_ops *ops)
@@ -339,30 +393,56 @@ bool bw_hook_is_ours(nf_hookfn *fn)
 	return false;
 }
 
-/* Those of a trace only look: who stands behind them is first. */
-static u32 bw_hook_watchers(const struct nf_hook_entries *entries)
+/*
+ * The hooks of a place but a trace's at its ends, which only look; so the number
+ * of the first one, and behind the last one.
+ */
+static void bw_hook_span(const struct nf_hook_entries *entries, u32 *begin,
+			 u32 *end)
 {
-	u32 i = 0;
+	*begin = 0;
+	*end = entries->num_hook_entries;
+	while (*begin < *end && bw_trace_is_ours(entries->hooks[*begin].hook))
+		++*begin;
+	while (*begin < *end && bw_trace_is_ours(entries->hooks[*end - 1].hook))
+		--*end;
+}
 
-	while (i < entries->num_hook_entries &&
-	       bw_trace_is_ours(entries->hooks[i].hook))
-		i++;
-	return i;
+/*
+ * Who runs where ours should not have them: at LOCAL_OUT behind it, else ahead.
+ * false: ours is not there.
+ */
+static bool bw_hook_others(const struct nf_hook_ops *ops,
+			   const struct nf_hook_entries *entries, u32 *begin,
+			   u32 *end)
+{
+	u32 own;
+
+	bw_hook_span(entries, begin, end);
+	for (own = *begin; own < *end; own++)
+		if (entries->hooks[own].hook == ops->hook)
+			break;
+	if (ops->priority == NF_IP_PRI_FIRST)
+		*end = own;
+	else if (own < *end)
+		*begin = own + 1;
+	return own < entries->num_hook_entries &&
+	       entries->hooks[own].hook == ops->hook;
 }
 
 u32 bw_hook_first(const struct net *net)
 {
 	const struct nf_hook_entries *entries;
-	u32 first = 0, i, place;
+	u32 first = 0, i, begin, end;
 
+	lockdep_assert_held(&bw_mutex);
 	rcu_read_lock();
-	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++) {
+	for (i = 0; i < bw_hooks; i++) {
 		entries = bw_chain(net, bw_hook_ops[i].pf, bw_hook_ops[i].hooknum);
 		if (!entries)
 			continue;
-		place = bw_hook_watchers(entries);
-		if (place < entries->num_hook_entries &&
-		    entries->hooks[place].hook == bw_hook_ops[i].hook)
+		if (bw_hook_others(&bw_hook_ops[i], entries, &begin, &end) &&
+		    begin == end)
 			first |= bw_hook_bit(&bw_hook_ops[i]);
 	}
 	rcu_read_unlock();
@@ -373,7 +453,8 @@ u32 bw_hook_expected(void)
 {
 	u32 expected = 0, i;
 
-	for (i = 0; i < ARRAY_SIZE(bw_hook_ops); i++)
+	lockdep_assert_held(&bw_mutex);
+	for (i = 0; i < bw_hooks; i++)
 		expected |= bw_hook_bit(&bw_hook_ops[i]);
 	return expected;
 }
@@ -385,15 +466,15 @@ static int bw_hook_tell_place(const struct nf_hook_ops *ops,
 	static const char *const places[] = {
 		[NF_INET_LOCAL_IN] = "LOCAL_IN",
 		[NF_INET_FORWARD] = "FORWARD",
+		[NF_INET_LOCAL_OUT] = "LOCAL_OUT (behind us)",
 		[NF_INET_POST_ROUTING] = "POST_ROUTING",
 	};
 	char who[BW_HOOK_WHO_LEN];
-	u32 begin = bw_hook_watchers(entries), i;
+	u32 begin, end, i;
 	int err;
 
-	for (i = begin; i < entries->num_hook_entries && i < begin + BW_HOOK_TOLD; i++) {
-		if (entries->hooks[i].hook == ops->hook)
-			break;
+	bw_hook_others(ops, entries, &begin, &end);
+	for (i = begin; i < end && i < begin + BW_HOOK_TOLD; i++) {
 		scnprintf(who, sizeof(who), "%s %s %ps",
 			  ops->pf == NFPROTO_IPV4 ? "IPv4" : "IPv6",
 			  places[ops->hooknum], entries->hooks[i].hook);
@@ -411,8 +492,9 @@ int bw_hook_tell_ahead(const struct net *net,
 	int err = 0;
 	u32 i;
 
+	lockdep_assert_held(&bw_mutex);
 	rcu_read_lock();
-	for (i = 0; i < ARRAY_SIZE(bw_hook_ops) && !err; i++) {
+	for (i = 0; i < bw_hooks && !err; i++) {
 		entries = bw_chain(net, bw_hook_ops[i].pf, bw_hook_ops[i].hooknum);
 		if (entries)
 			err = bw_hook_tell_place(&bw_hook_ops[i], entries, fn, arg);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where packets meet the classifier: LOCAL_IN, FORWARD and POST_ROUTING of the
- * host's network namespace, both families, ahead of everybody else.
+ * Where packets meet the classifier: LOCAL_IN and FORWARD (or POST_ROUTING) of
+ * the host's network namespace ahead of everybody else, LOCAL_OUT behind
+ * everybody else; both families.
  */
 #ifndef _BW_HOOK_H
 #define _BW_HOOK_H
@@ -15,17 +16,28 @@ int bw_hook_init(struct net *net);
 /* No packet is in a hook any more when it returns. */
 void bw_hook_exit(struct net *net);
 
-/* Bits pf * 8 + hook: where our hook runs first, and where it should. */
+/*
+ * Hooks that only some placement needs: there before a state that wants them,
+ * or an error; and gone when neither the state nor what a roll back would
+ * restore does. bw_mutex, here and below.
+ */
+int bw_hook_open(const struct bw_state *st);
+void bw_hook_keep(const struct bw_state *st, const struct bw_state *spare);
+
+/*
+ * Bits pf * 8 + hook: where our hook runs first (at LOCAL_OUT: last), and where
+ * it should.
+ */
 u32 bw_hook_first(const struct net *net);
 u32 bw_hook_expected(void);
 
 bool bw_hook_is_ours(nf_hookfn *fn);
 
-#define BW_HOOK_PLACES	6
+#define BW_HOOK_PLACES	8
 #define BW_HOOK_TOLD	4	/* of a place */
 #define BW_HOOK_WHO_LEN	96
 
-/* Who runs before us, in words; fn must not sleep. */
+/* Who runs before us (at LOCAL_OUT: behind us), in words; fn must not sleep. */
 int bw_hook_tell_ahead(const struct net *net,
 		       int (*fn)(const char *who, void *arg), void *arg);
 #define BW_HOOK(family, place, order, function) {	\

@@ -8,21 +8,48 @@
 #include <linux/topology.h>
 
 #include "memo.h"
+#include "state.h"
 
-DEFINE_PER_CPU(void *, bw_memos);
+DEFINE_PER_CPU(struct bw_memo *, bw_memos);
+u32 bw_epoch __read_mostly = 1;
 
 void bw_memo_keep(const struct sk_buff *skb, const struct nf_hook_state *hs,
-		  unsigned long epoch, u32 index)
+		  u32 epoch, struct bw_count *count)
 {
-	struct bw_memo k = {}, *m;
+	enum ip_conntrack_info ctinfo;
+	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+	struct bw_memo k = { .in = hs->in->ifindex, .out = hs->out->ifindex };
+	struct bw_memo *m;
 
-	m = hs->pf == NFPROTO_IPV4 ? bw_memo_read(skb, hs, false, &k) :
-				     bw_memo_read(skb, hs, true, &k);
-	if (!m)
+	BUILD_BUG_ON(sizeof(k) != BW_MEMO_SIZE);
+	/* These are judged by themselves alone. */
+	if (!epoch || !ct || ctinfo == IP_CT_RELATED ||
+	    ctinfo == IP_CT_RELATED_REPLY ||
+	    ct->status & (IPS_TEMPLATE | IPS_EXPECTED))
 		return;
-	k.epoch = epoch;
-	k.index = index;
+	k.when = bw_memo_when(skb, epoch);
+	k.flow = bw_memo_flow(ct, ctinfo, hs->pf != NFPROTO_IPV4);
+	k.count = count;
+	if (hs->pf == NFPROTO_IPV4) {
+		k.addr[0] = bw_memo_addr4(ct);
+		m = bw_memo_at4(k.flow, k.addr[0]);
+	} else {
+		k.addr[0] = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 0);
+		k.addr[1] = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 1);
+		k.addr[2] = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 0);
+		k.addr[3] = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 1);
+		m = bw_memo_at6(k.flow, k.addr[0], k.addr[1], k.addr[2], k.addr[3]);
+	}
 	*m = k;
+}
+
+void bw_memo_forget(void)
+{
+	lockdep_assert_held(&bw_mutex);
+	if (!bw_epoch)
+		return;
+	/* Pairs with smp_load_acquire() in bw_pass_forward(). */
+	smp_store_release(&bw_epoch, bw_epoch + 1);
 }
 
 int bw_memo_init(void)
@@ -30,9 +57,9 @@ int bw_memo_init(void)
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
-		void *memo = kvmalloc_node(BW_MEMO_SIZE << BW_MEMO_BITS,
-					   GFP_KERNEL | __GFP_ZERO,
-					   cpu_to_node(cpu));
+		struct bw_memo *memo = kvmalloc_node(BW_MEMO_SIZE << BW_MEMO_BITS,
+						     GFP_KERNEL | __GFP_ZERO,
+						     cpu_to_node(cpu));
 
 		if (!memo) {
 			bw_memo_exit();

@@ -2,13 +2,13 @@
 /*
  * What a CPU remembers of its own verdicts at FORWARD: of packets that a rule
  * or a default lets pass, all the classifier looked at, and the counter. The
- * next packet that looks the same passes for one cache line. Never asked about
+ * next packet that looks the same passes for one cache line. Never remembered is
  * what is dropped, logged, queued, or speaks for another connection.
  *
- * An entry holds as long as the state's epoch is its own. Whoever changes what
- * a verdict may hang on (rules, endpoints, guards, placement) makes the change
- * first and a new epoch then, so that a verdict taken before the change is
- * never kept under the epoch after it.
+ * An entry holds as long as bw_epoch is its own. Whoever changes what a verdict
+ * may hang on (rules, endpoints, guards, placement) makes the change first and a
+ * new epoch then, so that a verdict taken before the change is never kept under
+ * the epoch after it; and frees what entries point to a grace period later.
  */
 #ifndef _BW_MEMO_H
 #define _BW_MEMO_H
@@ -18,104 +18,140 @@
 #include <linux/percpu.h>
 #include <net/netfilter/nf_conntrack.h>
 
-#include "state.h"
+#include "counters.h"
 
 #define BW_MEMO_BITS	10	/* entries of each CPU */
 #define BW_MEMO_SIZE	64	/* bytes of an entry: one line */
 
 struct bw_memo {
-	u64 place;		/* in and out device */
-	u64 flow;		/* ports, protocol, direction, NAT: bw_memo_read() */
+	u64 when;		/* epoch; above it the bridge port it came from */
+	u32 in;			/* devices */
+	u32 out;
+	u64 flow;		/* ports, protocol, direction, NAT: bw_memo_flow() */
 	u64 addr[4];		/* initiator, responder; of IPv4 in the first */
-	unsigned long epoch;	/* of the state; 0: none */
-	u32 port;		/* bridge port it came from */
-	u32 index;		/* counter */
-};
+	struct bw_count *count;	/* of this CPU */
+} __aligned(BW_MEMO_SIZE);
 
-DECLARE_PER_CPU(void *, bw_memos);
-
-/* Conntrack entries whose packets are judged by themselves alone. */
-#define BW_MEMO_NOT	(IPS_TEMPLATE | IPS_EXPECTED)
+DECLARE_PER_CPU(struct bw_memo *, bw_memos);
 
 /*
- * The entry the packet would be in, and what that entry must hold to be this
- * packet's; NULL: it is not for the memo. The original tuple's second half
- * (port, protocol; its direction is always 0) and the reply's first (port,
- * family) are taken as the words they are: finer than what a rule can tell.
+ * Of verdicts that may be remembered, see above. 0: after 2^32 changes none is,
+ * which is slow, rather than one that is that old.
  */
-static __always_inline struct bw_memo *
-bw_memo_read(const struct sk_buff *skb, const struct nf_hook_state *hs, bool six,
-	     struct bw_memo *k)
+extern u32 bw_epoch;
+
+/* What of a conntrack entry's status belongs to a verdict. */
+#define BW_MEMO_STATUS	(IPS_TEMPLATE | IPS_EXPECTED | IPS_DST_NAT)
+
+static __always_inline u64 bw_memo_when(const struct sk_buff *skb, u32 epoch)
+{
+	u64 when = epoch;
+
+	if (nf_bridge_info_exists(skb))
+		when |= (u64)nf_bridge_get_physinif(skb) << 32;
+	return when;
+}
+
+/*
+ * The original tuple's second half (port, protocol; its direction is always 0)
+ * is taken as the word it is: finer than what a rule can tell.
+ */
+static __always_inline u64 bw_memo_flow(const struct nf_conn *ct,
+					enum ip_conntrack_info ctinfo, bool six)
 {
 	const struct nf_conntrack_tuple *original, *reply;
-	enum ip_conntrack_info ctinfo;
-	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
-	u64 hash;
+	u64 flow;
 
-	BUILD_BUG_ON(sizeof(*k) != BW_MEMO_SIZE);
-	if (unlikely(!ct || ctinfo == IP_CT_RELATED ||
-		     ctinfo == IP_CT_RELATED_REPLY || ct->status & BW_MEMO_NOT))
-		return NULL;
 	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
 	reply = &ct->tuplehash[IP_CT_DIR_REPLY].tuple;
 	BUILD_BUG_ON(offsetof(typeof(*original), dst.dir) !=
 		     offsetof(typeof(*original), dst.u) + 3);
-	BUILD_BUG_ON(offsetof(typeof(*reply), src.l3num) !=
-		     offsetof(typeof(*reply), src.u) + 2);
-	k->flow = (u64)*(const u32 *)&original->dst.u << 32 |
-		  *(const u32 *)&reply->src.u;
-	/* The family, bits 16 to 31, leaves most of them free. */
-	k->flow ^= (u64)(ct->status & IPS_DST_NAT) << 21;
-	k->flow ^= (u64)(ctinfo >= IP_CT_IS_REPLY) << 30;
-	k->place = (u64)hs->in->ifindex << 32 | (u32)hs->out->ifindex;
-	k->port = nf_bridge_get_physinif(skb);
-	if (six) {
-		memcpy(&k->addr[0], &original->src.u3, 16);
-		memcpy(&k->addr[2], &reply->src.u3, 16);
-		hash = k->addr[0] * 0x9e3779b97f4a7c15ULL +
-		       k->addr[1] * 0xc2b2ae3d27d4eb4fULL +
-		       k->addr[2] * 0x165667b19e3779f9ULL +
-		       k->addr[3] * 0xd6e8feb86659fd93ULL;
-	} else {
-		k->addr[0] = (__force u64)original->src.u3.ip << 32 |
-			     (__force u32)reply->src.u3.ip;
-		hash = k->addr[0] * 0x9e3779b97f4a7c15ULL;
-	}
-	hash += k->flow * 0xff51afd7ed558ccdULL;
-	return this_cpu_read(bw_memos) +
-	       (hash >> (64 - BW_MEMO_BITS)) * BW_MEMO_SIZE;
+	/* Where ctinfo goes, and the family behind it. */
+	BUILD_BUG_ON(BW_MEMO_STATUS & 0xe || BW_MEMO_STATUS >= BIT(15));
+	flow = (u64)*(const u32 *)&original->dst.u << 32 |
+	       (__force u16)reply->src.u.all | (six ? BIT_ULL(31) : 0);
+	return flow | ((ct->status & BW_MEMO_STATUS) | (u64)ctinfo << 1) << 16;
 }
 
-static __always_inline bool bw_memo_is(const struct bw_memo *m,
-				       const struct bw_memo *k, bool six,
-				       unsigned long epoch)
+static __always_inline u64 bw_memo_addr4(const struct nf_conn *ct)
 {
-	if (m->epoch != epoch || m->flow != k->flow || m->place != k->place ||
-	    m->port != k->port || m->addr[0] != k->addr[0])
-		return false;
-	return !six || (m->addr[1] == k->addr[1] && m->addr[2] == k->addr[2] &&
-			m->addr[3] == k->addr[3]);
+	return (__force u64)ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u3.ip << 32 |
+	       (__force u32)ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u3.ip;
 }
 
-/* A packet like it has passed: counted. Bottom halves are off. */
-static __always_inline bool bw_memo_passes(const struct bw_state *st,
-					   const struct sk_buff *skb,
+/* Half an address of IPv6. */
+static __always_inline u64 bw_memo_addr6(const struct nf_conn *ct,
+					 enum ip_conntrack_dir dir, int half)
+{
+	u64 word;
+
+	memcpy(&word, &ct->tuplehash[dir].tuple.src.u3.all[2 * half], sizeof(word));
+	return word;
+}
+
+static __always_inline struct bw_memo *bw_memo_at(u64 hash)
+{
+	return this_cpu_read(bw_memos) + (hash >> (64 - BW_MEMO_BITS));
+}
+
+#define BW_MEMO_K1	0x9e3779b97f4a7c15ULL
+#define BW_MEMO_K2	0xc2b2ae3d27d4eb4fULL
+#define BW_MEMO_K3	0xff51afd7ed558ccdULL
+
+static __always_inline struct bw_memo *bw_memo_at4(u64 flow, u64 addr)
+{
+	return bw_memo_at(flow * BW_MEMO_K3 + addr * BW_MEMO_K1);
+}
+
+static __always_inline struct bw_memo *bw_memo_at6(u64 flow, u64 a, u64 b,
+						   u64 c, u64 d)
+{
+	return bw_memo_at(flow * BW_MEMO_K3 + (a ^ b) * BW_MEMO_K1 +
+			  (c ^ d) * BW_MEMO_K2);
+}
+
+/*
+ * Whether a packet like it has passed; then it is counted. Written without a
+ * struct to compare with: the kernel would clear one first. Bottom halves are off.
+ */
+static __always_inline bool bw_memo_passes(const struct sk_buff *skb,
 					   const struct nf_hook_state *hs,
-					   bool six, unsigned long epoch)
+					   bool six, u32 epoch)
 {
-	const struct bw_memo *m;
-	struct bw_memo k;
+	enum ip_conntrack_info ctinfo;
+	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+	u64 flow, a, b, c, d;
+	struct bw_memo *m;
 
-	m = bw_memo_read(skb, hs, six, &k);
-	if (!m || !bw_memo_is(m, &k, six, epoch))
+	if (unlikely(!ct))
 		return false;
-	bw_count(st->counters, m->index, skb->len);
+	flow = bw_memo_flow(ct, ctinfo, six);
+	if (six) {
+		a = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 0);
+		b = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 1);
+		c = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 0);
+		d = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 1);
+		m = bw_memo_at6(flow, a, b, c, d);
+		if (m->addr[1] != b || m->addr[2] != c || m->addr[3] != d)
+			return false;
+	} else {
+		a = bw_memo_addr4(ct);
+		m = bw_memo_at4(flow, a);
+	}
+	if (m->flow != flow || m->addr[0] != a ||
+	    m->when != bw_memo_when(skb, epoch) ||
+	    m->in != hs->in->ifindex || m->out != hs->out->ifindex)
+		return false;
+	bw_count_in(m->count, skb->len);
 	return true;
 }
 
-/* epoch: the state's before it was asked. */
+/* epoch: as it was before the state was asked. count: in that state. */
 void bw_memo_keep(const struct sk_buff *skb, const struct nf_hook_state *hs,
-		  unsigned long epoch, u32 index);
+		  u32 epoch, struct bw_count *count);
+
+/* Nothing remembered holds any more. bw_mutex. */
+void bw_memo_forget(void);
 
 int bw_memo_init(void);
 void bw_memo_exit(void);

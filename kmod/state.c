@@ -10,6 +10,7 @@
 #include <net/net_namespace.h>
 
 #include "hook.h"
+#include "memo.h"
 #include "netns.h"
 #include "offload.h"
 #include "state.h"
@@ -17,7 +18,6 @@
 struct bw_state __rcu *bw_state __read_mostly;
 /* Guards the pointer above, the window below, guarded links: see state.h. */
 DEFINE_MUTEX(bw_mutex);
-bool bw_post_routing __read_mostly;
 
 /* Never given out twice, so a generation names one ruleset for good. */
 static u64 bw_last_generation;
@@ -228,25 +228,6 @@ static const struct bw_guards *bw_state_guards(const struct bw_state *st)
 	return st ? &st->guards : NULL;
 }
 
-/* Numbers of their own for all states, so that one tells the state as well. */
-static void bw_new_epoch(struct bw_state *st)
-{
-	static unsigned long last;
-
-	if (!st)
-		return;
-	if (!++last)
-		last = 1;
-	/* Pairs with smp_load_acquire() in bw_pass_forward(). */
-	smp_store_release(&st->epoch, last);
-}
-
-void bw_state_forget(void)
-{
-	lockdep_assert_held(&bw_mutex);
-	bw_new_epoch(bw_state_locked());
-}
-
 /* Where the state judges what passes through; both: in both places. */
 static void bw_set_hooks(struct bw_state *st, bool both)
 {
@@ -268,15 +249,13 @@ static void bw_exchange(struct bw_state *st, const struct bw_state *spare)
 {
 	const struct bw_state *old = bw_state_locked();
 
-	if (st) {
+	if (st)
 		bw_set_hooks(st, !old || old->placement != st->placement);
-		if (st->at_post_routing)
-			WRITE_ONCE(bw_post_routing, true);
-	}
 	bw_guard_add_matching(bw_state_guards(st));
 	bw_net_add_matching(st);
-	bw_new_epoch(st);
 	rcu_assign_pointer(bw_state, st);
+	/* What was remembered points into the old state's counters. */
+	bw_memo_forget();
 	bw_guard_keep_matching(bw_state_guards(st));
 	bw_net_keep_matching(st, spare);
 	rtnl_unlock();
@@ -284,8 +263,8 @@ static void bw_exchange(struct bw_state *st, const struct bw_state *spare)
 	if (st)
 		bw_set_hooks(st, false);
 	/* Guards have gone, and the other place. */
-	bw_state_forget();
-	WRITE_ONCE(bw_post_routing, st && st->at_post_routing);
+	bw_memo_forget();
+	bw_hook_keep(st, spare);
 }
 
 static int bw_refuse(struct bw_fault *f, int err, const char *why)
@@ -318,12 +297,17 @@ static void bw_window_open(struct bw_state *before, u32 seconds)
 	schedule_delayed_work(&bw_window_work, seconds * HZ);
 }
 
-static int bw_open_inside(const struct bw_state *st, struct bw_fault *f)
+/* All that may fail. */
+static int bw_open(const struct bw_state *st, struct bw_fault *f)
 {
-	int err = bw_net_add_matching(st);
+	int err = bw_hook_open(st);
 
+	if (err)
+		return bw_refuse(f, err, "POST_ROUTING cannot be hooked");
+	err = bw_net_add_matching(st);
 	if (!err)
 		return 0;
+	bw_hook_keep(bw_state_locked(), bw_state_spare());
 	bw_net_keep_matching(bw_state_locked(), bw_state_spare());
 	return bw_refuse(f, err, err == -ENOSPC ?
 			 "a container has too many guarded devices" :
@@ -347,7 +331,7 @@ int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 		err = bw_settle_endpoints(st, d, f);
 	*generation = bw_state_generation(old);
 	if (!err && !c->dry_run)
-		err = bw_open_inside(st, f);
+		err = bw_open(st, f);
 	if (err || c->dry_run) {
 		mutex_unlock(&bw_mutex);
 		rtnl_unlock();
@@ -431,6 +415,7 @@ int bw_state_confirm(const u64 *expect, struct bw_fault *f)
 	bw_window_close();
 	cancel_delayed_work(&bw_window_work);
 	bw_net_keep_matching(bw_state_locked(), NULL);
+	bw_hook_keep(bw_state_locked(), NULL);
 	mutex_unlock(&bw_mutex);
 	rtnl_unlock();
 	/* No packet has seen it since the exchange waited for them. */
@@ -503,7 +488,7 @@ void bw_state_close_link(u32 ifindex)
 		bw_endpoints_close_link(st->endpoints, ifindex);
 	if (bw_window.before)
 		bw_endpoints_close_link(bw_window.before->endpoints, ifindex);
-	bw_state_forget();
+	bw_memo_forget();
 	if (st)
 		bw_offload_end_soon();
 }
@@ -517,7 +502,7 @@ void bw_state_close_place(u32 link, u32 port)
 		bw_endpoints_close_place(st->endpoints, link, port);
 	if (bw_window.before)
 		bw_endpoints_close_place(bw_window.before->endpoints, link, port);
-	bw_state_forget();
+	bw_memo_forget();
 }
 
 const struct bw_state *bw_state_spare(void)

@@ -31,7 +31,6 @@ struct bw_state {
 	bool at_post_routing;	/* there; in both while the placement changes */
 	bool log_defaults;
 	u16 log_group;
-	unsigned long epoch;	/* of verdicts that may be remembered, see memo.h */
 
 	u64 generation;		/* 0: closed */
 	struct bw_guards guards;
@@ -44,8 +43,6 @@ struct bw_state {
 /* NULL: nothing is judged. */
 extern struct bw_state __rcu *bw_state;
 extern struct mutex bw_mutex;
-/* Whether any state in force is at_post_routing: what passes there looks here first. */
-extern bool bw_post_routing;
 
 static inline struct bw_state *bw_state_locked(void)
 {
@@ -89,12 +86,6 @@ u32 bw_state_confirm_remaining(void);
 
 /* What a roll back would restore; NULL: nothing. bw_mutex. */
 const struct bw_state *bw_state_spare(void);
-
-/*
- * What was remembered of verdicts holds no more: after any change to what a
- * verdict hangs on. bw_mutex.
- */
-void bw_state_forget(void);
 
 /* A link or port is gone, or a child of a link from its namespace: bw_mutex. */
 void bw_state_close_link(u32 ifindex);

@@ -156,8 +156,8 @@ static void bw_reject6(struct sk_buff *skb, const struct nf_hook_state *hs)
 static unsigned int bw_reject(struct sk_buff *skb,
 			      const struct nf_hook_state *hs)
 {
-	/* Replies cannot be sent from there, but a sender here can be told. */
-	if (hs->hook == NF_INET_POST_ROUTING)
+	/* A sender here is told by his call; from POST_ROUTING nobody can answer. */
+	if (hs->hook == NF_INET_LOCAL_OUT || hs->hook == NF_INET_POST_ROUTING)
 		return NF_DROP_ERR(-ECONNREFUSED);
 	if (hs->pf == NFPROTO_IPV4)
 		bw_reject4(skb, hs);

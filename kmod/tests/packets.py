@@ -1095,6 +1095,59 @@ def test_postrouting(g):
     run("ip", "-n", "bwt-a", "addr", "del", V4["c"] + "/32", "dev", "eth0")
 
 
+OUTPUT = """table inet bwo {
+  chain nat { type nat hook output priority -100; tcp dport 18090 dnat ip to 10.201.0.2:8080
+              tcp dport 18090 dnat ip6 to [fd00:201::2]:8080; }
+  chain way { type route hook output priority -150; udp dport 18091 meta mark set 0xb3; }
+}"""
+
+
+def test_from_host(g):
+    """What the host sends is judged by where it goes in the end, not by where it was routed at first."""
+    own = {4: ("10.203.0.1", 18090), 6: ("fd00:203::1", 18090)}
+
+    def published():
+        return tuple(at_once([(try_tcp, None, *own[v]) for v in (4, 6)]))
+
+    default = (DENY, ALLOW, DENY, DENY, ALLOW, ALLOW)
+    for placement in (FORWARD, POSTROUTING):
+        where = "from the host, placement %d: " % placement
+        known(Ruleset(defaults=default, placement=placement)).commit(g)
+        check(where + "nobody listens on the port", published(), ("refused", "refused"))
+        subprocess.run(["nft", "-f", "-"], input=OUTPUT.encode(), check=True)
+        before = g.counters()
+        check(where + "published, allowed", published(), ("open", "open"))
+        check(where + "counted as default_from_host", grew(g, before, 4), True)
+        closed = (*default[:4], DENY, ALLOW)
+        known(Ruleset(defaults=closed, placement=placement)).commit(g)
+        check(where + "published, denied", published(), ("silence", "silence"))
+        allowed = known(Ruleset(defaults=closed, placement=placement)).rule(HOST, A, tcp(8080))
+        allowed.commit(g)
+        check(where + "allowed by a rule for the container's port", published(), ("open", "open"))
+        before = g.counters()
+        with connect(None, *own[4]) as s:
+            check(where + "established", all(echo(s) for _ in range(4)), True)
+        count = grown(g, before, 16)
+        check(where + "each packet once: %d" % count, 10 <= count <= 20, True)
+        known(Ruleset(defaults=default, placement=placement)).rule(HOST, A, tcp(8080), REJECT).commit(g)
+        check(where + "rejected, and told so", published(), ("refused", "refused"))
+        # To an address beyond eth0, which a mark sends to the bridge.
+        known(Ruleset(defaults=default, placement=placement)).commit(g)
+        before = g.counters()
+        try_udp(None, "198.18.0.1", 18092)
+        check(where + "a packet that goes elsewhere is not judged", grew(g, before, UNMANAGED), False)
+        for words in (
+            ["rule", "add", "fwmark", "0xb3", "lookup", "179"],
+            ["route", "add", "198.18.0.0/24", "via", V4["a"], "table", "179"],
+        ):
+            run("ip", *words)
+        try_udp(None, "198.18.0.1", 18091)
+        check(where + "one that a mark sends to the bridge is", grew(g, before, UNMANAGED), True)
+        run("ip", "route", "flush", "table", "179")
+        run("ip", "rule", "del", "lookup", "179")
+        run("nft", "delete", "table", "inet", "bwo")
+
+
 def test_swap_placement(g):
     swap(g, POSTROUTING)
 
@@ -1223,6 +1276,7 @@ def test_log(g):
 AHEAD = """table inet bwx {
   chain i { type filter hook input priority -2147483648; }
   chain f { type filter hook forward priority -2147483648; }
+  chain o { type route hook output priority 2147483647; }
   chain p { type filter hook postrouting priority -2147483648; }
 }"""
 
@@ -1233,20 +1287,26 @@ def test_hooks(g):
         names = [who.rstrip(b"\0").decode() for who in info.get(A_AHEAD, [])]
         return info[A_FIRST] == info[A_EXPECTED], sorted(names)
 
-    check("our hooks run first", told(), (True, []))
-    subprocess.run(["nft", "-f", "-"], input=AHEAD.encode(), check=True)
-    first, names = told()
-    places = ["%s %s" % (f, p) for f in ("IPv4", "IPv6") for p in ("FORWARD", "LOCAL_IN", "POST_ROUTING")]
-    print("# " + ", ".join(names))
-    check(
-        "who came later and runs before us is told",
-        (first, [n.rsplit(" ", 2)[0] for n in names]),
-        (False, places),
-    )
-    check("by name", all(n.endswith(" nft_do_chain_inet [nf_tables]") for n in names), True)
-    run("nft", "delete", "table", "inet", "bwx")
-    time.sleep(0.2)
-    check("gone, they run first again", told(), (True, []))
+    for placement, late in ((FORWARD, ()), (POSTROUTING, ("POST_ROUTING",)), (FORWARD, ())):
+        known(Ruleset(placement=placement)).commit(g)
+        where = "placement %d: " % placement
+        check(where + "our hooks run first", told(), (True, []))
+        subprocess.run(["nft", "-f", "-"], input=AHEAD.encode(), check=True)
+        first, names = told()
+        places = [
+            "%s %s" % (f, p) for f in ("IPv4", "IPv6") for p in ("FORWARD", "LOCAL_IN", "LOCAL_OUT (behind us)", *late)
+        ]
+        print("# " + ", ".join(names))
+        check(
+            where + "who came later and runs before us, or behind us at LOCAL_OUT, is told",
+            (first, [n.rsplit(" ", 2)[0] for n in names]),
+            (False, places),
+        )
+        named = [" nft_do_chain_inet [nf_tables]" in n or " nf_route_table_" in n for n in names]
+        check(where + "by name", all(named), True)
+        run("nft", "delete", "table", "inet", "bwx")
+        time.sleep(0.2)
+        check(where + "gone, they run first again", told(), (True, []))
 
 
 def test_killed(g):
@@ -1340,6 +1400,7 @@ TESTS = (
     test_killed,
     test_counters,
     test_postrouting,
+    test_from_host,
     test_queue,
     test_queue_full,
     test_queue_fanout,

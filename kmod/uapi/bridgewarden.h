@@ -68,7 +68,7 @@ enum bw_mode {
 };
 
 enum bw_placement {
-	BW_PLACEMENT_FORWARD = 0,	/* LOCAL_IN and FORWARD; the host's own at POST_ROUTING */
+	BW_PLACEMENT_FORWARD = 0,	/* LOCAL_IN and FORWARD; the host's own at LOCAL_OUT */
 	BW_PLACEMENT_POSTROUTING = 1,	/* LOCAL_IN and POST_ROUTING */
 	BW_PLACEMENT_CONTAINER = 2,	/* inside the containers' namespaces */
 	__BW_PLACEMENT_MAX,

@@ -59,6 +59,7 @@ STAGES = (
     molecule("default"),
     molecule("oldest"),
     molecule("newest"),
+    molecule("life"),
     molecule("engine-oldest", "engine"),
     molecule("engine-default", "engine"),
     molecule("engine-newest", "engine"),

@@ -20,7 +20,7 @@ systemctl enable --quiet systemd-networkd bw-lab-net
 systemctl mask --quiet systemd-networkd-wait-online.service e2scrub_reap.service \
     apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer man-db.timer dpkg-db-backup.timer
 # the tests start their own
-for unit in suricata ulogd2; do
+for unit in firewalld suricata ulogd2; do
     [ ! -e /lib/systemd/system/$unit.service ] || systemctl disable --quiet $unit.service
 done
 # loaders of modules that no lab machine has a use for

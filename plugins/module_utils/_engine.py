@@ -184,19 +184,28 @@ def sync(
     """For the agent: the policy in force, resolved anew by `replan(policy)`. None where there is none.
 
     The policy is read under the lock.  Read before it, a policy that somebody
-    applies meanwhile would be undone by the commit of the former one.
+    applies meanwhile would be undone by the commit of the former one.  Where
+    its file is damaged the last good one is followed, and StoreCorrupt raised
+    after that: the containers must not suffer for it.
     """
     options = options or Options(on_empty_selector="ignore", adopt=False)
     with store.lock():
-        policy = current_policy(store, kernel.info())
-        if policy is None:
-            return None
-        wanted = policy
+        damage: t.Optional[StoreCorrupt] = None
+        try:
+            policy = current_policy(store, kernel.info())
+        except StoreCorrupt as error:
+            damage, policy = error, store.read_last_good_or_none()
+        result = None
+        if policy is not None:
+            wanted = policy
 
-        def again() -> Plan:
-            return replan(wanted)
+            def again() -> Plan:
+                return replan(wanted)
 
-        return _apply(again(), kernel, store, False, 0, again, options)
+            result = _apply(again(), kernel, store, False, 0, again, options)
+        if damage is not None:
+            raise damage
+        return result
 
 
 def _lock_unless(dry_run: bool, store: Store) -> t.ContextManager[t.Any]:

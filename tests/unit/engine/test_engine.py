@@ -22,6 +22,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Sealed,
     SelectorError,
     Stale,
+    StoreCorrupt,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 from fake import FakeKernel
@@ -183,6 +184,27 @@ def test_window_that_runs_out(kernel: FakeKernel, store: Store) -> None:
     assert not again.changed
     assert "allow all: any -> containers all" in again.before
     assert store.read_pending() is None
+
+
+@pytest.mark.parametrize("last_good", [True, False])
+def test_the_agent_follows_the_last_good_policy_where_the_desired_one_is_damaged(
+    kernel: FakeKernel, store: Store, last_good: bool
+) -> None:
+    engine.apply(plan(), kernel, store)
+    Path(store.policy_path).write_text("garbage")
+    if not last_good:
+        Path(store.last_good_path).write_text("garbage")
+    asked = []
+
+    def replan(policy: Json) -> engine.Plan:
+        asked.append(policy)
+        return plan(policy, container("web", "172.18.0.7", tier="web"))
+
+    with pytest.raises(StoreCorrupt, match="not JSON") as caught:
+        engine.sync(kernel, store, replan)
+    assert caught.value.place == store.policy_path
+    assert (asked, kernel.commits) == (([plan().policy], 2) if last_good else ([], 1))
+    assert Path(store.policy_path).read_text() == "garbage"
 
 
 def test_rollback_through_the_library(kernel: FakeKernel, store: Store) -> None:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent is away while containers come and go: nothing opens that nobody has judged, and nobody inherits an address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import AGENT, addresses, ids, pair
+
+LAST = 30
+
+
+@pytest.fixture(autouse=True)
+def tidy(life: Any) -> Iterator[None]:
+    life.until_known()
+    yield
+    life.sh(f"systemctl start {AGENT}")
+    life.remove("guest", "heir", "left", "right")
+    life.until_known()
+
+
+@pytest.fixture(params=["stopped", "killed"])
+def away(life: Any, request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Ends the agent. A killed one comes back by itself after a second, which is put off here."""
+    if request.param == "stopped":
+        yield lambda: life.sh(f"systemctl stop {AGENT}")
+        return
+    folder = f"/run/systemd/system/{AGENT}.service.d"
+    life.sh(
+        f"mkdir -p {folder} && printf '[Service]\\nRestartSec=600\\n' > {folder}/slow.conf && systemctl daemon-reload"
+    )
+    try:
+        yield lambda: life.sh(f"systemctl kill -s KILL {AGENT}")
+    finally:
+        life.sh(f"rm -r {folder} && systemctl daemon-reload")
+
+
+def gone(life: Any) -> bool:
+    return not life.agent()["pid"]
+
+
+def test_a_new_container_is_closed_until_the_agent_knows_it(
+    life: Any, watch: Callable[..., Any], away: Callable[[], None]
+) -> None:
+    to_guest, of_guest = pair("ada-guest", "ada", addresses(LAST)), pair("guest-bob", "guest", addresses(11))
+    away()
+    life.until(lambda: gone(life), 5)
+    seen = watch(*to_guest, *of_guest)
+    life.run("guest", LAST, friend=True)
+    life.sh("sleep 3")
+    found = seen.all_open()
+    assert gone(life), "it came back too early for this test"
+    for row in to_guest + of_guest:
+        assert found[row["id"]]["closed"] > 2
+        assert not found[row["id"]]["open"] + found[row["id"]]["half"]
+    life.sh(f"systemctl start {AGENT}")
+    life.until_open(ids(to_guest + of_guest))
+    seen.all_open()
+
+
+def test_a_killed_agent_is_back(life: Any, watch: Callable[..., Any], record: Callable[..., None]) -> None:
+    """By itself, and then it knows the container that started meanwhile."""
+    to_guest = pair("ada-guest", "ada", addresses(LAST))
+    life.create("guest", LAST, friend=True)
+    before = life.agent()["pid"]
+    seen = watch(*to_guest)
+    life.sh(f"systemctl kill -s KILL {AGENT}")
+    life.start("guest")
+    took = life.until_open(ids(to_guest))
+    assert life.agent()["pid"] not in (0, before)
+    seen.all_open()
+    record("agent-killed", seconds_until_open=round(took, 1))
+
+
+def test_a_reused_address_gains_nothing(
+    life: Any, watch: Callable[..., Any], away: Callable[[], None]
+) -> None:
+    """guest, a friend, goes; heir, which is none, gets its addresses."""
+    to_guest, of_guest = pair("ada-guest", "ada", addresses(LAST)), pair("guest-bob", "guest", addresses(11))
+    to_heir, of_heir = pair("ada-heir", "ada", addresses(LAST)), pair("heir-bob", "heir", addresses(11))
+    seen = watch(*to_guest, *of_guest)
+    life.run("guest", LAST, friend=True)
+    life.until_open(ids(to_guest + of_guest))
+    life.create("heir", LAST)
+    away()
+    life.until(lambda: gone(life), 5)
+    life.remove("guest")
+    seen = watch(*to_heir, *of_heir)
+    life.start("heir")
+    life.sh("sleep 3")
+    found = seen.all_open()
+    assert gone(life), "it came back too early for this test"
+    assert not set(addresses(LAST)) & set(life.endpoints()["kernel"])
+    for row in to_heir + of_heir:
+        assert found[row["id"]]["closed"] > 2
+    life.sh(f"systemctl start {AGENT}")
+    life.until_known()
+    life.sh("sleep 2")
+    found = seen.all_open()
+    for row in to_heir + of_heir:
+        assert not found[row["id"]]["open"] + found[row["id"]]["half"], row
+
+
+@pytest.mark.parametrize("present", [True, False], ids=["with the agent", "without it"])
+def test_two_containers_swap_addresses(life: Any, watch: Callable[..., Any], present: bool) -> None:
+    """left is a friend and stays one, right is none: ada hears of left alone, and bob is reached by left alone."""
+    to_both = pair("to 30", "ada", addresses(LAST)) + pair("to 31", "ada", addresses(LAST + 1))
+    of_left, of_right = pair("left-bob", "left", addresses(11)), pair("right-bob", "right", addresses(11))
+    life.run("left", LAST, friend=True)
+    life.run("right", LAST + 1)
+    seen = watch(*to_both, *of_left, *of_right)
+    life.until_open(ids(to_both[:2] + of_left))
+    if not present:
+        life.sh(f"systemctl stop {AGENT}")
+    life.unplug("left")
+    life.unplug("right")
+    life.plug("right", LAST)
+    life.plug("left", LAST + 1)
+    life.sh("sleep 3")
+    if not present:
+        assert not set(addresses(LAST) + addresses(LAST + 1)) & set(life.endpoints()["kernel"])
+        life.sh(f"systemctl start {AGENT}")
+    life.until_open(ids(to_both[2:] + of_left))
+    found = seen.all_open()
+    assert {who for row in to_both for who in found[row["id"]]["who"]} == {"left"}
+    for row in of_right:
+        assert found[row["id"]]["closed"] > 2
+        assert not found[row["id"]]["open"] + found[row["id"]]["half"], row
+
+
+def test_two_agents(life: Any, watch: Callable[..., Any]) -> None:
+    """A second one beside the unit's: they do not fight, and what starts is opened."""
+    seen = watch(*pair("ada-guest", "ada", addresses(LAST)))
+    life.sh("systemd-run --quiet --unit bw-second -p CapabilityBoundingSet=CAP_NET_ADMIN bridgewarden agent")
+    try:
+        life.sh("sleep 8")
+        life.run("guest", LAST, friend=True)
+        life.until_open(ids(pair("ada-guest", "ada", addresses(LAST))))
+        life.until_known()
+        life.sh("sleep 3")
+        generation = life.status()["generation"]
+        life.sh("sleep 5")
+        assert life.status()["generation"] == generation, "they undo each other's commits"
+        seen.all_open()
+        assert life.agent()["state"] == "active"
+    finally:
+        life.sh("systemctl stop bw-second; systemctl reset-failed bw-second", check=False)

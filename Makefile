@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit kmod sanity scenario bench images test test-full release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench images test test-full release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ lint: venv  ## ruff, mypy, yamllint, ansible-lint, shellcheck, kernel style: sec
 
 unit: venv  ## pytest and the kernel core in user space under ASan and UBSan: a minute
 	$(BIN)/python tests/run.py unit kmod-user
+
+fuzz: packages  ## libFuzzer against the classifier's naive twin and the checks of rulesets (FUZZ_SECONDS=60)
+	$(MAKE) --no-print-directory -C kmod/tests fuzz FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60)
 
 kmod: venv  ## the module against the oldest and newest kernel: -W1, sparse
 	$(BIN)/python tests/run.py kmod-build

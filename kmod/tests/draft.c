@@ -8,7 +8,7 @@
 long bw_test_alloc_budget = -1;
 static u64 state = 88172645463325252ULL;
 
-u64 test_random(void)
+static u64 next(void)
 {
 	state ^= state << 13;
 	state ^= state >> 7;
@@ -16,14 +16,47 @@ u64 test_random(void)
 	return state;
 }
 
+/* What a fuzzer decides; behind its end chance does. */
+static const u8 *fed;
+static size_t fed_left;
+
+void test_feed(const u8 *data, size_t size)
+{
+	fed = data;
+	fed_left = size;
+	state = 88172645463325252ULL;	/* the same input, the same run */
+}
+
+size_t test_fed(void)
+{
+	return fed_left;
+}
+
+static u64 take(size_t bytes)
+{
+	u64 value = 0;
+
+	memcpy(&value, fed, bytes);
+	fed += bytes;
+	fed_left -= bytes;
+	return value;
+}
+
+u64 test_random(void)
+{
+	return fed_left >= 8 ? take(8) : next();
+}
+
 u32 test_below(u32 n)
 {
-	return (test_random() >> 32) % n;
+	if (fed_left)
+		return take(n > 256 && fed_left >= 4 ? 4 : 1) % n;
+	return (next() >> 32) % n;
 }
 
 u64 bw_random(void)
 {
-	return test_random();
+	return next();
 }
 
 void *test_add(struct test_draft *t, enum bw_section s)
@@ -165,4 +198,95 @@ void test_party(struct bw_party *p, const char *addr, u8 kind, u32 link, u32 por
 	p->kind = kind;
 	p->link = link;
 	p->port = port;
+}
+
+/* Random drafts of a small world, so that everything meets everything. */
+
+static const char *const addrs4[] = {
+	"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.255", "10.0.1.0", "172.18.0.2",
+	"172.18.0.3", "223.255.255.255", "1.0.0.0", "224.0.0.1", "255.255.255.255", "0.0.0.0",
+};
+
+static const char *const addrs6[] = {
+	"fd00::1", "fd00::2", "fd00:0:0:1::1", "fe80::1", "2001:db8::1", "2001:db8:0:0:ffff::",
+	"::2", "ff02::1", "::",
+};
+
+#define ENDPOINTS4 9
+#define ENDPOINTS6 7
+
+static void random_spans(struct test_draft *t)
+{
+	u32 n = test_below(6), at = test_below(4), i, rules = t->d.count[BW_S_RULE];
+	u32 first = t->d.count[BW_S_SPAN];
+
+	for (i = 0; i < n; i++) {
+		u32 hi = at + test_below(4);
+
+		test_span(t, at, hi, test_below(3) ? test_below(rules) : BW_RULE_NONE,
+			  test_below(3) ? test_below(rules) : BW_RULE_NONE);
+		at = hi + 1 + test_below(3);
+	}
+	test_block(t, first, n);
+	if (n > 2)	/* blocks may overlap */
+		test_block(t, first + 1, n - 2);
+}
+
+void test_random_draft(struct test_draft *t)
+{
+	u32 i, j, ids = BW_ID_FIRST + test_below(8);
+
+	test_minimal(t);
+	t->d.count[BW_S_IDENTITY] = 0;
+	for (i = 0; i < ids; i++)
+		test_identity(t, test_below(5), test_below(5));
+	for (i = 0; i < 6; i++)
+		t->d.defaults[i] = test_below(3);
+	for (i = 0; i < 1 + test_below(20); i++)
+		test_rule(t, test_random(), test_below(3), test_below(2));
+	for (i = 0; i < 1 + test_below(5); i++)
+		random_spans(t);
+	for (i = 0; i < 5; i++)
+		for (j = 0; j < 5; j++)
+			if (test_below(2))
+				test_pair(t, i, j, test_below(t->d.count[BW_S_BLOCK]));
+	for (i = 0; i < ENDPOINTS4; i++)
+		if (test_below(2))
+			test_endpoint4(t, addrs4[i], test_below(ids), 1 + test_below(2), test_below(3));
+	for (i = 0; i < ENDPOINTS6; i++)
+		if (test_below(2))
+			test_endpoint6(t, addrs6[i], test_below(ids), 1 + test_below(2), test_below(3));
+	if (test_below(4)) {
+		test_cell4(t, "0.0.0.0", test_below(ids), test_below(ids));
+		test_cell6(t, "::", test_below(ids), test_below(ids));
+		for (i = 0; i < test_below(10); i++) {
+			char text[40];
+
+			snprintf(text, sizeof(text), "%u.0.0.%u", 10 + i, test_below(4));
+			test_cell4(t, text, test_below(ids), test_below(ids));
+			snprintf(text, sizeof(text), "%x::%u", 0xfd00 + i, 1 + test_below(4));
+			test_cell6(t, text, test_below(ids), test_below(ids));
+		}
+	}
+}
+
+static void random_party(struct bw_party *p, bool v6)
+{
+	test_party(p, v6 ? addrs6[test_below(ARRAY_SIZE(addrs6))] : addrs4[test_below(ARRAY_SIZE(addrs4))],
+		   test_below(3), test_below(3), test_below(3));
+}
+
+void test_random_query(struct bw_query *q)
+{
+	bool v6 = test_below(2);
+	struct bw_party source;
+
+	memset(q, 0, sizeof(*q));
+	random_party(&q->side[0], v6);
+	random_party(&q->side[1], test_below(20) ? v6 : !v6);
+	q->sender = test_below(3);
+	q->flags = test_below(4);
+	random_party(&source, q->sender < 2 ? q->side[q->sender].family == AF_INET6 : v6);
+	q->source = source.addr;
+	q->service = test_below(30) ? test_below(24) : BW_SERVICE_MAX;
 }

@@ -34,6 +34,14 @@ void test_pair(struct test_draft *t, u32 row, u32 column, u32 block);
 /* Address and family from text. */
 void test_party(struct bw_party *p, const char *addr, u8 kind, u32 link, u32 port);
 
+/* Random ones, valid, of a small world where everything meets everything. */
+void test_random_draft(struct test_draft *t);
+void test_random_query(struct bw_query *q);
+
+/* From now on these bytes decide, as long as they last. */
+void test_feed(const u8 *data, size_t size);
+size_t test_fed(void);	/* how many are left */
+
 u64 test_random(void);
 u32 test_below(u32 n);
 

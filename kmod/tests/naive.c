@@ -172,3 +172,9 @@ void naive_classify(const struct bw_draft *d, const struct bw_query *q,
 		out->action = d->defaults[out->class];
 	}
 }
+
+bool naive_agrees(const struct bw_decision *a, const struct bw_decision *b)
+{
+	return a->index == b->index && a->action == b->action && a->class == b->class &&
+	       a->log == b->log && a->identity[0] == b->identity[0] && a->identity[1] == b->identity[1];
+}

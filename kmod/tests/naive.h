@@ -10,5 +10,6 @@
 
 void naive_classify(const struct bw_draft *d, const struct bw_query *q,
 		    struct bw_decision *out);
+bool naive_agrees(const struct bw_decision *a, const struct bw_decision *b);
 
 #endif /* _BW_TESTS_NAIVE_H */

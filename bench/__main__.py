@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make bench`: builds the modules for the target, boots it under -icount, and writes build/bench/results.json.
+"""`make bench`: builds the modules for the target, boots it under -icount, and writes build/bench/: results.json and plot.svg,
+commits.json (what a commit costs); then boots it with two CPUs and without -icount for swap.json.
 
-One boot a plan; the console carries one JSON record a measurement. Instructions are the mean of a run's packets, then the mean
-of its repeats.
+One boot a plan; the console carries one JSON record a measurement. Instructions are the median of a run's batches of packets, then
+the mean of its repeats.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench import plans
-from lab import image, targets
+from bench import plans, plot
+from lab import accelerator, image, targets
 from lab.progress import say, step
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
 OUT = TOP / "build" / "bench"
 LIBRARY = "ansible_collections/bridgewarden/docker/plugins/module_utils"
+GUEST = ("__init__.py", "peers.py", "rulesets.py", "swap.py")
 MODULES = {"bridgewarden": TOP / "kmod", "bwinject": HERE / "inject"}
 INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
@@ -40,8 +42,8 @@ until [ -b /dev/vda ]; do /bin/busybox usleep 20000; done
 /bin/busybox umount /proc
 exec /bin/busybox switch_root /root /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin python3 /mnt/guest.py
 """
-QEMU = """qemu-system-x86_64 -accel tcg,thread=single,tb-size=512 -icount shift=0,sleep=off -cpu max -m 3072 -smp 1
-    -nodefaults -display none -serial stdio -no-reboot -seed 1 -rtc base=2026-01-01T00:00:00,clock=vm
+COUNTED = "-accel tcg,thread=single,tb-size=512 -icount shift=0,sleep=off -cpu max -smp 1"
+QEMU = """qemu-system-x86_64 -m 3072 -nodefaults -display none -serial stdio -no-reboot -seed 1 -rtc base=2026-01-01T00:00:00,clock=vm
     -device virtio-blk-pci,drive=disk"""
 APPEND = "console=ttyS0 panic=-1 nokaslr mitigations=off random.trust_cpu=on oops=panic loglevel=4 rw"
 
@@ -63,11 +65,14 @@ def initrd(base: Path, modules: dict[str, Path], plan: list[dict[str, Any]], scr
     (tree / "init").write_text(INIT)
     (tree / "init").chmod(0o755)
     shutil.copy(HERE / "guest.py", bench)
+    (bench / "bench").mkdir()
+    for name in GUEST:
+        shutil.copy(HERE / name, bench / "bench")
     for name, path in modules.items():
         shutil.copy(path, bench / f"{name}.ko")
     for path in (TOP / "plugins" / "module_utils").glob("*.py"):
         shutil.copy(path, bench / "lib" / LIBRARY)
-    for name in {words[1] for entry in plan for words in entry["steps"] if words[0] == "ruleset"}:
+    for name in plans.rulesets_of(plan):
         found = plans.RULESETS[name]()
         found.to_sections()  # packing them is not the kernel's part
         (bench / f"{name}.ruleset").write_bytes(pickle.dumps(found))
@@ -85,13 +90,15 @@ def initrd(base: Path, modules: dict[str, Path], plan: list[dict[str, Any]], scr
     return path
 
 
-def boot(found: image.Image, ramdisk: Path, scratch: Path, log: TextIO) -> list[dict[str, Any]]:
+def boot(
+    found: image.Image, ramdisk: Path, scratch: Path, log: TextIO, machine: list[str]
+) -> list[dict[str, Any]]:
     disk = scratch / "disk.qcow2"
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(found.disk), "-F", "raw", str(disk)], check=True
     )
     command = [
-        *QEMU.split(), "-kernel", str(found.kernel), "-initrd", str(ramdisk), "-append", APPEND,
+        *QEMU.split(), *machine, "-kernel", str(found.kernel), "-initrd", str(ramdisk), "-append", APPEND,
         "-drive", f"file={disk},if=none,id=disk,format=qcow2,cache=unsafe",
     ]  # fmt: skip
     records: list[dict[str, Any]] = []
@@ -121,7 +128,7 @@ def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     runs: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for record in records:
         if "engine" in record:
-            runs[record["engine"], record["family"], record["flow"]].append(record["mean_x100"])
+            runs[record["engine"], record["family"], record["flow"]].append(record["median_x100"])
     means = {key: sum(values) / len(values) / 100 for key, values in runs.items()}
     rows = []
     for (engine, family, flow), value in means.items():
@@ -140,6 +147,75 @@ def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def measure(
+    found: image.Image, target: str, plan: list[dict[str, Any]], name: str, machine: list[str]
+) -> list[dict[str, Any]]:
+    """One boot; what it said is left in NAME.console and, record by record, in NAME.records."""
+    modules = {name: TOP / "build" / "kmod" / target / f"{name}.ko" for name in MODULES}
+    with (
+        tempfile.TemporaryDirectory(prefix="bw-bench-") as scratch,
+        (OUT / f"{name}.console").open("w") as log,
+    ):
+        ramdisk = initrd(found.initrd, modules, plan, Path(scratch))
+        with step(f"{name}: {len(plan)} measurements"):
+            records = boot(found, ramdisk, Path(scratch), log, machine)
+    (OUT / f"{name}.records").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return records
+
+
+def count(found: image.Image, target: str, plan: list[dict[str, Any]]) -> None:
+    records = measure(found, target, plan, "count", COUNTED.split())
+    rows = table(records)
+    (OUT / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (OUT / "plot.svg").write_text(plot.svg(rows))
+    # A second of this clock is 10^9 instructions.
+    commits = [
+        {
+            "ruleset": record["committed"],
+            "instructions": round(record["seconds"] * 1e9),
+            "instructions_in_kernel": round(record["kernel_seconds"] * 1e9),
+        }
+        for record in records
+        if "committed" in record
+    ]
+    (OUT / "commits.json").write_text(json.dumps(commits, indent=1) + "\n")
+    show(rows)
+    for commit in commits:
+        say(
+            f"commit of {commit['ruleset']:18} {commit['instructions'] / 1e6:9.1f} million instructions,"
+            f" {commit['instructions_in_kernel'] / 1e6:9.1f} of them in the kernel's part"
+        )
+
+
+def swap(found: image.Image, target: str) -> None:
+    machine = [*accelerator.choose(found), "-smp", "2"]
+    records = [
+        record["swap"] for record in measure(found, target, plans.SWAPS, "swap", machine) if "swap" in record
+    ]
+    (OUT / "swap.json").write_text(json.dumps(records, indent=1) + "\n")
+    for record in records:
+        say(json.dumps(record))
+    open_first, *under_load = records
+    if not open_first["passed"]:
+        sys.exit(
+            "bench: the forbidden flow does not arrive where nothing forbids it: the probe proves nothing"
+        )
+    if any(record["lost"] or record["passed"] for record in under_load):
+        sys.exit("bench: a replacement lost or leaked packets, see build/bench/swap.json")
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    say(
+        f"{'engine':38} {'ipv':>3} {'flow':12} {'instr':>7} {'+base':>7} {'+nft':>7} {'+leg':>7} {'spread':>6}"
+    )
+    for row in rows:
+        deltas = [row[key] for key in ("over_base", "over_docker_nft", "over_docker_legacy")]
+        shown = " ".join(f"{'' if value is None else format(value, '+d'):>7}" for value in deltas)
+        say(
+            f"{row['engine']:38} {row['family']:>3} {row['flow']:12} {row['instructions']:>7} {shown} {row['spread']:>6}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("plan", nargs="?", default="all", choices=sorted(plans.PLANS))
@@ -150,24 +226,10 @@ def main() -> None:
     found = image.ensure(targets.find(args.target))
     if not args.no_build:
         build(args.target)
-    modules = {name: TOP / "build" / "kmod" / args.target / f"{name}.ko" for name in MODULES}
-    plan = plans.PLANS[args.plan]
-    with tempfile.TemporaryDirectory(prefix="bw-bench-") as scratch, (OUT / "console.log").open("w") as log:
-        ramdisk = initrd(found.initrd, modules, plan, Path(scratch))
-        with step(f"measuring {len(plan)} engines"):
-            records = boot(found, ramdisk, Path(scratch), log)
-    rows = table(records)
-    (OUT / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (OUT / "records.json").write_text("".join(json.dumps(record) + "\n" for record in records))
-    say(
-        f"{'engine':34} {'ipv':>3} {'flow':12} {'instr':>6} {'+base':>6} {'+nft':>6} {'+leg':>6} {'spread':>6}"
-    )
-    for row in rows:
-        deltas = [row[key] for key in ("over_base", "over_docker_nft", "over_docker_legacy")]
-        shown = " ".join(f"{'' if value is None else format(value, '+d'):>6}" for value in deltas)
-        say(
-            f"{row['engine']:34} {row['family']:>3} {row['flow']:12} {row['instructions']:>6} {shown} {row['spread']:>6}"
-        )
+    if args.plan != "swap":
+        count(found, args.target, plans.PLANS[args.plan])
+    if args.plan in ("swap", "all"):
+        swap(found, args.target)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Inside the benchmark's machine, in place of an init system: one plan of measurements, a JSON line each on the console.
 
-The world: a device `wan`, where clients are, and `bd`, the guarded one, with the container 172.18.0.2 (fd00:18::2); its port 80
-is published as 192.0.2.1:8080 ([2001:db8:1::1]:8080) by DNAT rules as Docker makes them.
+The world of the plans that count instructions: a device `wan`, where clients are, and `bd`, the guarded one, with the container
+172.18.0.2 (fd00:18::2); its port 80 is published as 192.0.2.1:8080 ([2001:db8:1::1]:8080) by DNAT rules as Docker makes them.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import socket
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "lib"))
+sys.path[:0] = [str(HERE / "lib"), str(HERE)]
+
+from bench import peers, swap  # noqa: E402
 
 MANY = 10_000
-OFTEN = 3200
-REPEATS = 3
+OFTEN = 1600
+REPEATS = 2
 CLIENT = {4: "10.9.0.1", 6: "fd00:9::1"}
 PUBLISHED = {4: ("192.0.2.1", 8080), 6: ("2001:db8:1::1", 8080)}
 CONTAINER = {4: ("172.18.0.2", 80), 6: ("fd00:18::2", 80)}
@@ -70,19 +73,17 @@ def run(*command: str, text: str | None = None, check: bool = True) -> subproces
     return done
 
 
-def set_up() -> None:
+def set_up(devices: bool) -> None:
     for command in (
         "mount -t proc proc /proc", "mount -t sysfs sys /sys", "mount -t tmpfs run /var/lib/bridgewarden",
-        f"insmod {HERE}/bwinject.ko", "ip link set lo up",
-        "ip link add wan index 100 address 02:00:00:00:00:01 type bwkeep",
-        "ip link add bd index 101 address 02:00:00:00:00:02 type bwkeep",
-        "ip address add 192.0.2.1/32 dev lo", "ip address add 2001:db8:1::1/128 dev lo",
-        "ip address add 10.9.255.254/16 dev wan", "ip address add fd00:9::ffff/64 dev wan nodad",
-        "ip address add 172.18.255.254/15 dev bd", "ip address add fd00:18::ffff/64 dev bd nodad",
-        "ip link set wan up", "ip link set bd up",
+        "mount -t tmpfs run /run",
         "modprobe nf_conntrack", "modprobe br_netfilter", "modprobe nf_reject_ipv4", "modprobe nf_reject_ipv6",
     ):  # fmt: skip
         run(*command.split(), check=not command.startswith("mount"))
+    if devices:
+        set_up_devices()
+    else:
+        swap.set_up(run)
     for key, value in {
         "net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1,
         "net/netfilter/nf_conntrack_max": 2_000_000, "net/netfilter/nf_conntrack_udp_timeout": 100_000,
@@ -91,6 +92,19 @@ def set_up() -> None:
         path = Path("/proc/sys") / key
         if path.exists():
             path.write_text(str(value))
+
+
+def set_up_devices() -> None:
+    for command in (
+        f"insmod {HERE}/bwinject.ko", "ip link set lo up",
+        "ip link add wan index 100 address 02:00:00:00:00:01 type bwkeep",
+        "ip link add bd index 101 address 02:00:00:00:00:02 type bwkeep",
+        "ip address add 192.0.2.1/32 dev lo", "ip address add 2001:db8:1::1/128 dev lo",
+        "ip address add 10.9.255.254/16 dev wan", "ip address add fd00:9::ffff/64 dev wan nodad",
+        "ip address add 172.18.255.254/15 dev bd", "ip address add fd00:18::ffff/64 dev bd nodad",
+        "ip link set wan up", "ip link set bd up",
+    ):  # fmt: skip
+        run(*command.split())
     run("iptables-restore", text=NAT.format(net="172.18.0.0/16", to="172.18.0.2:80"))
     run("ip6tables-restore", text=NAT.format(net="fd00:18::/64", to="[fd00:18::2]:80"))
 
@@ -136,19 +150,43 @@ def load() -> None:
     LOADED = True
 
 
-def commit(name: str) -> float:
+@functools.cache
+def ruleset(name: str) -> Any:
+    return pickle.loads((HERE / f"{name}.ruleset").read_bytes())
+
+
+def commit(name: str) -> tuple[float, float]:
+    """Seconds of all of it, and of the kernel's part: checking, building, exchanging."""
     from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink
 
-    ruleset = pickle.loads((HERE / f"{name}.ruleset").read_bytes())
-    with _netlink.Kernel() as kernel:
+    class Timed(_netlink.Kernel):
+        seconds = 0.0
+
+        def _commit_patiently(self, *args: Any) -> Any:
+            began = time.monotonic()
+            replies = super()._commit_patiently(*args)
+            self.seconds = time.monotonic() - began
+            return replies
+
+    wanted = ruleset(name)
+    kernel = Timed()
+    with kernel:
         began = time.monotonic()
-        kernel.commit(ruleset)
-        return time.monotonic() - began
+        kernel.commit(wanted)
+        return time.monotonic() - began, kernel.seconds
 
 
 def begin_with(name: str) -> None:
     load()
-    tell(committed=name, seconds=round(commit(name), 4))
+    whole, kernel = commit(name)
+    tell(committed=name, seconds=round(whole, 6), kernel_seconds=round(kernel, 6))
+
+
+def swap_under_load(names: list[str], entries: int, count: int) -> None:
+    if not LOADED:
+        tell(swap=swap.without_ruleset())
+        load()
+    tell(swap=swap.swaps(commit, (names[0], names[1]), entries, count))
 
 
 def trace(port: int) -> None:
@@ -185,6 +223,7 @@ def clear() -> None:
             run(tool, *words.split(), check=False)
     for module in ("iptable_filter", "ip6table_filter"):
         run("rmmod", module, check=False)
+    peers.clear(run)
     if LOADED:
         run("rmmod", "bridgewarden")
         LOADED = False
@@ -194,12 +233,15 @@ def clear() -> None:
 
 def main() -> None:
     plan = json.loads((HERE / "plan.json").read_text())
-    set_up()
+    devices = plan[0]["name"] != "swap"
+    set_up(devices)
     for entry in plan:
-        clear()
+        if devices:
+            clear()
         for step in entry["steps"]:
             STEPS[step[0]](*step[1:])
-        measure(entry["name"], tuple(entry["families"]), tuple(entry["flows"]), entry.get("passes", True))
+        if devices:
+            measure(entry["name"], tuple(entry["families"]), tuple(entry["flows"]), entry.get("passes", True))
     tell(done=True)
 
 
@@ -207,6 +249,8 @@ STEPS: dict[str, Callable[..., Any]] = {
     "floor": lambda: floor(1),
     "load": load,
     "ruleset": begin_with,
+    "peer": lambda kind, n, backend, first: peers.set_up(run, kind, n, backend, first),
+    "swap": swap_under_load,
     "docker": docker,
     "trace": trace,
 }

@@ -9,20 +9,38 @@ from typing import Any
 from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Action
 
+from bench.peers import LEGACY, ON_NFT
 from bench.rulesets import ruleset
 
 Plan = list[dict[str, Any]]
 EVERY = ["established", "many", "new"]
+SHORT = ("established", "new")
 
 RULESETS: dict[str, Callable[[], Ruleset]] = {
     "10": lambda: ruleset(10),
     "1000": lambda: ruleset(1000),
     "100000": lambda: ruleset(100_000),
-    "drop": lambda: ruleset(1000, Action.DENY),
+    "10 drop": lambda: ruleset(10, Action.DENY),
+    "1000 drop": lambda: ruleset(1000, Action.DENY),
+    "100000 drop": lambda: ruleset(100_000, Action.DENY),
+    "1000 group": lambda: ruleset(1000, prefixes=100),
+    "100000 group": lambda: ruleset(100_000, prefixes=100),
     "group": lambda: ruleset(1000, prefixes=10_000),
     "elsewhere": lambda: ruleset(1000, guard="br-elsewhere", link=0),
 }
 ENTRIES: dict[str, int] = {}
+
+
+def rulesets_of(plan: Plan) -> set[str]:
+    """The names of those it loads."""
+    found: set[str] = set()
+    for entry in plan:
+        for words in entry["steps"]:
+            if words[0] == "ruleset":
+                found.add(words[1])
+            elif words[0] == "swap":
+                found.update(words[1])
+    return found
 
 
 def engine(
@@ -43,7 +61,36 @@ def ours() -> Plan:
             for one in engine(f"bridgewarden {n}", ["ruleset", str(n)], entries=n)
         ),
         *engine("bridgewarden, group of 10000 prefixes", ["ruleset", "group"], entries=1000),
-        *engine("bridgewarden, drop", ["ruleset", "drop"], entries=1000, flows=["established"], passes=False),
+        *(
+            one
+            for n in (10, 1000, 100_000)
+            for one in engine(
+                f"bridgewarden {n}, drop",
+                ["ruleset", f"{n} drop"],
+                entries=n,
+                flows=["established", "new"],
+                passes=False,
+            )
+        ),
+    ]
+
+
+def peer(
+    name: str, kind: str, n: int, backend: str = LEGACY, first: bool = False, flows: tuple[str, ...] = SHORT
+) -> Plan:
+    return engine(name, ["peer", kind, n, backend, first], entries=n, flows=list(flows))
+
+
+def peers() -> Plan:
+    return [
+        *(one for n in (10, 1000, 100_000) for one in peer(f"nft set {n}", "set", n)),
+        *(one for n in (10, 1000, 100_000) for one in peer(f"nft verdict map {n}", "map", n)),
+        *(one for n in (10, 1000, 100_000) for one in peer(f"ipset {n}", "ipset", n)),
+        *(one for n in (10, 100, 1000) for one in peer(f"iptables legacy {n}", "linear", n)),
+        *(one for n in (10, 100) for one in peer(f"iptables nft {n}", "linear", n, ON_NFT)),
+        *peer("iptables nft 1000", "linear", 1000, ON_NFT, flows=("established",)),
+        *peer("nft set 1000, established first", "set", 1000, first=True),
+        *peer("ipset 1000, established first", "ipset", 1000, first=True),
     ]
 
 
@@ -70,4 +117,11 @@ PLANS: dict[str, Plan] = {
     "own": [*BASE, *ours(), *DOCKER, *TRACES],
     "traces": [*BASE[:1], *ours()[3:4], *TRACES],
 }
-PLANS["all"] = PLANS["own"]
+PLANS["peers"] = [*BASE[:1], *peers()]
+PLANS["all"] = [*PLANS["own"], *peers()]
+#: Of the second machine: (rulesets, entries, how often).
+SWAPS: Plan = [
+    {"name": "swap", "steps": [["swap", ["1000", "1000 group"], 1000, 500]]},
+    {"name": "swap", "steps": [["swap", ["100000", "100000 group"], 100_000, 100]]},
+]
+PLANS["swap"] = SWAPS

@@ -29,12 +29,19 @@
  * Only a group address (multicast, 255.255.255.255) as responder is looked up
  * in the partition instead, because nobody can be known to own it.
  *
- * Cache lines touched per packet, by design, where the memo (memo.h) has not
- * spared them: two endpoint slots (16 bytes in IPv4, so a run of four shares a
- * line), two identities, one pair slot, one span for runs of up to four; the
- * verdict is packed into the span, and the counter, one line of this CPU's own,
- * is the caller's. A side that is world or host costs a search in the partition
- * in place of its endpoint slot.
+ * Cache lines touched per packet, by design, besides the packet and its
+ * conntrack entry (three lines of that: tuples and status), which are hot:
+ *   - remembered (memo.h), as most packets are: a byte for each device, the
+ *     epoch, one line of this CPU's memo (an entry is one, aligned) and one of
+ *     its counters (a counter is 16 bytes);
+ *   - else also: two endpoint slots (16 bytes in IPv4, so a run of four shares a
+ *     line; 32 in IPv6), two identities, one pair slot, one span for runs of up
+ *     to four. The verdict is packed into the span, so that no rule is read. A
+ *     side that is world or host costs a search in the partition in place of
+ *     its endpoint slot: the logarithm of its cells, the first steps of which
+ *     all packets share.
+ * None of these is written but this CPU's own: its counter, and its memo for
+ * what was not remembered. Nothing shared is written per packet.
  */
 #include "classify.h"
 

@@ -29,8 +29,17 @@ def test_sizes() -> None:
     assert len({row[0] for row in found.endpoints4}) == 1000
 
 
+@pytest.mark.parametrize("names", [("1000", "1000 group")])
+def test_what_is_swapped_permits_and_forbids_the_same(names: tuple[str, str]) -> None:
+    for name in names:
+        found = plans.RULESETS[name]()
+        asked = [
+            judge(found, Connection("10.9.0.1", "172.18.0.2", rulesets.UDP, port)).action for port in (80, 81)
+        ]
+        assert asked == ["allow", "deny"]
+
+
 def test_plans_name_what_there_is() -> None:
     for plan in plans.PLANS.values():
-        for entry in plan:
-            for step in entry["steps"]:
-                assert step[0] != "ruleset" or step[1] in plans.RULESETS
+        assert plans.rulesets_of(plan) <= set(plans.RULESETS)
+    assert plans.rulesets_of(plans.SWAPS) == {"1000", "1000 group", "100000", "100000 group"}

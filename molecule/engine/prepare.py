@@ -40,9 +40,10 @@ def archive(module: Path) -> bytes:
     files.update(
         {
             f"kernel/{name}": PROJECT / "kmod" / "tests" / name
-            for name in ("packets.py", "inside.py", "traces.py")
+            for name in ("packets.py", "inside.py", "traces.py", "fuzz_netlink.py")
         }
     )
+    files["kernel/bridgewarden.yaml"] = PROJECT / "kmod" / "bridgewarden.yaml"
     for path in (PROJECT / "plugins" / "module_utils").glob("*.py"):
         files[f"{LIBRARY}/{path.name}"] = path
     packed = io.BytesIO()

@@ -78,6 +78,7 @@ class Watch:
         self._answers: t.Optional[Json] = None
         self._facts: t.Optional[Json] = None
         self._nsids: t.Dict[str, int] = {}
+        self._routes: t.Optional[t.Set[int]] = None
 
     def facts(self, containers: t.Optional[t.Collection[str]] = None, networks: bool = False) -> Json:
         """The facts; with `containers`, what else Docker has is taken to be as it was.
@@ -100,7 +101,7 @@ class Watch:
         every = (inspect.get("NetworkSettings") or {} for inspect in answers["inspects"].values())
         sandboxes = [settings["SandboxKey"] for settings in every if settings.get("SandboxKey")]
         try:
-            links, default_route_links = self._ask_kernel(sandboxes)
+            links, default_route_links = self._ask_kernel(sandboxes, containers is None)
         except OSError as error:
             raise BridgewardenError(
                 f"the kernel does not tell its links: {error}",
@@ -113,13 +114,13 @@ class Watch:
         self._facts = facts if _complete(facts) else None
         return facts
 
-    def _ask_kernel(self, sandboxes: t.Sequence[str]) -> t.Tuple[t.List[Link], t.List[str]]:
+    def _ask_kernel(self, sandboxes: t.Sequence[str], routes: bool) -> t.Tuple[t.List[Link], t.List[str]]:
         with Rtnl() as rtnl:
             links = rtnl.links()
             names = {link.index: link.name for link in links}
-            default = [
-                names[index] for index in rtnl.default_routes() if index in names and names[index] != "lo"
-            ]
+            if routes or self._routes is None:
+                self._routes = rtnl.default_routes()  # what a container does changes none
+            default = [names[index] for index in self._routes if index in names and names[index] != "lo"]
             known = self._nsids
             # Docker never uses a sandbox's name twice.
             numbers = {path: known[path] if path in known else rtnl.nsid(path) for path in sandboxes}

@@ -80,6 +80,7 @@ def test_the_policy_file_is_damaged(
     seen.all_open()
 
 
+@pytest.mark.parametrize("damage", ["not JSON"], indirect=True)
 def test_both_files_are_damaged(life: Any, watch: Callable[..., Any], damage: Callable[[str], None]) -> None:
     """Nothing is left to follow: what is in force stays, and what is new stays closed. A restart of the agent changes nothing."""
     seen = watch(*TO_GUEST)
@@ -97,6 +98,7 @@ def test_both_files_are_damaged(life: Any, watch: Callable[..., Any], damage: Ca
     life.until_open(ids(TO_GUEST))
 
 
+@pytest.mark.parametrize("damage", ["not JSON"], indirect=True)
 def test_the_boot_unit_takes_the_last_good_policy(
     life: Any, watch: Callable[..., Any], damage: Callable[[str], None]
 ) -> None:

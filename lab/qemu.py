@@ -104,7 +104,7 @@ def end(machine: Machine) -> None:
 
 
 def _wait_gone(machine: Machine, pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while machine.supervised(pid):
         if time.monotonic() > deadline:
             raise LabError(f"{machine.name}: process {pid} does not end")

@@ -263,7 +263,7 @@ class Page:
             {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET},
         )
         try:
-            self.server = wsgiref.simple_server.make_server(
+            self.server: t.Any = wsgiref.simple_server.make_server(
                 host, port, make_wsgi_app(from_registry), server_class, handler_class=Quiet
             )
         except OSError as error:

@@ -97,7 +97,7 @@ def completion(parser: argparse.ArgumentParser) -> str:
 
 def _case(pattern: str, parser: argparse.ArgumentParser, places: t.Sequence[str]) -> str:
     groups: t.Dict[str, t.List[str]] = {"takes_file": [], "takes_name": [], "takes_word": []}
-    every = []
+    every: t.List[str] = []
     for action in options(parser):
         every += action.option_strings
         value = value_name(action)

@@ -135,7 +135,7 @@ static bool bw_host_traffic_matters(const struct bw_state *st,
 		return false;
 	if (st->rules->host_ingress)
 		return true;
-	return !bw_packet_host_port(skb, &port) ||
+	return !bw_packet_host_port(skb, IP_CT_DIR_ORIGINAL, &port) ||
 	       bw_bit(st->endpoints->published_port, port);
 }
 
@@ -237,16 +237,62 @@ static noinline unsigned int bw_judge_from_host(struct sk_buff *skb,
 	return verdict;
 }
 
+/*
+ * What a socket of docker-proxy's says to somebody outside, or to the host: its
+ * connection may have been taken before the policy knew the container, or
+ * forbidden since.
+ */
+static noinline unsigned int bw_judge_answer(const struct bw_state *st,
+					     struct sk_buff *skb,
+					     const struct nf_hook_state *hs,
+					     struct net_device *out)
+{
+	struct nf_hook_state now = *hs;
+	unsigned int verdict = NF_ACCEPT;
+	struct bw_decision d;
+	struct bw_query q;
+
+	now.out = out;
+	if (bw_packet_read(skb, hs->pf, BW_FROM_HOST, &q) >= 0)
+		return NF_ACCEPT;
+	bw_stand(bw_sender(&q), BW_KIND_HOST, 0, 0);
+	bw_stand_at(bw_receiver(&q), out, false, 0);
+	if (out->flags & IFF_LOOPBACK)
+		bw_stand(bw_receiver(&q), BW_KIND_HOST, 0, 0);
+	if (q.sender != BW_RESPONDER || !bw_publish(st->endpoints, &q))
+		return NF_ACCEPT;
+	local_bh_disable();
+	bw_classify(st->rules, st->endpoints, &q, &d);
+	if (d.class != BW_CLASS_NONE)
+		verdict = bw_verdict(st, skb, &now, &d);
+	local_bh_enable();
+	return verdict;
+}
+
+static bool bw_answer_matters(const struct bw_state *st,
+			      const struct sk_buff *skb)
+{
+	u16 port;
+
+	return st->local_in &&
+	       bw_packet_host_port(skb, IP_CT_DIR_REPLY, &port) &&
+	       bw_bit(st->endpoints->published_port, port);
+}
+
 /* Behind NAT, which may have sent the packet another way since it came here. */
 static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
 				      const struct nf_hook_state *hs)
 {
 	const struct dst_entry *dst = skb_dst(skb);
 	struct net_device *out = dst ? dst->dev : hs->out;
+	const struct bw_state *st;
 
-	if (!bw_guarded(out))
+	if (bw_guarded(out))
+		return bw_judge_from_host(skb, hs, out);
+	st = rcu_dereference(bw_state);
+	if (likely(!st || !bw_answer_matters(st, skb)))
 		return NF_ACCEPT;
-	return bw_judge_from_host(skb, hs, out);
+	return bw_judge_answer(st, skb, hs, out);
 }
 
 /* A bridged packet comes without its in-device, and a routed multicast. */

@@ -307,14 +307,15 @@ int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 	return bw_read_tracked(skb, pf, where, ct, ctinfo, q);
 }
 
-bool bw_packet_host_port(const struct sk_buff *skb, u16 *port)
+bool bw_packet_host_port(const struct sk_buff *skb,
+			 enum ip_conntrack_dir dir, u16 *port)
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
 
 	if (!ct || nf_ct_is_template(ct))
 		return false;
-	*port = CTINFO2DIR(ctinfo) == IP_CT_DIR_ORIGINAL ?
+	*port = CTINFO2DIR(ctinfo) == dir ?
 		ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all) : 0;
 	return true;
 }

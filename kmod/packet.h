@@ -7,6 +7,7 @@
 #define _BW_PACKET_H
 
 #include <linux/netfilter.h>
+#include <linux/netfilter/nf_conntrack_tuple_common.h>
 #include <linux/skbuff.h>
 
 #include "classify.h"
@@ -29,9 +30,11 @@ int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 		   struct bw_query *q);
 
 /*
- * For a packet to the host: the local port its connection goes to, and whether
- * conntrack knows. An answer to the host goes to no port that could be judged.
+ * For a packet to the host (dir: original) or of its own (reply): the local port
+ * its connection goes to, 0 where it is one that the host began, and whether
+ * conntrack knows.
  */
-bool bw_packet_host_port(const struct sk_buff *skb, u16 *port);
+bool bw_packet_host_port(const struct sk_buff *skb,
+			 enum ip_conntrack_dir dir, u16 *port);
 
 #endif /* _BW_PACKET_H */

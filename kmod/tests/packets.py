@@ -682,11 +682,11 @@ def test_spoof(g):
 def test_proxy(g):
     """A listener on the host that stands for container a, as docker-proxy's does."""
 
-    def publish(ruleset):
+    def publish(ruleset, port=9300):
         for family, to in ((socket.AF_INET, V4["a"]), (socket.AF_INET6, V6["a"])):
             ruleset.publish.append(
                 struct.pack(
-                    "=BBH16sBBH16s", family, TCP, 9300, b"", family, 0, 8080, socket.inet_pton(family, to)
+                    "=BBH16sBBH16s", family, TCP, port, b"", family, 0, 8080, socket.inet_pton(family, to)
                 )
             )
         return ruleset
@@ -709,6 +709,8 @@ def test_proxy(g):
     )
     check("proxy socket from a neighbour: allowed, answers too", try_tcp("b", "10.201.0.1", 9300), "open")
     check("from the host itself", try_tcp(None, "127.0.0.1", 9300), "open")
+    for who, address in (("w", "10.203.0.1"), ("w", "fd00:203::1"), ("b", "10.201.0.1"), (None, "127.0.0.1")):
+        check_proxy_says(g, publish, who, address)
     known(Ruleset(defaults=(DENY, ALLOW, DENY, DENY, ALLOW, DENY)).rule(WORLD, HOST, tcp(9301))).commit(g)
     check(
         "host ingress: denied, allowed",
@@ -716,6 +718,28 @@ def test_proxy(g):
         ("silence", "open"),
     )
     check("host ingress: the host's own connections live", try_tcp(None, V4["w"], 8080), "open")
+
+
+def check_proxy_says(g, publish, who, address):
+    """What docker-proxy's socket says by itself, on a connection that it took before the policy knew of it."""
+    with contextlib.closing(socket.socket(socket.AF_INET6, socket.SOCK_STREAM)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("::", 9302))
+        listener.listen(1)
+        known(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+        with connect(who, address, 9302) as client, listener.accept()[0] as server:
+            said = []
+            everything = (ALLOW,) * 6
+            nothing = (DENY,) * 6
+            for defaults in (everything, nothing):
+                publish(known(Ruleset(defaults=(*defaults[:5], ALLOW))), 9302).commit(g)
+                server.send(b"x")
+                try:
+                    said.append(client.recv(10))
+                except (socket.timeout, TimeoutError):
+                    said.append(b"")
+    publish(known(Ruleset().rule(WORLD, A, tcp(8080)))).commit(g)
+    check(f"proxy socket: what it says to {who or 'the host'} at {address} goes or not", said, [b"x", b""])
 
 
 def test_link_gone(g):

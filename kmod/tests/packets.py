@@ -1294,7 +1294,9 @@ def test_hooks(g):
         subprocess.run(["nft", "-f", "-"], input=AHEAD.encode(), check=True)
         first, names = told()
         places = [
-            "%s %s" % (f, p) for f in ("IPv4", "IPv6") for p in ("FORWARD", "LOCAL_IN", "LOCAL_OUT (behind us)", *late)
+            "%s %s" % (f, p)
+            for f in ("IPv4", "IPv6")
+            for p in ("FORWARD", "LOCAL_IN", "LOCAL_OUT (behind us)", *late)
         ]
         print("# " + ", ".join(names))
         check(

@@ -45,7 +45,7 @@ exec /bin/busybox switch_root /root /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/
 COUNTED = "-accel tcg,thread=single,tb-size=512 -icount shift=0,sleep=off -cpu max -smp 1"
 QEMU = """qemu-system-x86_64 -m 3072 -nodefaults -display none -serial stdio -no-reboot -seed 1 -rtc base=2026-01-01T00:00:00,clock=vm
     -device virtio-blk-pci,drive=disk"""
-APPEND = "console=ttyS0 panic=-1 nokaslr mitigations=off random.trust_cpu=on oops=panic loglevel=4 rw"
+APPEND = "console=ttyS0 panic=-1 nokaslr mitigations=off random.trust_cpu=on oops=panic loglevel=4 rw no_timer_check"
 
 
 def build(target: str) -> None:

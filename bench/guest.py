@@ -238,6 +238,10 @@ def main() -> None:
     for entry in plan:
         if devices:
             clear()
+        if not entry.get("passes", True):
+            # Connections that were permitted once: a ruleset that drops them lets none become established.
+            for family in entry["families"]:
+                prime(family, 1)
         for step in entry["steps"]:
             STEPS[step[0]](*step[1:])
         if devices:

@@ -30,6 +30,9 @@ NAT = """*nat
 COMMIT
 """
 WORLD = f"""
+mkdir -p /dev/shm
+mount -t tmpfs shm /dev/shm
+ip link set lo up
 ip netns add client
 ip netns add container
 ip link add wan index 100 type veth peer name eth0 netns client

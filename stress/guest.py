@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -90,16 +92,18 @@ def script(name: str, arguments: list[str], environment: dict[str, str], limit: 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,
     ) as process:
         assert process.stdout
+        late = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
         for line in process.stdout:
             print(line, end="", flush=True)
             ok += line.startswith("ok ")
             bad += line.startswith("not ok ")
             last = line if line.startswith("{") else last
-            if time.monotonic() - began > limit:
-                process.kill()
-                bad += 1
+        process.wait()
+        late.cancel()
     return {
         "script": " ".join([name, *arguments]),
         "status": process.returncode,

@@ -11,6 +11,7 @@ and loaded under all that. What is checked here is that it goes on working; what
 
 import contextlib
 import errno
+import glob
 import json
 import mmap
 import os
@@ -84,7 +85,7 @@ def worker(fn, *args):
     number = len(WORKERS)
     pid = os.fork()
     if not pid:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        os.setpgid(0, 0)  # it goes with all it has begun
         random.seed(number * 1000 + os.getpid())
         counts = Counts(number)
         status = 1
@@ -250,10 +251,12 @@ def main():
     finally:
         for pid, _ in WORKERS:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.killpg(pid, signal.SIGKILL)
         for pid, _ in WORKERS:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+        for left in glob.glob(traces.TRACEFS + "/instances/bwt-*"):
+            os.rmdir(left)
         time.sleep(3)  # windows run out, namespaces end
         g = Genl()
         with contextlib.suppress(Refused):

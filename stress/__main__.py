@@ -56,7 +56,7 @@ def boot(kernel: Path, ramdisk: Path, accel: list[str], log: TextIO) -> list[dic
     command = [
         "qemu-system-x86_64", "-name", "bridgewarden-stress", *accel, "-smp", "2", "-m", "2560", "-nodefaults",
         "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", str(kernel), "-initrd", str(ramdisk),
-        "-append", "console=ttyS0 oops=panic loglevel=5 mitigations=off rdinit=/init panic=-1 nokaslr random.trust_cpu=on",
+        "-append", "console=ttyS0 oops=panic loglevel=5 mitigations=off rdinit=/init panic=-1 no_timer_check nokaslr random.trust_cpu=on",
     ]  # fmt: skip
     records: list[dict[str, Any]] = []
     with subprocess.Popen(

@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench images test test-full release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench stress images test test-full release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, engi
 
 bench: venv  ## the packet path in executed instructions, beside its peers, into build/bench/results.json (PLAN=quick: a minute)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench $(or $(PLAN),all)
+
+stress: venv  ## the module under a kernel with KASAN, lockdep, kmemleak, failing allocations: into build/stress/summary.json (SECONDS=1200)
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m stress --seconds $(or $(SECONDS),1200)
 
 test: venv  ## what CI runs, in one report under build/test/: an hour on two cores
 	$(BIN)/python tests/run.py all

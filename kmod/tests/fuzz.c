@@ -2,7 +2,8 @@
 /*
  * The pure core under libFuzzer: `make fuzz`. The first byte of an input tells
  * how to read the rest: as choices of the generator in draft.c, so that every
- * draft is valid and the comparison with the naive twin goes deep; or as the
+ * draft is valid and the comparison with the naive twin goes deep; as the same
+ * with some numbers moved to a bound, where checks go wrong; or as the
  * sections themselves, as a process could send them. Also built without
  * libFuzzer, to write such inputs from random drafts (-DBW_SEEDS): a fuzzer
  * that had to find a valid section by chance would never get past the checks.
@@ -14,7 +15,9 @@
 
 #define QUERIES		64
 #define HEAD		16	/* see struct head */
-#define RAW		0x80	/* of the first byte; below: allocations that succeed */
+#define RAW		0x80	/* of the first byte: the sections themselves */
+#define MOVED		0x40	/* generated, with numbers at bounds */
+#define BUDGET		0x3f	/* allocations that succeed, and 1; 0: all */
 
 struct head {
 	u8 how;
@@ -76,6 +79,33 @@ static const u8 *read_raw(struct test_draft *t, const u8 *data, size_t size)
 	return size < HEAD ? data + size : read_sections(t, data + HEAD, data + size);
 }
 
+/* One word of one entry becomes what some check compares it with, or nearly. */
+static void move(struct test_draft *t)
+{
+	u32 s = test_below(BW_S_MAX), size = bw_section_types[s].size, value;
+	u8 *entry = (u8 *)t->d.data[s];
+
+	if (!t->d.count[s])
+		return;
+	if (!test_below(8)) {
+		t->d.count[s]--;
+		return;
+	}
+	switch (test_below(4)) {
+	case 0:
+		value = (u32[]){ 0, BW_MAX_IDENTITIES, BW_SERVICE_MAX, U32_MAX }[test_below(4)];
+		break;
+	case 1:
+		value = test_random();
+		break;
+	default:
+		value = t->d.count[test_below(BW_S_MAX)];
+	}
+	value += test_below(3) - 1;
+	entry += test_below(t->d.count[s]) * size;
+	memcpy(entry + test_below(size / 4) * 4, &value, sizeof(value));
+}
+
 static int build(const struct bw_draft *d, struct bw_rules **r, struct bw_endpoints **e)
 {
 	struct bw_fault f = { .section = BW_S_NONE };
@@ -134,7 +164,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	struct bw_endpoints *e;
 	struct bw_rules *r;
 	const u8 *rest;
-	int err;
+	int err, moves;
 
 	if (!size)
 		return 0;
@@ -144,12 +174,14 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	} else {
 		test_feed(data + 1, size - 1);
 		test_random_draft(&t);
+		for (moves = data[0] & MOVED ? 1 + test_below(3) : 0; moves; moves--)
+			move(&t);
 	}
-	bw_test_alloc_budget = data[0] & ~RAW ? (data[0] & ~RAW) - 1 : -1;
+	bw_test_alloc_budget = (data[0] & BUDGET) - 1L;
 	err = build(&t.d, &r, &e);
 	must(err != -ENOMEM || bw_test_alloc_budget >= 0, "no memory, though there is");
 	bw_test_alloc_budget = -1;
-	must(data[0] & RAW || !err || err == -ENOMEM, "a valid draft was refused");
+	must(data[0] & (RAW | MOVED) || !err || err == -ENOMEM, "a valid draft was refused");
 	if (!err) {
 		compare(&t.d, r, e);
 		close_link(&t.d, e, 1 + test_below(3));
@@ -177,9 +209,9 @@ static void seed(const char *folder, int i)
 	must(f, "the seed cannot be written");
 	test_random_draft(&t);
 	memcpy(h.defaults, t.d.defaults, sizeof(h.defaults));
-	if (i % 2) {	/* chance instead */
-		fputc(i % 8 ? 0 : i, f);
-		for (s = 0; s < 200; s++)
+	if (i % 2) {	/* chance instead, of all kinds */
+		fputc(i % 8 == 1 ? i & BUDGET : i % 8 == 3 ? 0 : MOVED, f);
+		for (s = 0; s < 700; s++)
 			fputc(test_below(256), f);
 	} else {
 		fwrite(&h, 1, HEAD, f);

@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # Builds the module with each target's own compiler against its own kernel's headers, with W=1 and sparse. Any warning fails.
 # Works in a chroot of the target's image under an overlay, so that the image itself is never written to. The module is
-# left in build/kmod/TARGET. --source builds another module than ours: its folder, from here, and its name.
+# left in build/kmod/TARGET. --source builds another module than ours: its folder, from here, and its name. --tree builds against
+# that kernel's tree in place of the target's headers, into build/kmod/debug.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/bridgewarden/kmod-build
 mkdir -p "$cache"
 
-source=$top/kmod module=bridgewarden
+source=$top/kmod module=bridgewarden tree=
 if [ "${1:-}" = --source ]; then
   source=$(realpath "$2") module=$3
   shift 3
+fi
+if [ "${1:-}" = --tree ]; then
+  tree=$2
+  shift 2
 fi
 
 build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
@@ -26,10 +31,15 @@ build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
   fi
   mount -t tmpfs tmpfs "$work/root/tmp"  # another checkout may be building in this layer
   cp -r "$source" "$work/root/tmp/kmod"
+  kdir=$(cd "$work/root" && echo lib/modules/*/build)
+  if [ -n "$tree" ]; then
+    kdir=mnt
+    mount --bind "$tree" "$work/root/mnt"
+  fi
   # shellcheck disable=SC2016
-  chroot "$work/root" env "module=$module" sh -c '
-    make -C /lib/modules/*/build M=/tmp/kmod clean >/dev/null
-    make -C /lib/modules/*/build M=/tmp/kmod W=1 C=2 modules 2>&1 && modinfo -F vermagic "/tmp/kmod/$module.ko"'
+  chroot "$work/root" env "module=$module" "kdir=/$kdir" sh -c '
+    make -C "$kdir" M=/tmp/kmod clean >/dev/null
+    make -C "$kdir" M=/tmp/kmod W=1 C=2 modules 2>&1 && modinfo -F vermagic "/tmp/kmod/$module.ko"'
   mkdir -p "$result" && cp "$work/root/tmp/kmod/$module.ko" "$result/"
 }
 
@@ -44,9 +54,11 @@ for target in "$@"; do
   root=$(python -m lab image "$target")/root
   layer=$cache/$(printf '%s' "$root" | sha256sum | cut -c1-12)
   work=$(mktemp -d)
-  log=$work.log
+  log=$work.log result=$top/build/kmod/$target
+  [ -z "$tree" ] || result=$top/build/kmod/debug
   echo "== $target"
-  if ! unshare --mount "$0" --source "$source" "$module" --inside "$root" "$layer" "$work" "$top/build/kmod/$target" > "$log" 2>&1; then
+  if ! unshare --mount "$0" --source "$source" "$module" ${tree:+--tree "$tree"} \
+      --inside "$root" "$layer" "$work" "$result" > "$log" 2>&1; then
     tail -40 "$log"
     echo "FAILED: the module does not build on $target"
     status=1

@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Everything at once, for the kernel's own checkers to watch; as packets.py, whose world it builds on, and inside.py's children.
+
+Traffic of both families while rulesets are committed in a loop, with all placements, windows that are confirmed, rolled back and
+run out, namespaces that come and go, queue listeners and their killing, traces, dumps; and again and again the module is unloaded
+and loaded under all that. What is checked here is that it goes on working; what was wrong the kernel says.
+
+    stress.py KO SECONDS     prints its counts as the last line, in JSON
+"""
+
+import contextlib
+import errno
+import glob
+import json
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import inside
+import packets
+import traces
+from packets import (
+    ALLOW,
+    CONFIRM,
+    ENDPOINTS,
+    INFO,
+    POSTROUTING,
+    REJECT,
+    ROLLBACK,
+    RULES,
+    V4,
+    V6,
+    WORLD,
+    A,
+    B,
+    C,
+    Genl,
+    Refused,
+    Ruleset,
+    check,
+    known,
+    run,
+    tcp,
+    try_udp,
+    udp,
+)
+
+OPERATIONS = (
+    "packets", "commits", "refused commits", "confirms", "roll backs", "windows left to run out", "dumps", "namespaces",
+    "listeners killed", "traces", "unloads", "unloads that were refused",
+)  # fmt: skip
+SHARED = mmap.mmap(-1, 8 * len(OPERATIONS) * 32)
+WORKERS = []
+
+
+class Counts:
+    """One process's; nobody else writes there."""
+
+    def __init__(self, number):
+        self.base = 8 * len(OPERATIONS) * number
+
+    def add(self, what, n=1):
+        at = self.base + 8 * OPERATIONS.index(what)
+        struct.pack_into("=Q", SHARED, at, struct.unpack_from("=Q", SHARED, at)[0] + n)
+
+
+def counted():
+    found = dict.fromkeys(OPERATIONS, 0)
+    for number in range(32):
+        for i, what in enumerate(OPERATIONS):
+            found[what] += struct.unpack_from("=Q", SHARED, 8 * (len(OPERATIONS) * number + i))[0]
+    return found
+
+
+def worker(fn, *args):
+    """A process that does fn again and again until it is ended. While the module is away it tries again."""
+    number = len(WORKERS)
+    pid = os.fork()
+    if not pid:
+        os.setpgid(0, 0)  # it goes with all it has begun
+        random.seed(number * 1000 + os.getpid())
+        counts = Counts(number)
+        status = 1
+        try:
+            while True:
+                try:
+                    fn(counts, *args)
+                except Refused as e:
+                    if e.number not in (
+                        errno.ENOENT,
+                        errno.ESTALE,
+                        errno.EBUSY,
+                        errno.EUSERS,
+                        errno.EEXIST,
+                        errno.EINVAL,
+                    ):
+                        raise
+                    time.sleep(0.1)
+        except BaseException as e:
+            print("# %s: %r" % (fn.__name__, e), flush=True)
+        os._exit(status)
+    WORKERS.append((pid, fn.__name__))
+
+
+def traffic(counts, ns, targets):
+    with packets.inside(ns):
+        socks = {
+            False: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+            True: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
+        }
+    for s in socks.values():
+        s.setblocking(False)
+    for i in range(2000):
+        address = targets[i % len(targets)]
+        with contextlib.suppress(OSError):
+            socks[":" in address].sendto(b"x" * (i % 7), (address, 9000 + i % 3))
+            counts.add("packets")
+        if not i % 50:
+            time.sleep(0.005)
+    for s in socks.values():
+        s.close()
+    packets.try_tcp(ns, targets[0], 8080)
+
+
+def rulesets():
+    base = lambda **kwargs: known(Ruleset(**kwargs))  # noqa: E731
+    return (
+        lambda: base(defaults=(ALLOW,) * 6),
+        lambda: base().rule(A, B, udp(9000)).rule(WORLD, A, tcp(8080)),
+        lambda: base(placement=POSTROUTING).rule(A, B, udp(9000)).rule(B, A, udp(9001), REJECT),
+        lambda: base(log=(7, 1)).rule(A, C, udp(9000)).rule(A, B, udp(9000), REJECT, log=True),
+        lambda: base(mode=1),
+        lambda: base().queue(A, B, udp(9000), 5, 1, True).queue(A, C, udp(9000), 6, 2),
+        lambda: inside.judged_inside(Ruleset(defaults=(ALLOW,) * 6)),
+        lambda: inside.judged_inside(Ruleset().rule(A, B, udp(9000))),
+    )
+
+
+def committer(counts):
+    g = Genl()
+    made = rulesets()
+    for _ in range(20):
+        timeout = random.choice((0, 0, 1))
+        try:
+            random.choice(made)().commit(g, timeout=timeout)
+            counts.add("commits")
+        except Refused:
+            counts.add("refused commits")
+            time.sleep(0.05)
+            continue
+        if timeout:
+            how = random.choice((CONFIRM, ROLLBACK, 0))
+            if how:
+                g.ask(how)
+            counts.add({CONFIRM: "confirms", ROLLBACK: "roll backs", 0: "windows left to run out"}[how])
+    g.close()
+
+
+def reader(counts):
+    g = Genl()
+    for _ in range(10):
+        for cmd, flags in ((RULES, 0x301), (ENDPOINTS, 0x301), (INFO, 5)):
+            g.ask(cmd, flags=flags)
+            counts.add("dumps")
+        time.sleep(0.05)
+    g.raw(RULES, flags=0x301)  # closed with a dump in flight
+    g.close()
+
+
+def churner(counts, number):
+    stop, done, failed = threading.Event(), {}, []
+    one = threading.Thread(target=inside.churn, args=(number, stop, done, failed))
+    one.start()
+    time.sleep(5)
+    stop.set()
+    one.join()
+    counts.add("namespaces", done.get(number, 0))
+
+
+def listener(counts):
+    one = packets.Listener(random.choice((5, 6, 7)))
+    time.sleep(random.choice((0.05, 0.5, 2)))
+    one.kill()
+    counts.add("listeners killed")
+
+
+def tracer(counts):
+    with traces.Trace(seconds=random.choice((1, 30)), events=random.choice((5, 100000))) as t:
+        counts.add("traces")
+        time.sleep(random.choice((0.01, 0.3, 1.5)))
+        t.state()
+
+
+def reload(ko, counts):
+    """Under everything else; while a request is being answered the module cannot go, so more than once."""
+    for _ in range(200):
+        done = subprocess.run(["rmmod", "bridgewarden"], check=False, stderr=subprocess.DEVNULL)
+        if not done.returncode:
+            break
+        counts.add("unloads that were refused")
+        time.sleep(0.02)
+    else:
+        raise RuntimeError("the module could not be unloaded")
+    counts.add("unloads")
+    time.sleep(random.choice((0, 0.2)))
+    run("insmod", ko, *random.choice(([], ["closed=bwt0,bwt1"])))
+
+
+def main():
+    ko, seconds = sys.argv[1], float(sys.argv[2])
+    saved = packets.world_up()
+    inside.children_up()
+    status = 1
+    try:
+        for ns in ("a", "b", "c", "w", *inside.CHILDREN, *inside.ROUTERS):
+            for port in (8080, 9000):
+                packets.serve(ns, port)
+        until = time.monotonic() + seconds
+        for ns, peers in (("a", "bcw"), ("b", "ac"), ("w", "a"), ("m", "nr"), ("i", "js")):
+            worker(traffic, ns, [V[peer] for peer in peers for V in (V4, V6)])
+        for fn, *args in (
+            (committer,),
+            (committer,),
+            (reader,),
+            (churner, 0),
+            (churner, 1),
+            (listener,),
+            (tracer,),
+        ):
+            worker(fn, *args)
+        counts = Counts(31)
+        said = time.monotonic()
+        while time.monotonic() < until:
+            time.sleep(min(random.choice((3, 8, 15)), max(0, until - time.monotonic())))
+            reload(ko, counts)
+            for pid, name in WORKERS:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    raise RuntimeError("%s ended" % name)
+            if time.monotonic() > said + 60:
+                said = time.monotonic()
+                print("# %s" % json.dumps(counted()), flush=True)
+        status = 0
+    finally:
+        for pid, _ in WORKERS:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        for pid, _ in WORKERS:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        for left in glob.glob(traces.TRACEFS + "/instances/bwt-*"):
+            os.rmdir(left)
+        time.sleep(3)  # windows run out, namespaces end
+        g = Genl()
+        with contextlib.suppress(Refused):
+            g.ask(ROLLBACK)
+        known(Ruleset().rule(A, B, udp(9000))).commit(g)
+        check(
+            "it still judges", (try_udp("a", V4["b"], 9000), try_udp("b", V4["a"], 9000)), ("open", "silence")
+        )
+        for what, n in counted().items():
+            check(what, n > 0 or what == "unloads that were refused", True)
+        Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(g)
+        inside.children_down()
+        packets.world_down(saved)
+    print("1..%d" % packets.COUNT)
+    print("%d passed, %d failed" % (packets.COUNT - len(packets.FAILED), len(packets.FAILED)))
+    print(json.dumps(counted()))
+    return status or bool(packets.FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""`make stress`: the module under a debug kernel."""

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Inside the machine, in place of an init system: the scripts of kmod/tests once, the stress, and what the kernel says to them.
+
+Writes lines that begin with STRESS and go on in JSON; everything else on the console is what it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+KO = str(HERE / "bridgewarden.ko")
+#: A report of a checker of the kernel. One is taken from its first line to the end of its stack.
+REPORT = re.compile(
+    r"BUG: |WARNING: |Oops|general protection|INFO: (task|rcu|trying to register)|possible (recursive|circular|irq)|"
+    r"suspicious RCU|kmemleak: [1-9]|ODEBUG|unregister_netdevice: waiting|refcount_t|leaked reference|"
+    r"detected stalls|kmemleak: .*disabled|locking correctness validator"
+)
+KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
+
+
+def tell(**record: Any) -> None:
+    print("STRESS " + json.dumps(record), flush=True)
+
+
+class Log:
+    """What the kernel has said since the last look."""
+
+    def __init__(self) -> None:
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+
+    def reports(self) -> list[str]:
+        lines: list[str] = []
+        while True:
+            try:
+                text = os.read(self.fd, 8192).decode(errors="replace")
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                lines.append("BUG: the kernel log overran its buffer")
+                continue
+            lines.append(text.partition(";")[2].splitlines()[0])
+        found = [i for i, line in enumerate(lines) if REPORT.search(line)]
+        return ["\n".join(lines[i : i + 40]) for i in found]
+
+
+def leaks() -> list[str]:
+    """Two scans, because the first may still meet what is about to be freed or is only in a register."""
+    if not KMEMLEAK.exists():
+        return []
+    for _ in range(2):
+        KMEMLEAK.write_text("scan")
+        time.sleep(6)
+    found = KMEMLEAK.read_text(errors="replace")
+    KMEMLEAK.write_text("clear")
+    return ["kmemleak: " + one for one in found.split("unreferenced object ")[1:]]
+
+
+def blind() -> list[str]:
+    """Lockdep stops for good at its first report, and where it runs out of room."""
+    stats = Path("/proc/lockdep_stats")
+    if not stats.exists() or re.search(r"debug_locks:\s+1", stats.read_text()):
+        return []
+    return ["lockdep has stopped watching"]
+
+
+def module(*words: str, absent: bool = False) -> None:
+    subprocess.run([*words], check=not absent, stderr=subprocess.DEVNULL if absent else None)
+
+
+def script(name: str, arguments: list[str], environment: dict[str, str], limit: float) -> dict[str, Any]:
+    """One script, with the module fresh."""
+    module("rmmod", "bridgewarden", absent=True)
+    module("insmod", KO)
+    began = time.monotonic()
+    ok = bad = 0
+    last = ""
+    with subprocess.Popen(
+        [sys.executable, "-u", str(HERE / name), *arguments],
+        env={**os.environ, "BW_KO": KO, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        late = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            ok += line.startswith("ok ")
+            bad += line.startswith("not ok ")
+            last = line if line.startswith("{") else last
+        process.wait()
+        late.cancel()
+    return {
+        "script": " ".join([name, *arguments]),
+        "status": process.returncode,
+        "ok": ok,
+        "not ok": bad,
+        "seconds": round(time.monotonic() - began, 1),
+        **({"operations": json.loads(last)} if last else {}),
+    }
+
+
+def main() -> None:
+    plan = json.loads((HERE / "plan.json").read_text())
+    for words in (
+        "mount -t debugfs debugfs /sys/kernel/debug", "mount -t tracefs tracefs /sys/kernel/tracing",
+        "ip link set lo up", *(f"modprobe -q {name}" for name in plan["modules"]),
+    ):  # fmt: skip
+        subprocess.run(words.split(), check=False)
+    log = Log()
+    tell(phase="boot", kernel=os.uname().release, version=os.uname().version, reports=log.reports())
+    leaks()
+    for step in plan["steps"]:
+        arguments = [word.replace("KO", KO) for word in step["arguments"]]
+        found = script(step["script"], arguments, plan["environment"], step["limit"])
+        module("rmmod", "bridgewarden", absent=True)
+        leaked = leaks()
+        tell(phase="script", **found, reports=[*log.reports(), *leaked, *blind()])
+    tell(phase="done")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException as error:
+        tell(phase="error", error=repr(error), where=traceback.format_exc()[-1500:])
+    Path("/proc/sysrq-trigger").write_text("b")
+    time.sleep(60)

@@ -59,7 +59,6 @@ STAGES = (
     molecule("default"),
     molecule("oldest"),
     molecule("newest"),
-    molecule("life"),
     molecule("engine-oldest", "engine"),
     molecule("engine-default", "engine"),
     molecule("engine-newest", "engine"),

@@ -193,7 +193,7 @@ def life() -> Iterator[Life]:
     yield found
     assert found.process.stdin
     found.process.stdin.close()
-    assert found.process.wait(10) == 0
+    assert found.process.wait(60) == 0
 
 
 @pytest.fixture

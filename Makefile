@@ -69,7 +69,7 @@ test: venv  ## what CI runs, in one report under build/test/: an hour on two cor
 	$(BIN)/python tests/run.py all
 
 test-full: venv  ## the same with every test on every kernel, and the long runs of the scenario life: two hours
-	BRIDGEWARDEN_FULL=1 LIFE_STARTS=100 LIFE_CHURN=300 $(BIN)/python tests/run.py all
+	BRIDGEWARDEN_FULL=1 LIFE_STARTS=100 LIFE_CHURN=300 LIFE_CONTAINERS=50 $(BIN)/python tests/run.py all
 
 release: venv  ## build the collection's archive into build/release/
 	$(BIN)/ansible-galaxy collection build --force --output-path build/release .

@@ -42,8 +42,9 @@ THERE = "/root/life"
 AGENT = "bridgewarden-agent"
 
 #: Long enough for `make test`; docs/life.md says what a full measurement takes.
-STARTS = int(os.environ.get("LIFE_STARTS", "20"))
-CHURN_SECONDS = int(os.environ.get("LIFE_CHURN", "60"))
+STARTS = int(os.environ.get("LIFE_STARTS", "8"))
+CHURN_SECONDS = int(os.environ.get("LIFE_CHURN", "40"))
+CONTAINERS = int(os.environ.get("LIFE_CONTAINERS", "12"))
 
 PORT = 7000
 HOST = ("10.10.10.2", "2001:db8:10::2")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fifty containers started and stopped at once: their addresses go from friends to foes and back."""
+"""Many containers started and stopped at once: their addresses go from friends to foes and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import ALLOWED, CHURN_SECONDS, PORT
+from conftest import ALLOWED, CHURN_SECONDS, CONTAINERS, PORT
 
-CONTAINERS = 50
 #: ada tries, one after another, the addresses that Docker hands out to them.
 SWEEP = {
     "id": "sweep",

@@ -191,7 +191,7 @@ def containers() -> dict[str, list[Any]]:
 def endpoints() -> dict[str, list[str]]:
     """Addresses of containers: the kernel's account, and Docker's."""
     with library("_netlink").Kernel() as kernel:
-        known = [str(endpoint.address) for endpoint in kernel.endpoints()]
+        known = [str(endpoint.address) for endpoint in kernel.endpoints() if endpoint.identity]
     wanted = [
         network[key]
         for container in running()

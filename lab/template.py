@@ -113,6 +113,7 @@ def _renew(machine: Machine) -> None:
         echo {seed} > /dev/urandom
         echo {uuid.uuid4().hex} > /etc/machine-id
         hostname {machine.name}
+        systemctl restart systemd-journald  # journalctl looks under the machine's own id
         {ssh.own_hosts_entry(machine)}
     """
     if ssh.run(machine, script).returncode:

@@ -61,10 +61,10 @@ STAGES = (
     molecule("default"),
     molecule("engine-default", "engine"),
     molecule("oldest"),
-    molecule("life"),
     molecule("engine-oldest", "engine"),
     molecule("engine-newest", "engine"),
     molecule("boot", full=True),
+    molecule("life", full=True),
     molecule("newest", full=True),
     Stage("lab", "python -m lab demo --quiet-exit", "vm", ("images",), full=True),
 )

@@ -159,7 +159,8 @@ class Watch:
         wrong = {
             row["id"]: found[row["id"]]
             for row in DENIED
-            if row["id"] in found and (found[row["id"]]["open"] or found[row["id"]]["half"])
+            if row["id"] in found
+            and (found[row["id"]]["open"] or (found[row["id"]]["half"] and not proxied(row)))
         }
         assert not wrong, wrong
         tried = [found[row["id"]]["closed"] for row in DENIED if row["id"] in found]
@@ -172,6 +173,11 @@ class Watch:
         shut = {row["id"]: found[row["id"]] for row in ALLOWED if not always_open(found[row["id"]])}
         assert not shut, shut
         return found
+
+
+def proxied(row: dict[str, Any]) -> bool:
+    """Over docker-proxy, which completes a handshake before the policy knows its container, see docs/coverage.md."""
+    return row["id"].startswith(("office", "stranger")) and row["id"].endswith("ipv6")
 
 
 def always_open(row: dict[str, Any]) -> bool:

@@ -99,13 +99,13 @@ def test_hooks() -> None:
         Reply(
             hook_row(2, 0, 0, -200, b"ipv4_conntrack_in [nf_conntrack]"),
             hook_row(7, 4, 0, 0, b"f"),
-            hook_row(10, 2, 1, -(1 << 31), b"bw_hook_forward [bridgewarden]"),
+            hook_row(10, 2, 1, -(1 << 31), b"bw_hook_forward6 [bridgewarden]"),
         )
     ]
     assert wire.hooks(9) == [
         HookRow("IPv4", "PRE_ROUTING", -200, "ipv4_conntrack_in", "nf_conntrack", False),
         HookRow("bridge", "POST_ROUTING", 0, "f", "", False),
-        HookRow("IPv6", "FORWARD", -(1 << 31), "bw_hook_forward", "bridgewarden", True),
+        HookRow("IPv6", "FORWARD", -(1 << 31), "bw_hook_forward6", "bridgewarden", True),
     ]
     assert wire.sent == [(Cmd.HOOK_GET, {Attr.NETNS_FD: struct.pack("=I", 9)})]
 

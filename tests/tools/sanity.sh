@@ -35,7 +35,7 @@ done
 
 rm -rf "$copy" && mkdir -p "$copy"
 cd "$top"
-git ls-files -co --exclude-standard -z | grep -zvE '^(\.collections|bench|lab|molecule|tests|kmod/tests)/' \
+git ls-files -co --exclude-standard -z | grep -zvE '^(\.collections|bench|lab|molecule|stress|tests|kmod/tests)/' \
   | while IFS= read -r -d '' file; do [ -e "$file" ] && printf '%s\0' "$file"; done \
   | tar --null -T - -cf - | tar -xf - -C "$copy"
 

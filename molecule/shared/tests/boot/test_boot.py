@@ -76,7 +76,7 @@ class Boot:
         self.guest = guest
         self.name = name
 
-    def run(self, up: Callable[[], bool], seconds: float = 400) -> dict[str, Any]:
+    def run(self, up: Callable[[], bool], seconds: float = 900) -> dict[str, Any]:
         """Power off and on; until `up`, and SETTLE seconds more. What the knocks found, by target."""
         machine = self.guest.machine
         out = outside.Outside(machine)

@@ -113,7 +113,7 @@ class Damage:
             return r.randbytes(r.choice((0, 1, 2, 4, 8, 31, 32, 33, 64, 5000)))
         if how == 4:  # a nest of itself
             for _ in range(r.choice((1, 2, 30))):
-                data = nla(kind | r.choice((0, 0x8000)), data)
+                data = nla(kind | r.choice((0, 0x8000)), data[: 0xFFFF - 4])
             return data
         if inner and data and how < 9:  # one member of one entry
             sizes = self.spec.structs[inner]
@@ -255,23 +255,31 @@ class Socket:
                 raise
             return False
 
+    def ask(self):
+        """A sound request; returns its number."""
+        self.seq = (self.seq + 1) | 0x40000000
+        self.send(struct.pack("=IHHIIBBH", 20, self.family, 5, self.seq, 0, INFO, 1, 0))
+        return self.seq
+
     def barrier(self, answers):
         """Reads and counts all answers up to that to a request that is sound, and so proves that the socket is served."""
-        self.seq += 1
-        mark = self.seq = self.seq | 0x40000000
-        self.send(struct.pack("=IHHIIBBH", 20, self.family, 5, mark, 0, INFO, 1, 0))
+        mark = self.ask()
         self.s.settimeout(ANSWER)
+        # What is sent while our buffer is full is dropped, and told with the first one only: once it is empty we ask again.
+        tries = 3
         while True:
             try:
                 data = self.s.recv(1 << 20)
             except socket.timeout:
-                raise RuntimeError("a request was not answered") from None
+                tries -= 1
+                if not tries:
+                    raise RuntimeError("a request was not answered") from None
+                mark = self.ask()
+                continue
             except OSError as e:
                 if e.errno != errno.ENOBUFS:
                     raise
-                self.seq += 1  # our own buffer was full: ask again
-                mark = self.seq
-                self.send(struct.pack("=IHHIIBBH", 20, self.family, 5, mark, 0, INFO, 1, 0))
+                mark = self.ask()
                 continue
             at = 0
             while at + 16 <= len(data):

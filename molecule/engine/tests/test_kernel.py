@@ -18,7 +18,7 @@ SCRIPTS = {
     "forward and postrouting": "packets.py",
     "container": "inside.py",
     "tracer": "traces.py",
-    "malformed netlink": "fuzz_netlink.py --seconds 20",
+    "malformed netlink": "fuzz_netlink.py --seconds 20 --seed 6",
     "seal": "packets.py seal",  # last: it holds until the machine is thrown away
 }
 RELOAD = "cd /root/engine/kernel && rmmod bridgewarden && insmod ../bridgewarden.ko && export BW_KO=/root/engine/bridgewarden.ko"

@@ -78,6 +78,7 @@ class Watch:
         self._answers: t.Optional[Json] = None
         self._facts: t.Optional[Json] = None
         self._nsids: t.Dict[str, int] = {}
+        self._links: t.Dict[bytes, Link] = {}
         self._routes: t.Optional[t.Set[int]] = None
 
     def facts(self, containers: t.Optional[t.Collection[str]] = None, networks: bool = False) -> Json:
@@ -116,7 +117,7 @@ class Watch:
 
     def _ask_kernel(self, sandboxes: t.Sequence[str], routes: bool) -> t.Tuple[t.List[Link], t.List[str]]:
         with Rtnl() as rtnl:
-            links = rtnl.links()
+            links = rtnl.links(self._links)
             names = {link.index: link.name for link in links}
             if routes or self._routes is None:
                 self._routes = rtnl.default_routes()  # what a container does changes none

@@ -62,14 +62,20 @@ class Rtnl:
     def __exit__(self, *exc: object) -> None:
         self._socket.close()
 
-    def links(self) -> t.List[Link]:
+    def links(self, known: t.Optional[t.Dict[bytes, Link]] = None) -> t.List[Link]:
+        """Every link; `known` keeps them by their messages, for the next time: hardly one will have changed."""
         # The dump is also what makes the kernel number the namespaces of the links' peers.
         request = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + _attribute(
             _IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS)
         )
-        return [
-            _link(data, start, end) for data, start, end in self._dump(_RTM_GETLINK, _RTM_NEWLINK, request)
-        ]
+        known = {} if known is None else known
+        found: t.Dict[bytes, Link] = {}
+        for data, start, end in self._dump(_RTM_GETLINK, _RTM_NEWLINK, request):
+            message = data[start:end]
+            found[message] = known.get(message) or _link(message, 0, len(message))
+        known.clear()
+        known.update(found)
+        return list(found.values())
 
     def default_routes(self) -> t.Set[int]:
         """The indexes of the links that default routes of the main table go out by."""
@@ -164,9 +170,7 @@ def _attributes(data: bytes, offset: int, end: int) -> t.Iterator[t.Tuple[int, i
 def _link(data: bytes, start: int, end: int) -> Link:
     name, kind, master, netnsid = "", "", 0, -1
     unpack, offset = _ATTRIBUTE.unpack_from, start + 16
-    while (
-        offset + 4 <= end
-    ):  # by hand and not by _attributes(): the agent does this for every link at every event
+    while offset + 4 <= end:  # by hand and not by _attributes(): a host may have thousands
         length, attribute = unpack(data, offset)
         if attribute in _WANTED:
             begin, stop = offset + 4, offset + length

@@ -184,6 +184,18 @@ static unsigned int bw_queue(const struct bw_nl_rule *rule,
 	       verdict | NF_VERDICT_FLAG_QUEUE_BYPASS : verdict;
 }
 
+/*
+ * A container that nobody knows yet: who wants to reach it from the host itself
+ * hears so by his call. docker-proxy would wait with a silent one, and then pass
+ * on what its client has said before anybody could judge it.
+ */
+static bool bw_tells_the_host(const struct nf_hook_state *hs,
+			      const struct bw_decision *d)
+{
+	return hs->hook == NF_INET_LOCAL_OUT &&
+	       (d->index == BW_REASON_UNMANAGED || d->index == BW_REASON_CLOSED);
+}
+
 /* Out of line: most packets are only counted. */
 static noinline unsigned int bw_act(const struct bw_state *st,
 				    struct sk_buff *skb,
@@ -198,7 +210,9 @@ static noinline unsigned int bw_act(const struct bw_state *st,
 		return NF_ACCEPT;
 	if (d->action == BW_ACTION_QUEUE)
 		return bw_queue(&st->rules->rule[d->index - BW_REASON_MAX], skb, hs);
-	return d->action == BW_ACTION_REJECT ? bw_reject(skb, hs) : NF_DROP;
+	if (d->action == BW_ACTION_REJECT || bw_tells_the_host(hs, d))
+		return bw_reject(skb, hs);
+	return NF_DROP;
 }
 
 static __always_inline unsigned int

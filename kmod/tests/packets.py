@@ -711,6 +711,7 @@ def test_proxy(g):
     check("from the host itself", try_tcp(None, "127.0.0.1", 9300), "open")
     for who, address in (("w", "10.203.0.1"), ("w", "fd00:203::1"), ("b", "10.201.0.1"), (None, "127.0.0.1")):
         check_proxy_says(g, publish, who, address)
+    check_host_hears_of_the_unknown(g)
     known(Ruleset(defaults=(DENY, ALLOW, DENY, DENY, ALLOW, DENY)).rule(WORLD, HOST, tcp(9301))).commit(g)
     check(
         "host ingress: denied, allowed",
@@ -718,6 +719,26 @@ def test_proxy(g):
         ("silence", "open"),
     )
     check("host ingress: the host's own connections live", try_tcp(None, V4["w"], 8080), "open")
+
+
+def check_host_hears_of_the_unknown(g):
+    """Whose container is not known yet, docker-proxy must not wait for, with what its client has said."""
+
+    def tried(who):
+        return tuple(
+            attempt(who, address, port)
+            for address in (V4["a"], V6["a"])
+            for attempt, port in ((try_tcp, 8080), (try_udp, 9000))
+        )
+
+    everything = (ALLOW,) * 6
+    known(Ruleset(defaults=everything)).commit(g)
+    check("the host reaches a container", tried(None), ("open",) * 4)
+    Ruleset(defaults=everything).commit(g)
+    check("unknown, the host hears so at once", tried(None), ("refused",) * 4)
+    check("its neighbours do not", tried("b"), ("silence",) * 4)
+    known(Ruleset(defaults=(DENY,) * 6)).commit(g)
+    check("nor does the host of one it may not reach", try_tcp(None, V4["a"], 8080), "silence")
 
 
 def check_proxy_says(g, publish, who, address):
@@ -1155,7 +1176,8 @@ def test_from_host(g):
         check(where + "each packet once: %d" % count, 10 <= count <= 20, True)
         known(Ruleset(defaults=default, placement=placement)).rule(HOST, A, tcp(8080), REJECT).commit(g)
         check(where + "rejected, and told so", published(), ("refused", "refused"))
-        # To an address beyond eth0, which a mark sends to the bridge.
+        # To an address in the world, which a mark sends to the bridge.
+        run("ip", "route", "add", "198.18.0.0/24", "via", V4["w"])
         known(Ruleset(defaults=default, placement=placement)).commit(g)
         before = g.counters()
         try_udp(None, "198.18.0.1", 18092)
@@ -1169,6 +1191,7 @@ def test_from_host(g):
         check(where + "one that a mark sends to the bridge is", grew(g, before, UNMANAGED), True)
         run("ip", "route", "flush", "table", "179")
         run("ip", "rule", "del", "lookup", "179")
+        run("ip", "route", "del", "198.18.0.0/24")
         run("nft", "delete", "table", "inet", "bwo")
 
 

@@ -14,6 +14,7 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import queue
@@ -26,7 +27,12 @@ import typing as t
 import urllib.parse
 from dataclasses import dataclass, field
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils import (
+    _docker_proxy as docker_proxy,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils import (
+    _engine as engine,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import (
     DEFAULT_SOCKET,
     Watch,
@@ -38,6 +44,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Locked,
     PolicyError,
     Sealed,
+    Stale,
     StoreCorrupt,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
@@ -248,6 +255,9 @@ class Synced(t.NamedTuple):
     info: Info
     planned: int = 0  # endpoints that should be in force
     stuck: t.FrozenSet[str] = frozenset()  # containers that dockerd did not answer about
+    held: t.Tuple[
+        int, ...
+    ] = ()  # published ports whose docker-proxy keeps what it took before they were known
 
 
 class NothingNew(Exception):
@@ -260,6 +270,8 @@ class Follower:
     # A container that is gone must not stop the others from being kept in step, and whether the policy may
     # cut somebody off was decided when it was applied.
     OPTIONS = engine.Options(on_empty_selector="ignore", force=True, adopt=False)
+    #: Seconds that docker-proxy has to close the clients it took before its port was known.
+    PATIENCE = 1.0
 
     def __init__(
         self,
@@ -271,18 +283,26 @@ class Follower:
         self.watch = watch
         self.kernel_factory = kernel_factory
         self._last: t.Optional[t.Tuple[Json, Synced]] = None
+        self._known: t.Optional[t.Set[docker_proxy.Place]] = (
+            None  # the endpoints in force, as far as we have put them there
+        )
 
     def __call__(self, change: Change) -> t.Optional[Synced]:
         """None where there is no policy yet."""
         last, self._last = self._last, None
+        known, self._known = self._known, None
         scopes = [change.scope]
+        held: t.Tuple[int, ...] = ()
 
         def replan(policy: Json) -> engine.Plan:
+            nonlocal held
             # A second time: the kernel has moved on since the facts were collected, so none of them is trusted.
             facts = self._facts(change, scopes.pop() if scopes else "all")
             if last is not None and change.scope == "events" and facts is last[0]:
                 raise NothingNew
-            return engine.plan(policy, facts, self.OPTIONS)
+            plan = engine.plan(policy, facts, self.OPTIONS)
+            held = self._ports_first(kernel, plan, known)
+            return plan
 
         try:
             with self.kernel_factory() as kernel:
@@ -291,7 +311,7 @@ class Follower:
                     return None
                 info = kernel.info()
         except NothingNew:
-            self._last = last
+            self._last, self._known = last, known
             return last[1]._replace(changed=False, actions=[]) if last else None
         synced = Synced(
             result.changed,
@@ -302,10 +322,38 @@ class Follower:
             info,
             endpoints_of(result.plan),
             frozenset(self.watch.stuck),
+            held,
         )
         if result.plan is not None:
             self._last = result.plan.facts, synced
+            self._known = docker_proxy.places(result.plan.ruleset)
         return synced
+
+    def _ports_first(
+        self, kernel: Kernel, plan: engine.Plan, known: t.Optional[t.Set[docker_proxy.Place]]
+    ) -> t.Tuple[int, ...]:
+        """Commits new ports of docker-proxy's before their containers; those that it keeps clients of all the same."""
+        if (plan.facts.get("docker") or {}).get("userland_proxy") is False or not plan.ruleset.publish:
+            return ()
+        if known is None:
+            known = {
+                (ipaddress.ip_address(row.address).packed, row.link, row.port) for row in kernel.endpoints()
+            }
+        listeners = docker_proxy.newly_published(plan.ruleset, known)
+        if not listeners:
+            return ()
+        info = kernel.info()
+        if info.sealed or info.mode != "enforce" or plan.policy["mode"] != "enforce":
+            return ()
+        if not info.guards:
+            return ()  # whoever is connected got there by right
+        try:
+            kernel.commit(docker_proxy.without(plan.ruleset, set(listeners.values())), info.generation)
+        except Stale:
+            return ()  # the commit of the whole plan will see the same
+        if docker_proxy.wait_until_empty(listeners, self.PATIENCE):
+            return ()
+        return tuple(sorted({port for _protocol, port, _address in listeners}))
 
     def _facts(self, change: Change, scope: str) -> Json:
         if scope == "all":
@@ -509,6 +557,12 @@ class Agent:
             names = ", ".join(sorted(name[:12] for name in synced.stuck))
             self.log.trouble(
                 f"dockerd does not answer about {names}: what is new about them is not in force yet, trying again"
+            )
+        if synced.held:
+            ports = ", ".join(str(port) for port in synced.held)
+            self.log.warning(
+                f"docker-proxy keeps connections to port {ports} that it took before the policy knew its container, and may "
+                "pass on what they have said so far; see 'ss -tnp'"
             )
         if synced.changed:
             took = (self.clock() - began) * 1000

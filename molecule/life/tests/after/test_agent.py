@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import AGENT, addresses, ids, pair
+from conftest import AGENT, HOST, PORT, addresses, ids, pair
 
 LAST = 30
 
@@ -128,6 +128,36 @@ def test_two_containers_swap_addresses(life: Any, watch: Callable[..., Any], pre
     for row in of_right:
         assert found[row["id"]]["closed"] > 2
         assert not found[row["id"]]["open"] + found[row["id"]]["half"], row
+
+
+@pytest.mark.parametrize(("who", "may"), [("office", True), ("stranger", False)])
+def test_what_is_said_to_docker_proxy_before_its_port_is_known_goes_nowhere(
+    life: Any, who: str, may: bool
+) -> None:
+    """It listens before the agent has heard of the container. Judged by the data that leaves the host for that one."""
+    inside = addresses(LAST)[1]
+    rules = f"ip6 daddr {inside} tcp dport {PORT} tcp flags & psh == psh counter"
+    life.sh("nft 'table inet words { chain out { type filter hook postrouting priority 300; %s; } }'" % rules)
+    try:
+        life.create("guest", LAST, friend=True, published=7009)
+        life.sh(f"systemctl kill -s STOP {AGENT}")
+        life.start("guest")
+        early = life.insist(who, HOST[1], 7009, 2.0)
+        life.sh(f"systemctl kill -s CONT {AGENT}")
+        life.until_known()
+        life.sh("sleep 4")  # a docker-proxy that still had them would have passed them on
+        assert early > 10, "nobody was early enough for this test"
+        assert words(life) == 0
+        life.insist(who, HOST[1], 7009, 1.0)
+        life.sh("sleep 2")
+        assert bool(words(life)) == may
+    finally:
+        life.sh(f"systemctl kill -s CONT {AGENT}; nft delete table inet words")
+        life.insist(who, HOST[1], 7009, 0)
+
+
+def words(life: Any) -> int:
+    return int(life.sh("nft list table inet words").partition("packets ")[2].split()[0])
 
 
 def test_two_agents(life: Any, watch: Callable[..., Any]) -> None:

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The first moment of a published port, with real sockets on loopback in docker-proxy's place."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent as agent
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _docker_proxy as docker_proxy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+from tests.unit.engine.fake import FakeKernel
+
+BRIDGE, PORT, OTHER = 7, 11, 12
+WEB = {
+    "Id": "a" * 64, "Name": "web", "Image": "web:1", "State": "running", "Pid": 4242, "NetworkMode": "front",
+    "Labels": {}, "Ports": [],
+    "Networks": {
+        "front": {
+            "NetworkID": "f" * 64, "IPAddress": "172.28.0.2", "GlobalIPv6Address": None, "MacAddress": None,
+            "Link": "br-front", "LinkIndex": BRIDGE, "Port": "veth1", "PortIndex": PORT,
+            "Parent": None, "ParentIndex": None, "Namespace": None,
+        }
+    },
+}  # fmt: skip
+POLICY = {
+    "guards": ["br-*"],
+    "rules": [{"name": "in", "from": ["world"], "to": ["any"], "ports": ["80/tcp"]}],
+}
+
+
+def facts(
+    *published: int, port: int = PORT, proxy: bool = True, host_ip: str = "0.0.0.0"
+) -> dict[str, t.Any]:
+    web = {
+        **WEB,
+        "Networks": {"front": {**WEB["Networks"]["front"], "PortIndex": port}},  # type: ignore[index]
+        "Ports": [
+            {"HostIp": host_ip, "HostPort": number, "ContainerPort": 80, "Protocol": "tcp"}
+            for number in published
+        ],
+    }
+    return {
+        "docker": {"version": "26.1.5", "userland_proxy": proxy},
+        "containers": [web],
+        "networks": [
+            {
+                "Id": "f" * 64, "Name": "front", "Driver": "bridge", "Internal": False, "EnableIPv6": False,
+                "Subnets": ["172.28.0.0/16"], "Bridge": "br-front", "BridgeIndex": BRIDGE,
+                "Parent": None, "ParentIndex": None, "Labels": {},
+            }
+        ],
+        "links": {"br-front": {"index": BRIDGE, "bridge": True}},
+        "default_route_links": [],
+    }  # fmt: skip
+
+
+class Docker:
+    """In the place of a Watch."""
+
+    stuck: t.ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self) -> None:
+        self.now: dict[str, t.Any] = {}
+
+    def forget(self) -> None:
+        pass
+
+    def facts(self, _containers: t.Any = None, _networks: bool = False) -> dict[str, t.Any]:
+        return self.now
+
+
+class Recorder(FakeKernel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.committed: list[Ruleset] = []
+
+    def commit(self, ruleset: Ruleset, *args: t.Any, **words: t.Any) -> int:
+        generation = super().commit(ruleset, *args, **words)
+        self.committed.append(ruleset)
+        return generation
+
+    def endpoints(self) -> list[t.Any]:
+        return []
+
+
+class Host:
+    def __init__(self, tmp_path: Path) -> None:
+        self.kernel, self.docker = Recorder(), Docker()
+        store = Store(*(str(tmp_path / name) for name in ("etc", "var", "lock")))
+        store.write_policy(POLICY)
+        self.follower = agent.Follower(store, t.cast(t.Any, self.docker), lambda: self.kernel)
+
+    def follow(self, now: dict[str, t.Any]) -> agent.Synced:
+        self.docker.now = now
+        self.kernel.committed.clear()
+        synced = self.follower(agent.Change("test"))
+        assert synced is not None
+        return synced
+
+    def known(self) -> list[int]:
+        """How many endpoints each commit had."""
+        return [len(ruleset.endpoints4) for ruleset in self.kernel.committed]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    found = Host(tmp_path)
+    found.follow({**facts(), "containers": []})
+    return found
+
+
+@pytest.fixture
+def listener() -> t.Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+def number(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
+
+
+def test_a_new_port_is_known_before_its_container(host: Host) -> None:
+    synced = host.follow(facts(18080))
+    assert host.known() == [0, 1]
+    first, second = host.kernel.committed
+    assert first.publish == second.publish != []
+    assert first.digest() != second.digest()
+    assert (synced.changed, synced.held) == (True, ())
+
+
+def test_a_container_that_is_known_has_no_first_moment(host: Host) -> None:
+    host.follow(facts(18080))
+    host.follow(facts(18080, 18081))
+    assert host.known() == [1]
+
+
+def test_a_container_that_started_anew_has_one(host: Host) -> None:
+    """At the same address, and between two looks."""
+    host.follow(facts(18080))
+    host.follow(facts(18080, port=OTHER))
+    assert host.known() == [0, 1]
+
+
+@pytest.mark.parametrize("now", [facts(), facts(18080, proxy=False)], ids=["no port", "no proxy"])
+def test_without_a_docker_proxy_there_is_one_commit(host: Host, now: dict[str, t.Any]) -> None:
+    host.follow(now)
+    assert host.known() == [1]
+
+
+def test_where_nothing_was_judged_before_nobody_is_cut_off(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.follow(facts(18080))
+    assert host.known() == [1]
+
+
+def test_the_container_waits_until_docker_proxy_has_let_go(host: Host, listener: socket.socket) -> None:
+    """Of one in the backlog, of one that was taken, and of one whose client is gone already."""
+    address = listener.getsockname()
+    clients = [socket.create_connection(address) for _ in range(3)]
+    for client in clients:
+        client.send(b"words")
+    taken = [listener.accept()[0] for _ in range(2)]
+    clients[1].shutdown(socket.SHUT_WR)
+    seen: list[int] = []
+
+    def let_go() -> None:
+        time.sleep(0.2)
+        seen.append(len(host.kernel.committed))
+        for one in (*taken, listener.accept()[0]):
+            one.close()
+
+    proxy = threading.Thread(target=let_go)
+    proxy.start()
+    with contextlib.ExitStack() as stack:
+        for client in clients:
+            stack.enter_context(client)
+        synced = host.follow(facts(number(listener)))
+        proxy.join()
+    assert (seen, host.known(), synced.held) == ([1], [0, 1], ())
+
+
+def test_one_that_never_lets_go_is_told(host: Host, listener: socket.socket) -> None:
+    host.follower.PATIENCE = 0.1
+    with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+        synced = host.follow(facts(number(listener)))
+    assert (host.known(), synced.held) == ([0, 1], (number(listener),))
+
+
+@pytest.mark.parametrize(("host_ip", "held"), [("127.0.0.1", True), ("127.0.0.2", False), ("0.0.0.0", True)])
+def test_only_a_socket_of_that_address_counts(
+    host: Host, listener: socket.socket, host_ip: str, held: bool
+) -> None:
+    host.follower.PATIENCE = 0.1
+    with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+        assert bool(host.follow(facts(number(listener), host_ip=host_ip)).held) == held
+
+
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_datagrams_that_nobody_has_read_count(family: socket.AddressFamily, address: str) -> None:
+    with (
+        socket.socket(family, socket.SOCK_DGRAM) as server,
+        socket.socket(family, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind((address, 0))
+        listeners = [(socket.IPPROTO_UDP, number(server), socket.inet_pton(family, address).ljust(16, b"\0"))]
+        assert docker_proxy.wait_until_empty(listeners, 0)
+        client.sendto(b"words", server.getsockname())
+        assert not docker_proxy.wait_until_empty(listeners, 0)
+        server.recv(10)
+        assert docker_proxy.wait_until_empty(listeners, 0)
+
+
+def test_an_ipv4_client_of_a_socket_for_both_families_counts() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        listeners = [(socket.IPPROTO_TCP, number(server), socket.inet_aton("127.0.0.1").ljust(16, b"\0"))]
+        assert docker_proxy.wait_until_empty(listeners, 0)
+        with socket.create_connection(("127.0.0.1", number(server))):
+            assert not docker_proxy.wait_until_empty(listeners, 0)

@@ -61,6 +61,7 @@ scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, engi
 
 bench: venv  ## the packet path in executed instructions, beside its peers, into build/bench/results.json (PLAN=quick: a minute)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench $(or $(PLAN),all)
+	$(if $(PLAN),,PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench.commits)
 
 stress: venv  ## the module under a kernel with KASAN, lockdep, kmemleak, failing allocations: into build/stress/summary.json (SECONDS=1200)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m stress --seconds $(or $(SECONDS),1200)

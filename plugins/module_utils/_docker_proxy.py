@@ -92,8 +92,9 @@ def _holding(listeners: t.Collection[Listener], proc: str) -> bool:
                         its = _packed(address)
                         if any((protocol, int(port, 16), one) in listeners for one in (b"", its)):
                             return True
-        except FileNotFoundError:
-            pass  # a host without IPv6
+        except OSError:
+            if not name.endswith("6"):  # a host may be without IPv6
+                return True
     return False
 
 

@@ -224,3 +224,10 @@ def test_an_ipv4_client_of_a_socket_for_both_families_counts() -> None:
         assert docker_proxy.wait_until_empty(listeners, 0)
         with socket.create_connection(("127.0.0.1", number(server))):
             assert not docker_proxy.wait_until_empty(listeners, 0)
+
+
+def test_where_sockets_cannot_be_read_they_count_as_held(tmp_path: Path) -> None:
+    (tmp_path / "tcp").write_text("  sl  local_address ...\n")
+    listeners = [(int(socket.IPPROTO_TCP), 80, b"")]
+    assert docker_proxy.wait_until_empty(listeners, 0, str(tmp_path))  # without IPv6
+    assert not docker_proxy.wait_until_empty(listeners, 0, str(tmp_path / "missing"))

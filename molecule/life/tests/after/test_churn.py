@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import ALLOWED, CHURN_SECONDS, CONTAINERS, PORT
+from conftest import ALLOWED, CHURN_SECONDS, CONTAINERS, PORT, Watch
 
 #: ada tries, one after another, the addresses that Docker hands out to them.
 SWEEP = {
@@ -19,12 +19,13 @@ SWEEP = {
 
 
 @pytest.fixture(scope="module")
-def churned(life: Any, watch: Callable[..., Any]) -> Iterator[Any]:
-    seen = watch(
+def churned(life: Any) -> Iterator[Any]:
+    seen = Watch(
+        life,
         *(
             {**SWEEP, "id": f"sweep {n}", "hosts": SWEEP["hosts"][n * 13 :] + SWEEP["hosts"][: n * 13]}
             for n in range(4)
-        )
+        ),
     )
     before = life.agent()
     figures = life.churn(CHURN_SECONDS, CONTAINERS)

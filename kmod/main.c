@@ -24,6 +24,37 @@ static unsigned int n_closed;
 module_param_array(closed, charp, &n_closed, 0444);
 MODULE_PARM_DESC(closed, "guard these link patterns from load on and drop everything at them until the first commit (closed=docker0,br-*)");
 
+static bool bw_loaded;
+static bool bw_asked;	/* before it was loaded */
+
+static int bw_hold_set(const char *text, const struct kernel_param *kp)
+{
+	bool hold = true;
+	int err = text ? kstrtobool(text, &hold) : 0;
+
+	if (err)
+		return err;
+	if (bw_loaded)
+		bw_state_hold(hold);
+	else
+		bw_asked = hold;
+	return 0;
+}
+
+static int bw_hold_get(char *buffer, const struct kernel_param *kp)
+{
+	return sprintf(buffer, "%c\n", bw_state_holds() ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops bw_hold_ops = {
+	.flags = KERNEL_PARAM_OPS_FL_NOARG,
+	.set = bw_hold_set,
+	.get = bw_hold_get,
+};
+
+module_param_cb(hold, &bw_hold_ops, NULL, 0644);
+MODULE_PARM_DESC(hold, "refuse to be unloaded while links are guarded; write N to unload it all the same (default N)");
+
 static int __init bw_init(void)
 {
 	int err;
@@ -55,6 +86,8 @@ static int __init bw_init(void)
 	err = bw_netlink_init();
 	if (err)
 		goto trace;
+	bw_loaded = true;
+	bw_state_hold(bw_asked);
 	return 0;
 
 trace:
@@ -83,7 +116,13 @@ static void __exit bw_exit(void)
 	bw_trace_exit();
 	bw_txn_exit();
 	bw_state_stop();
+	/*
+	 * Nothing is queued any more. What waits is dropped when a hook goes, but
+	 * for a queue whose listener has just ended: that one's by RCU. Both want
+	 * the hooks in place that the packets came from.
+	 */
 	bw_tag_exit(&init_net);
+	rcu_barrier();
 	bw_hook_exit(&init_net);
 	/* Their notifiers read the state: gone before it. */
 	bw_net_exit();

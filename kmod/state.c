@@ -31,6 +31,9 @@ static struct {
 
 static bool bw_sealed;
 
+/* Asked to stay while links are guarded, and staying: bw_mutex. */
+static bool bw_hold, bw_held;
+
 static void bw_window_expire(struct work_struct *work);
 static DECLARE_DELAYED_WORK(bw_window_work, bw_window_expire);
 
@@ -238,6 +241,37 @@ static void bw_set_hooks(struct bw_state *st, bool both)
 }
 
 /*
+ * Others unload what they do not know: firewalld's complete reload takes every
+ * module that uses conntrack. With it all denials would go.
+ */
+static void bw_hold_on(void)
+{
+	const struct bw_guards *guards = bw_state_guards(bw_state_locked());
+	bool hold = bw_hold && guards && guards->n;
+
+	if (hold == bw_held)
+		return;
+	if (hold)
+		__module_get(THIS_MODULE);
+	else
+		module_put(THIS_MODULE);
+	bw_held = hold;
+}
+
+void bw_state_hold(bool hold)
+{
+	mutex_lock(&bw_mutex);
+	bw_hold = hold;
+	bw_hold_on();
+	mutex_unlock(&bw_mutex);
+}
+
+bool bw_state_holds(void)
+{
+	return READ_ONCE(bw_hold);
+}
+
+/*
  * New guards stand before the new state does: what crosses a link that becomes
  * guarded now is judged by the old state for an instant, as unmanaged, rather
  * than by the new one as if it came from outside. The containers' namespaces
@@ -265,6 +299,7 @@ static void bw_exchange(struct bw_state *st, const struct bw_state *spare)
 	/* Guards have gone, and the other place. */
 	bw_memo_forget();
 	bw_hook_keep(st, spare);
+	bw_hold_on();
 }
 
 static int bw_refuse(struct bw_fault *f, int err, const char *why)
@@ -552,7 +587,15 @@ int bw_state_init(char *const *closed, u32 n_closed)
 
 void bw_state_stop(void)
 {
+	struct bw_state *st;
+
 	cancel_delayed_work_sync(&bw_window_work);
+	rtnl_lock();
+	mutex_lock(&bw_mutex);
+	st = bw_state_locked();
+	bw_exchange(NULL, NULL);
+	mutex_unlock(&bw_mutex);
+	bw_state_free(st);
 }
 
 void bw_state_exit(void)

@@ -81,6 +81,10 @@ int bw_state_rollback(const u64 *expect, struct bw_fault *f);
 int bw_state_seal(const u64 *expect, struct bw_fault *f);
 bool bw_state_sealed(void);	/* bw_mutex */
 
+/* Whether the module refuses to be unloaded while links are guarded. */
+void bw_state_hold(bool hold);
+bool bw_state_holds(void);
+
 /* Seconds left of an open confirm window; 0: none open. bw_mutex. */
 u32 bw_state_confirm_remaining(void);
 
@@ -92,7 +96,7 @@ void bw_state_close_link(u32 ifindex);
 void bw_state_close_place(u32 link, u32 port);
 
 int bw_state_init(char *const *closed, u32 n_closed);
-void bw_state_stop(void);	/* no rollback from now on */
+void bw_state_stop(void);	/* no roll back, nothing is judged from now on */
 void bw_state_exit(void);	/* no packet may be in a hook any more */
 
 #endif /* _BW_STATE_H */

@@ -12,6 +12,7 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 
@@ -78,12 +79,24 @@ class KernelModule:
     def loaded(self) -> t.Optional[Loaded]:
         if read(os.path.join(self.folder, "initstate")) != "live":
             return None
-        users = read(os.path.join(self.folder, "refcnt")) or "0"
+        text = read(os.path.join(self.folder, "refcnt")) or "0"
+        users = int(text) if text.lstrip("-").isdigit() else 0
         return Loaded(
             read(os.path.join(self.folder, "srcversion")) or None,
             read(os.path.join(self.folder, "version")) or None,
-            int(users) if users.lstrip("-").isdigit() else 0,
+            users - 1 if users > 0 and self.holds() else users,
         )
+
+    def holds(self) -> bool:
+        """Whether it keeps itself loaded: bridgewarden does while it guards links, see its parameter `hold`."""
+        return read(os.path.join(self.folder, "parameters", "hold")) == "Y"
+
+    def _hold(self, hold: bool) -> None:
+        with (
+            contextlib.suppress(OSError),
+            open(os.path.join(self.folder, "parameters", "hold"), "w", encoding="ascii") as handle,
+        ):
+            handle.write("Y" if hold else "N")
 
     def on_disk(self) -> t.Optional[OnDisk]:
         code, out, dummy = self.runner(["modinfo", self.name])
@@ -105,8 +118,15 @@ class KernelModule:
 
     def unload(self) -> str:
         """'' on success, else why not."""
+        holds = self.holds()
+        if holds:
+            self._hold(False)
         code, out, err = self.runner(["modprobe", "-r", self.name])
-        return "" if code == 0 else (err + out).strip() or "modprobe -r ended with %d" % code
+        if code == 0:
+            return ""
+        if holds:
+            self._hold(True)
+        return (err + out).strip() or "modprobe -r ended with %d" % code
 
     def explain(self, said: str) -> LoadError:
         """What modprobe's words mean, and what to do."""

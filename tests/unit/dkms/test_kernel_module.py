@@ -158,3 +158,38 @@ def test_a_kernel_without_modules(
     monkeypatch.setattr(km, "modules_supported", lambda: False)
     with pytest.raises(km.LoadError, match="CONFIG_MODULES"):
         km.converge(module, "loaded", check_mode=check_mode)
+
+
+def hold(fake: FakeKernel, users: int) -> Path:
+    """Loaded and keeping itself so."""
+    fake.load("AAA", users)
+    parameter = fake.sys / "mod" / "parameters" / "hold"
+    parameter.parent.mkdir()
+    parameter.write_text("Y\n")
+    return parameter
+
+
+def test_a_module_that_keeps_itself_loaded_is_let_go_first(
+    module: km.KernelModule, fake: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameter = hold(fake, users=1)
+    said = []
+    monkeypatch.setattr(
+        shutil,
+        "rmtree",
+        lambda path, rmtree=shutil.rmtree: (said.append(parameter.read_text()), rmtree(path)),
+    )
+    fake.disk = "BBB"
+    assert km.converge(module, "loaded").changed
+    assert said == ["N"]
+
+
+def test_where_others_use_it_too_it_keeps_itself_loaded(module: km.KernelModule, fake: FakeKernel) -> None:
+    parameter = hold(fake, users=2)
+    fake.disk = "BBB"
+    outcome = km.converge(module, "loaded")
+    assert outcome.reboot_required and "1 users hold it" in outcome.reason
+    fake.holds_on = True
+    with pytest.raises(km.LoadError):
+        km.converge(module, "absent")
+    assert parameter.read_text() == "Y"

@@ -136,8 +136,8 @@ def test_what_is_said_to_docker_proxy_before_its_port_is_known_goes_nowhere(
 ) -> None:
     """It listens before the agent has heard of the container. Judged by the data that leaves the host for that one."""
     inside = addresses(LAST)[1]
-    rules = f"ip6 daddr {inside} tcp dport {PORT} tcp flags & psh == psh counter"
-    life.sh("nft 'table inet words { chain out { type filter hook postrouting priority 300; %s; } }'" % rules)
+    rules = f"ip6 daddr {inside} tcp dport {PORT} tcp flags & psh == psh counter;"
+    life.sh("nft 'table inet words { chain out { type filter hook postrouting priority 300; %s }; }'" % rules)
     try:
         life.create("guest", LAST, friend=True, published=7009)
         life.sh(f"systemctl kill -s STOP {AGENT}")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import ALLOWED, gaps, ids
 
+#: Docker's policy for FORWARD is DROP, which the first leaves alone: until dockerd starts again that closes what we allow.
 FLUSHES = {
     "iptables -F": "for t in filter nat mangle raw; do iptables -t $t -F; ip6tables -t $t -F; done",
     "iptables -F, policies open": "iptables -P FORWARD ACCEPT; ip6tables -P FORWARD ACCEPT; iptables -F; ip6tables -F",
@@ -48,7 +49,7 @@ def test_a_flush(life: Any, watch: Callable[..., Any], record: Callable[..., Non
     since = watch()
     life.sh("sleep 3")
     after = since.seen()
-    for name in ("ada-bob ipv4", "ada-bob ipv6"):
+    for name in ("ada-bob ipv4", "ada-bob ipv6") if flush != "iptables -F" else ():
         assert after[name]["open"] and not after[name]["closed"], after[name]
 
 

@@ -664,6 +664,39 @@ def test_unload(g):
     run("insmod", ko)
     os.rmdir(t.dir)
     check("loaded again, nothing is on", (ours(), ours("a")), ([], []))
+    holds_on(ko)
+
+
+def holds_on(ko):
+    """Against who unloads it by mistake."""
+
+    def unload():
+        return subprocess.run(["rmmod", "bridgewarden"], check=False, stderr=subprocess.DEVNULL).returncode
+
+    def hold(text):
+        with open("/sys/module/bridgewarden/parameters/hold", "w") as f:
+            f.write(text)
+
+    run("rmmod", "bridgewarden")
+    run("insmod", ko, "hold=1")
+    check("without guards it goes", unload(), 0)
+    run("insmod", ko, "hold=1")
+    known(Ruleset()).commit(Genl())
+    check("while links are guarded it stays", (unload(), try_udp("b", V4["a"], 9000)), (1, "silence"))
+    Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())
+    check("without them it goes", (unload(), try_udp("b", V4["a"], 9000)), (0, "open"))
+    run("insmod", ko, "hold=1", "closed=bwt0,bwt1")
+    check("closed it stays", (unload(), try_udp("b", V4["a"], 9000)), (1, "silence"))
+    hold("N")
+    hold("Y")
+    hold("1")
+    check("let go and held again it stays", unload(), 1)
+    hold("N")
+    check("let go it goes", unload(), 0)
+    run("insmod", ko)
+    known(Ruleset()).commit(Genl())
+    check("who did not ask for it", unload(), 0)
+    run("insmod", ko)
 
 
 TESTS = (

@@ -280,6 +280,10 @@ def _in_step(plan: Plan, info: Info, store: Store, dry_run: bool, adopt: bool, b
             actions.append(f"write {store.policy_path}")
         if not dry_run:
             _settle(plan.policy, store)
+    if not dry_run and _applied(store).get("generation") != info.generation:
+        _remember(
+            plan, info.generation, store
+        )  # the disk was full, say; where it still is, that is said again
     return Result(bool(actions), info.generation, info.confirm_remaining, actions, before, before, plan)
 
 

@@ -472,3 +472,25 @@ def test_what_cannot_be_sealed(kernel: FakeKernel, store: Store) -> None:
     with pytest.raises(Stale):
         engine.seal(kernel, store, 7)
     assert engine.seal(kernel, store, 1) == 1
+
+
+def test_what_could_not_be_written_is_tried_again_and_said_each_time(
+    kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the agent has committed."""
+    engine.apply(plan(), kernel, store)
+    more = (container("web", "172.18.0.2", tier="web"), container("api", "172.18.0.3", 10))
+
+    def follow() -> t.Optional[engine.Result]:
+        return engine.sync(kernel, store, lambda policy: plan(policy, *more))
+
+    with monkeypatch.context() as full:
+        full.setattr(
+            store, "write_applied", lambda _applied: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                follow()
+    result = follow()
+    assert result is not None and not result.changed
+    assert (store.read_applied() or {})["generation"] == kernel.generation

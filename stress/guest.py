@@ -27,6 +27,10 @@ REPORT = re.compile(
     r"detected stalls|kmemleak: .*disabled|locking correctness validator"
 )
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
+#: Not wanted this time, see --no-kmemleak.
+WITHOUT_KMEMLEAK = (
+    "kmemleak=off" in Path("/proc/cmdline").read_text() if Path("/proc/cmdline").exists() else False
+)
 
 
 def tell(**record: Any) -> None:
@@ -50,13 +54,17 @@ class Log:
                 lines.append("BUG: the kernel log overran its buffer")
                 continue
             lines.append(text.partition(";")[2].splitlines()[0])
-        found = [i for i, line in enumerate(lines) if REPORT.search(line)]
+        found = [
+            i
+            for i, line in enumerate(lines)
+            if REPORT.search(line) and not (WITHOUT_KMEMLEAK and "leak detector disabled" in line)
+        ]
         return ["\n".join(lines[i : i + 40]) for i in found]
 
 
 def leaks() -> list[str]:
     """Two scans, because the first may still meet what is about to be freed or is only in a register."""
-    if not KMEMLEAK.exists():
+    if WITHOUT_KMEMLEAK or not KMEMLEAK.exists():
         return []
     for _ in range(2):
         KMEMLEAK.write_text("scan")

@@ -28,6 +28,7 @@ MODULES = (
     "br_netfilter", "nf_conntrack", "nf_reject_ipv4", "nf_reject_ipv6", "nfnetlink_log", "nfnetlink_queue", "nf_conntrack_ftp",
     "veth", "macvlan", "ipvlan", "nf_tables", "nft_chain_nat", "nft_ct", "nft_flow_offload", "nf_flow_table_inet",
 )  # fmt: skip
+COMMAND_LINE = "console=ttyS0 oops=panic loglevel=5 mitigations=off rdinit=/init panic=-1 no_timer_check nokaslr random.trust_cpu=on"
 OPTIONS = (
     "KASAN", "KASAN_VMALLOC", "PROVE_LOCKING", "PROVE_RCU", "DEBUG_KMEMLEAK", "DEBUG_ATOMIC_SLEEP", "DEBUG_OBJECTS_RCU_HEAD",
     "DEBUG_OBJECTS_WORK", "DEBUG_LIST", "FAILSLAB", "FAIL_PAGE_ALLOC", "PREEMPT", "SMP",
@@ -56,7 +57,7 @@ def boot(kernel: Path, ramdisk: Path, accel: list[str], log: TextIO, more: str =
     command = [
         "qemu-system-x86_64", "-name", "bridgewarden-stress", *accel, "-smp", "2", "-m", "2560", "-nodefaults",
         "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", str(kernel), "-initrd", str(ramdisk),
-        "-append", "console=ttyS0 oops=panic loglevel=5 mitigations=off rdinit=/init panic=-1 no_timer_check nokaslr random.trust_cpu=on" + more,
+        "-append", COMMAND_LINE + more,
     ]  # fmt: skip
     records: list[dict[str, Any]] = []
     with subprocess.Popen(

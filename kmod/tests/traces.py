@@ -85,11 +85,15 @@ class Trace:
         self.id = struct.unpack("=I", self.g.ask(T_BEGIN, payload)[0][T_ID][0])[0]
         self.dir = "%s/instances/bwt-%d" % (TRACEFS, self.id)
         os.mkdir(self.dir)
-        self.put("events/bridgewarden/filter", "trace == %d" % self.id)
-        self.put("trace_clock", "mono")
-        self.put("trace_options", "norecord-cmd")  # no probes in the scheduler
-        if listen:
-            self.put("events/bridgewarden/enable", "1")
+        try:
+            self.put("events/bridgewarden/filter", "trace == %d" % self.id)
+            self.put("trace_clock", "mono")
+            self.put("trace_options", "norecord-cmd")  # no probes in the scheduler
+            if listen:
+                self.put("events/bridgewarden/enable", "1")
+        except OSError:
+            os.rmdir(self.dir)
+            raise
 
     def put(self, name, text):
         with open(os.path.join(self.dir, name), "w") as f:

@@ -113,7 +113,10 @@ class Guest:
             {"from": f, "to": t, "port": p, "family": v, "timeout": timeout, "handshake": p == SSH}
             for f, t, p, v in keys
         ]
-        return dict(zip(keys, self._probe(asked), strict=True))
+        found = dict(zip(keys, self._probe(asked), strict=True))
+        # sshd turns some away (MaxStartups) while it chews on logins that came to nothing.
+        ssh.wait_for_ssh(self.machine)
+        return found
 
     def probe(self, *paths: tuple[str, str, int], families: tuple[int, ...] = (4, 6)) -> list[str]:
         """Chosen paths, each over IPv4 and IPv6; the results in that order."""

@@ -24,7 +24,7 @@ from lab.machine import COMMAND, CONSOLE, Machine, State
 from lab.paths import CHECKOUT, ssh_key
 from lab.qmp import Qmp
 
-MEMORY_MB = 1536
+MEMORY_MB = int(os.environ.get("BRIDGEWARDEN_LAB_MEMORY_MB") or 1536)
 _START_SECONDS = 60
 # No `panic=`: a kernel that panics must stay where it is until the supervisor has read its last words.
 # An oops counts as a panic, because whatever a test does after one proves nothing.

@@ -55,7 +55,7 @@ def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
 
 def boot(kernel: Path, ramdisk: Path, accel: list[str], log: TextIO, more: str = "") -> list[dict[str, Any]]:
     command = [
-        "qemu-system-x86_64", "-name", "bridgewarden-stress", *accel, "-smp", "2", "-m", "2560", "-nodefaults",
+        "qemu-system-x86_64", "-name", "bridgewarden-stress", *accel, "-smp", "2,sockets=2", "-m", "2560", "-nodefaults",
         "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", str(kernel), "-initrd", str(ramdisk),
         "-append", COMMAND_LINE + more,
     ]  # fmt: skip

@@ -108,7 +108,7 @@ def handed_on(bench: Bench) -> Any:
     "when, wanted",
     [
         ("beta itself", ["open open"] * 3),
-        ("at once", ["timeout timeout"] * 3),
+        ("at once", ["timeout timeout", "timeout timeout", "refused refused"]),  # the host is told
         ("known", ["timeout timeout"] * 3),
         ("allowed", ["timeout timeout", "open open", "open open"]),
         ("beta again", ["open open"] * 3),

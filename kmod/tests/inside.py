@@ -347,14 +347,14 @@ def test_nested(g):
             run("ip", "-n", where, "link", "set", dev, "up")
         run("ip", "-n", "bwt-in", "route", "add", "default", "via", "10.210.0.1")
         serve("in", 8080)
-        rules = "table ip bwt { chain post { type nat hook postrouting priority 100; oif eth0 masquerade; };"
+        rules = "table ip bwt { chain post { type nat hook postrouting priority 100; oif eth0 snat to %s; };"
         rules += (
             "chain pre { type nat hook prerouting priority -100; tcp dport 8088 dnat to 10.210.0.2:8080; }; }"
         )
         with inside(ns):
             with open("/proc/sys/net/ipv4/ip_forward", "w") as f:
                 f.write("1")
-            subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
+            subprocess.run(["nft", "-f", "-"], input=(rules % V4[ns]).encode(), check=True)
         own, other = (A, B) if ns == "a" else (M, WORLD)
         judged_inside(
             Ruleset(defaults=(DENY,) * 6).rule(own, other, tcp(8080)).rule(other, own, tcp(8088))

@@ -153,7 +153,9 @@ class Instance:
         total = 0
         for cpu in os.listdir(os.path.join(self.path, "per_cpu")):
             text = read_file(os.path.join(self.path, "per_cpu", cpu, "stats")) or ""
-            total += sum(int(n) for n in re.findall(r"^(?:overrun|dropped events): (\d+)$", text, re.M))
+            total += sum(
+                int(n) for n in re.findall(r"^(?:overrun|commit overrun|dropped events): (\d+)$", text, re.M)
+            )
         return total
 
     def close(self) -> None:

@@ -239,12 +239,12 @@ def test_an_instance_filters_by_its_trace_and_reads_whole_lines(
     os.close(writer)
     for cpu, overrun, dropped in (("cpu0", 3, 0), ("cpu1", 4, 5)):
         (path / "per_cpu" / cpu).mkdir(parents=True)
-        text = "entries: 9\noverrun: %d\ncommit overrun: 0\ndropped events: %d\nread events: 1\n" % (
+        text = "entries: 9\noverrun: %d\ncommit overrun: 2\ndropped events: %d\nread events: 1\n" % (
             overrun,
             dropped,
         )
         (path / "per_cpu" / cpu / "stats").write_text(text)
-    assert instance.lost() == 12
+    assert instance.lost() == 16
 
 
 def test_who_else_traces_keeps_the_names_of_processes(top: File) -> None:

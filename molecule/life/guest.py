@@ -73,7 +73,7 @@ def docker(method: str, path: str, body: Json | None = None, good: tuple[int, ..
     try:
         text = None if body is None else json.dumps(body)
         connection.connect()
-        connection.sock.settimeout(300)  # fifty starts at once on an emulated processor
+        connection.sock.settimeout(1500)  # fifty starts at once on an emulated processor
         connection.request(method, path, text, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         said = answer.read()

@@ -101,6 +101,7 @@ def worker(fn, *args):
                         errno.EUSERS,
                         errno.EEXIST,
                         errno.EINVAL,
+                        errno.EPROTONOSUPPORT,  # a dump that begins while the module goes
                     ):
                         raise
                     time.sleep(0.1)

@@ -42,7 +42,6 @@ COLUMNS = (
 )
 FAMILIES = (4, 6)
 _SSHD = 22
-_SSHD = 22
 
 Key = tuple[str, str, int, int]
 

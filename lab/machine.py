@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.errors import LabError, MachineDied
+from lab.errors import LabError, MachineDied, ModuleCrashed
 from lab.paths import MACHINES
 
 COMMAND = "qemu.json"
@@ -20,9 +20,11 @@ DEATH = "death"
 PID = "pid"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
-_LINES = 25
+_LINES = 60
 _TROUBLE = re.compile(r"\bBUG: |\bOops: |general protection fault|Kernel panic - not syncing")
 _PANIC = re.compile(r"Kernel panic - not syncing.*")
+#: As a call trace names a function of the module: `bw_hook_forward4+0x12/0x80 [bridgewarden]`.
+_MODULE = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+ \[bridgewarden\b")
 
 
 def panic_line(console: str) -> str | None:
@@ -38,6 +40,11 @@ def last_words(console: str) -> str:
     if trouble:
         return "\n".join(lines[max(0, trouble[0] - 3) : trouble[0] + _LINES])
     return "\n".join(lines[-_LINES:])
+
+
+def blames_module(console: str) -> bool:
+    """Whether the kernel's last words have the module under test in a call trace."""
+    return bool(_MODULE.search(last_words(console)))
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,8 @@ class Machine:
             return False
         return b"lab.supervise" in words and str(self.folder).encode() in words
 
-    def last_words(self) -> str:
-        """What the serial console said about the end: from the first sign of trouble on, or its last lines."""
-        if not self.console.exists():
-            return "(the console is empty)"
-        return last_words(self.console.read_text(errors="replace"))
+    def read_console(self) -> str:
+        return self.console.read_text(errors="replace") if self.console.exists() else "(the console is empty)"
 
     def must_live(self) -> None:
         """Raise the infrastructure error when the machine is dead."""
@@ -122,9 +126,10 @@ class Machine:
 
     def died(self, why: str) -> MachineDied:
         """The error to raise for a dead machine, with what its console said last."""
-        return MachineDied(
-            f"infrastructure error: VM {self.name} died: {why}\n--- from its console ---\n{self.last_words()}"
-        )
+        console = self.read_console()
+        kind = ModuleCrashed if blames_module(console) else MachineDied
+        whose = "in the module under test" if kind is ModuleCrashed else "infrastructure error"
+        return kind(f"{whose}: VM {self.name} died: {why}\n--- from its console ---\n{last_words(console)}")
 
 
 def every_machine() -> list[Machine]:

@@ -3,7 +3,8 @@
 
 A stage is a command line; its whole output goes to build/test/<stage>.log, its last lines to the terminal when it fails.
 Leaves build/test/summary.xml (JUnit, one case a stage) and build/test/summary.json, and says where the time went.
-A stage that ends with 75 met an infrastructure error (a VM died): reported as such, never retried, never a pass.
+A stage that ends with 75 met an infrastructure error: a VM died, and not in the module under test, which is a failure. It is run
+once more, and the report says so beside its result; what the first run said stays in build/test/<stage>.died.log.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -76,6 +77,7 @@ class Result:
     status: str  # pass, fail, infrastructure, skipped
     seconds: float
     started: float
+    died: bool = False  # the first run met an infrastructure error; this is the second one's
 
 
 class Runner:
@@ -115,10 +117,18 @@ class Runner:
         return [name for name in stage.needs if name in self.asked]
 
     def _run(self, stage: Stage) -> Result:
+        first = self._once(stage)
+        if first.status != "infrastructure":
+            return first
+        self._tell(first)
+        log_of(stage).rename(OUT / f"{stage.name}.died.log")
+        again = self._once(stage)
+        return replace(again, died=True)
+
+    def _once(self, stage: Stage) -> Result:
         started = self._now()
         say(f"[{started:5.0f} s] {stage.name} ...")
-        log = OUT / f"{stage.name}.log"
-        with log.open("wb") as output:
+        with log_of(stage).open("wb") as output:
             done = subprocess.run(
                 ["bash", "-o", "pipefail", "-c", stage.command],
                 cwd=TOP,
@@ -131,19 +141,31 @@ class Runner:
         status = {0: "pass", INFRASTRUCTURE: "infrastructure"}.get(done.returncode, "fail")
         return Result(stage, status, self._now() - started, started)
 
-    def _finish(self, result: Result) -> None:
-        log = OUT / f"{result.stage.name}.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        word = "infrastructure error" if result.status == "infrastructure" else result.status
+    def _tell(self, result: Result) -> None:
+        log = log_of(result.stage)
+        lines = log.read_text(errors="replace").splitlines()
         say(
-            f"[{self._now():5.0f} s] {result.stage.name}: {word} in {result.seconds:.0f} s{closing_line(lines)}"
+            f"[{self._now():5.0f} s] {result.stage.name}: {words(result)} in {result.seconds:.0f} s{closing_line(lines)}"
         )
         if result.status in ("fail", "infrastructure"):
-            say("\n".join(f"    | {line}" for line in lines[-60:]))
+            say("\n".join(f"    | {line}" for line in lines[-90:]))
             say(f"    (whole output: {log.relative_to(TOP)})")
+
+    def _finish(self, result: Result) -> None:
+        self._tell(result)
         with self.change:
             self.results[result.stage.name] = result
             self.change.notify_all()
+
+
+def log_of(stage: Stage) -> Path:
+    return OUT / f"{stage.name}.log"
+
+
+def words(result: Result) -> str:
+    """The result for people."""
+    status = "infrastructure error" if result.status == "infrastructure" else result.status
+    return status + " (second run: a machine died in the first)" * result.died
 
 
 def closing_line(lines: list[str]) -> str:
@@ -187,6 +209,10 @@ def report(results: list[Result], total: float) -> None:
         case = ElementTree.SubElement(
             suite, "testcase", classname="make-test", name=result.stage.name, time=f"{result.seconds:.1f}"
         )
+        if result.died:
+            ElementTree.SubElement(
+                case, "system-out"
+            ).text = f"{words(result)}: build/test/{result.stage.name}.died.log"
         if result.status != "pass":
             kind = {"fail": "failure", "infrastructure": "error", "skipped": "skipped"}[result.status]
             ElementTree.SubElement(case, kind, message=f"see build/test/{result.stage.name}.log")
@@ -195,6 +221,7 @@ def report(results: list[Result], total: float) -> None:
         {
             "stage": r.stage.name,
             "status": r.status,
+            "died_before": r.died,
             "seconds": round(r.seconds, 1),
             "started": round(r.started, 1),
         }
@@ -205,7 +232,7 @@ def report(results: list[Result], total: float) -> None:
     )
     say("\nWhere the time went:")
     for result in sorted(results, key=lambda r: -r.seconds):
-        say(f"  {result.seconds:7.0f} s  {result.status:15} {result.stage.name}")
+        say(f"  {result.seconds:7.0f} s  {words(result):15} {result.stage.name}")
     say(f"  {total:7.0f} s  in all, {WORKERS} at a time")
 
 

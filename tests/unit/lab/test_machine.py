@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab import qemu, ssh
-from lab.errors import LabError, MachineDied
+from lab.errors import LabError, MachineDied, ModuleCrashed
 from lab.image import Image
 from lab.machine import COMMAND, CONSOLE, DEATH, PID, Machine, State, last_words, panic_line
 from lab.paths import CHECKOUT
@@ -75,6 +75,23 @@ def test_a_panic_on_the_console_kills_the_machine_and_is_recorded(machine: Machi
     with pytest.raises(MachineDied, match=r"VM m1 died: Kernel panic(.|\n)*booting") as caught:
         machine.must_live()
     assert caught.value.exit_code == 75
+
+
+def test_a_panic_in_the_module_is_a_failure(machine: Machine) -> None:
+    process = supervise(machine, "exec sleep 60")
+    trace = (
+        "[ 9.0] BUG: unable to handle page fault\n{}\n[ 9.1] Kernel panic - not syncing: Fatal exception\n"
+    )
+    for line, kind, code in (
+        ("Modules linked in: bridgewarden(OE) veth\n[ 9.0]  ip_forward+0x12/0x80", MachineDied, 75),
+        ("[ 9.0]  bw_hook_forward4+0x12/0x80 [bridgewarden]", ModuleCrashed, 1),
+    ):
+        machine.console.write_text(trace.format(line))
+        error = machine.died("it panicked")
+        assert (type(error), error.exit_code) == (kind, code)
+        assert ("infrastructure error" in str(error)) == (code == 75)
+    process.terminate()
+    process.wait(30)
 
 
 @pytest.mark.parametrize(("status", "why"), [(0, "powered itself off"), (7, "ended with status 7")])

@@ -10,8 +10,10 @@ once more, and the report says so beside its result; what the first run said sta
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +26,8 @@ TOP = Path(__file__).resolve().parent.parent
 OUT = TOP / "build" / "test"
 BIN = Path(sys.executable).parent
 INFRASTRUCTURE = 75
+#: Twice what the longest stage takes; what hangs must not keep the rest's results from being told.
+MOST_SECONDS = 3600 if not os.environ.get("BRIDGEWARDEN_FULL") else 4 * 3600
 WORKERS = 2
 #: Set by `make test-full`; scenarios look at it, too.
 FULL = bool(os.environ.get("BRIDGEWARDEN_FULL"))
@@ -89,6 +93,15 @@ class Runner:
         self.results: dict[str, Result] = {}
         self.change = threading.Condition()
         self.begin = time.monotonic()
+        self.running: set[int] = set()  # process groups, which a Ctrl-C does not reach by itself
+
+    def interrupt(self) -> None:
+        """Ends what runs and begins nothing more."""
+        with self.change:
+            self.waiting.clear()
+            for group in self.running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGINT)
 
     def work(self) -> None:
         while stage := self._next():
@@ -129,16 +142,24 @@ class Runner:
         started = self._now()
         say(f"[{started:5.0f} s] {stage.name} ...")
         with log_of(stage).open("wb") as output:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 ["bash", "-o", "pipefail", "-c", stage.command],
                 cwd=TOP,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                check=False,
+                start_new_session=True,
             )
-        status = {0: "pass", INFRASTRUCTURE: "infrastructure"}.get(done.returncode, "fail")
+            self.running.add(process.pid)
+            try:
+                returncode = process.wait(MOST_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                returncode = process.wait()
+                output.write(f"\nended after {MOST_SECONDS} s: it hangs\n".encode())
+            self.running.discard(process.pid)
+        status = {0: "pass", INFRASTRUCTURE: "infrastructure"}.get(returncode, "fail")
         return Result(stage, status, self._now() - started, started)
 
     def _tell(self, result: Result) -> None:
@@ -252,11 +273,16 @@ def main() -> int:
     stages = select(parser.parse_args().stage)
     OUT.mkdir(parents=True, exist_ok=True)
     runner = Runner(stages)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     workers = [threading.Thread(target=runner.work) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt:
+        runner.interrupt()
+        return 130
     results = [runner.results[stage.name] for stage in stages]
     report(results, time.monotonic() - runner.begin)
     return 0 if all(result.status == "pass" for result in results) else 1

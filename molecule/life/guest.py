@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -483,6 +484,13 @@ def status() -> Json:
     with library("_netlink").Kernel() as kernel:
         info = kernel.info()
     return {"generation": info.generation, "mode": info.mode, "hooks_in_place": info.hooks_in_place}
+
+
+@request
+def scrape() -> str:
+    """The agent's page of metrics."""
+    with urllib.request.urlopen("http://127.0.0.1:9899/metrics", timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 @request

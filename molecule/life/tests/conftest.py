@@ -219,7 +219,7 @@ def record() -> Callable[..., None]:
     return keep
 
 
-ORDER = ("starts", "churn", "agent", "host", "files", "dockerd", "firewall", "module")
+ORDER = ("starts", "metrics", "churn", "agent", "host", "files", "dockerd", "firewall", "module")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,8 +28,8 @@ def scrape(life: Any) -> Samples:
     found: Samples = {}
     for family in text_string_to_metric_families(life.scrape()):
         for sample in family.samples:
-            labels = [value for _name, value in sorted(sample.labels.items())]
-            found[sample.name.removeprefix("bridgewarden_"), *labels] = sample.value
+            labels = (value for _name, value in sorted(sample.labels.items()))
+            found[(sample.name.removeprefix("bridgewarden_"), *labels)] = sample.value
     return found
 
 

@@ -23,7 +23,8 @@ _LAST_WORDS = 1.5  # what a panicking kernel still prints
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For subprocess's preexec_fn: whatever ends this process ends that one."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -67,7 +68,7 @@ def main(folder: Path) -> None:
     command = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
     with (folder / "qemu.log").open("wb") as log:
         qemu = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent, cwd=folder
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent, cwd=folder
         )
 
     def unwanted(signum: int, frame: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from lab import accelerator, debugkernel, image, initrd, ramroot, targets
 from lab.paths import CHECKOUT
 from lab.progress import say, step
+from lab.supervise import die_with_parent
 
 HERE = Path(__file__).resolve().parent
 OUT = CHECKOUT / "build" / "stress"
@@ -61,7 +62,12 @@ def boot(kernel: Path, ramdisk: Path, accel: list[str], log: TextIO, more: str =
     ]  # fmt: skip
     records: list[dict[str, Any]] = []
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        preexec_fn=die_with_parent,
     ) as machine:
         assert machine.stdout
         try:

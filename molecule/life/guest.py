@@ -14,6 +14,7 @@ import hashlib
 import http.client
 import importlib
 import json
+import math
 import os
 import queue
 import random
@@ -617,7 +618,7 @@ def spread(values: list[float]) -> Json:
     return {
         "n": len(ordered),
         "median_ms": round(statistics.median(ordered) * 1000, 1),
-        "p99_ms": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000, 1),
+        "p99_ms": round(ordered[math.ceil(len(ordered) * 0.99) - 1] * 1000, 1),
         "max_ms": round(ordered[-1] * 1000, 1),
     }
 

@@ -8,17 +8,20 @@
 
 #define BW_TABLE_SEEDS	8	/* tried per size */
 #define BW_TABLE_GROW	3	/* doublings beyond half full */
+#define BW_TABLE_SMALL	1024	/* so many entries at most: a quarter full */
 
 static void *bw_slot(const struct bw_table *t, u32 size, u32 i)
 {
 	return (char *)t->slots + (size_t)i * size;
 }
 
+/* Short runs are dear where there are many slots, and next to free here. */
 static u32 bw_table_bits(u32 n)
 {
+	u64 least = (u64)n * (n <= BW_TABLE_SMALL ? 4 : 2);
 	u32 bits = 3;
 
-	while (((u64)1 << bits) < (u64)n * 2)
+	while (((u64)1 << bits) < least)
 		bits++;
 	return bits;
 }

@@ -2,9 +2,9 @@
 /*
  * The immutable hash table under endpoints, published sockets and policy
  * pairs: open addressing, a seeded multiplicative hash that uses the top bits,
- * at most half full. Building it bounds the longest run of used slots, so that
- * every lookup, hit or miss, is bounded by construction. It must never change
- * after it is built, but for values inside a slot.
+ * at most half full, small ones a quarter. Building it bounds the longest run
+ * of used slots, so that every lookup, hit or miss, is bounded by construction.
+ * It must never change after it is built, but for values inside a slot.
  */
 #ifndef _BW_TABLE_H
 #define _BW_TABLE_H

@@ -3,7 +3,7 @@
 """What a ruleset costs: bytes an endpoint, a rule, a CIDR, at 1,000, 10,000 and 100,000 of each; as packets.py.
 
 Measured as the difference in what the kernel says is in use before and after a commit, and again after a small ruleset has replaced
-it. A table is a power of two and at most half full, so the cost of one goes up and down between sizes.
+it. A table is a power of two and at most half full (a quarter where it is small), so the cost of one goes up and down between sizes.
 """
 
 import json

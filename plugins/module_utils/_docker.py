@@ -18,6 +18,7 @@ import errno
 import http.client
 import json
 import os
+import selectors
 import shutil
 import socket as socketlib
 import typing as t
@@ -31,6 +32,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import (
     NoSuchThing,
     UnixConnection,
+    answer,
     get_json,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._rtnl import Link, Rtnl
@@ -278,8 +280,15 @@ def _ports(raw: t.Mapping[str, t.Optional[t.List[Json]]]) -> t.List[Json]:
 # dockerd's side.
 
 
+#: Seconds: how long an answer about one container holds up the next question, and how long dockerd may be silent about those
+#: that wait until they are taken to hang; a second, for those that did before.
+BESIDE, PATIENCE, AGAIN = 0.05, 3.0, 1.0
+#: So many at once at the most: each has a connection of its own.
+WAITING = 200
+
+
 class Daemon:
-    """dockerd, over one connection: it is only ever asked, by GET."""
+    """dockerd, over one connection where it answers: it is only ever asked, by GET."""
 
     def __init__(self, socket: str, timeout: float, stuck: t.Optional[t.Collection[str]] = None) -> None:
         self._socket = socket
@@ -299,7 +308,7 @@ class Daemon:
     def get(self, path: str) -> t.Any:
         """The answer; None for what is not there (any more)."""
         try:
-            return self._get(path, self._timeout)
+            return self._get(path)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise DockerUnavailable(
                 f"dockerd does not answer as expected: {_first_line(error)}",
@@ -307,10 +316,7 @@ class Daemon:
                 "look at 'journalctl -u docker' and run again",
             )
 
-    def _get(self, path: str, timeout: float) -> t.Any:
-        self._connection.timeout = timeout
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(timeout)
+    def _get(self, path: str) -> t.Any:
         try:
             return get_json(self._connection, path)
         except NoSuchThing:
@@ -320,29 +326,82 @@ class Daemon:
         listed: t.List[Json] = self.get("/containers/json?all=1") or []
         return listed
 
-    def container(self, name: str) -> t.Optional[Json]:
-        path = "/containers/%s/json" % urllib.parse.quote(name, safe="")
-        inspect: t.Optional[Json]
+    def about(self, names: t.Iterable[str]) -> t.Dict[str, t.Optional[Json]]:
+        """What it says of each container; None: gone. Those it says nothing about are `stuck`, and not in it.
+
+        While a container starts, or hangs, dockerd holds the answer back. That must not hold up the others': they are asked for
+        over other connections.
+        """
         if not self._tolerant:
-            inspect = self.get(path)
-            return inspect
-        # One container whose start hangs holds up the answer about it, and must not hold up the others.
-        patience = min(1.0, self._timeout) if self.stuck or name in self._known_stuck else self._timeout
+            return {name: self.get(_inspect_path(name)) for name in names}
+        found: t.Dict[str, t.Optional[Json]] = {}
+        waiting: t.Dict[str, UnixConnection] = {}
         try:
-            inspect = self._get(path, patience)
-        except socketlib.timeout:
-            self._connection.close()
-            self.get("/_ping")  # unless it is dockerd itself that hangs
-            self.stuck.add(name)
+            for name in names:
+                if self._asked(name):
+                    found[name] = self._answer(self._connection, name)
+                    continue
+                waiting[name] = self._connection
+                self._connection = UnixConnection(socket_path(self._socket), self._timeout)
+                if len(waiting) == WAITING:
+                    self._wait(waiting, found)
+            self._wait(waiting, found)
+        finally:
+            for connection in waiting.values():
+                connection.close()
+        return found
+
+    def _asked(self, name: str) -> bool:
+        """Whether the answer, or the connection's end, is there at once."""
+        try:
+            self._connection.request("GET", _inspect_path(name))
+        except (OSError, http.client.HTTPException):
+            return True
+        return bool(_readable({name: self._connection}, BESIDE))
+
+    def _answer(self, connection: UnixConnection, name: str) -> t.Optional[Json]:
+        inspect: t.Optional[Json]
+        path = _inspect_path(name)
+        try:
+            inspect = answer(connection, path)
+        except NoSuchThing:
             return None
         except (OSError, ValueError, http.client.HTTPException):
-            self._connection.close()
+            connection.close()
             inspect = self.get(path)
         return inspect
+
+    def _wait(self, waiting: t.Dict[str, UnixConnection], found: t.Dict[str, t.Optional[Json]]) -> None:
+        """Takes answers as long as they come; the rest is stuck, and `waiting` is empty."""
+        patience = min(AGAIN if self._known_stuck.issuperset(waiting) else PATIENCE, self._timeout)
+        while waiting:
+            ready = _readable(waiting, patience)
+            if not ready:
+                self.get("/_ping")  # unless it is dockerd itself that hangs
+                break
+            for name in ready:
+                connection = waiting.pop(name)
+                found[name] = self._answer(connection, name)
+                connection.close()
+        self.stuck.update(waiting)
+        while waiting:
+            waiting.popitem()[1].close()
 
     def networks(self) -> t.List[Json]:
         networks: t.List[Json] = self.get("/networks") or []
         return networks
+
+
+def _inspect_path(name: str) -> str:
+    return "/containers/%s/json" % urllib.parse.quote(name, safe="")
+
+
+def _readable(connections: t.Mapping[str, UnixConnection], seconds: float) -> t.List[str]:
+    """Those that have something to say within so many seconds."""
+    with selectors.DefaultSelector() as selector:
+        for name, connection in connections.items():
+            selector.register(connection.sock, selectors.EVENT_READ, name)
+        return [key.data for key, _events in selector.select(seconds)]
 
 
 def _ask_all(daemon: Daemon) -> Json:
@@ -360,17 +419,11 @@ def _ask_all(daemon: Daemon) -> Json:
 
 
 def _inspects(daemon: Daemon, listed: t.Sequence[Json], before: t.Mapping[str, Json]) -> t.Dict[str, Json]:
-    found = {}
-    for entry in listed:
-        name = entry["Id"]
-        if entry.get("State") not in LIVE_STATES:
-            continue
-        inspect = daemon.container(name)
-        if inspect is None and name in daemon.stuck:
-            inspect = before.get(name) or _as_inspected(entry)
-        if inspect is not None:  # else it has gone meanwhile
-            found[name] = inspect
-    return found
+    live = {entry["Id"]: entry for entry in listed if entry.get("State") in LIVE_STATES}
+    told = daemon.about(live)
+    kept = {name: before.get(name) or _as_inspected(live[name]) for name in daemon.stuck & set(live)}
+    # One that has gone meanwhile is in neither.
+    return {**{name: inspect for name, inspect in told.items() if inspect is not None}, **kept}
 
 
 def _ask_changed(daemon: Daemon, answers: Json, again: t.Collection[str]) -> None:
@@ -415,10 +468,7 @@ def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], net
     listed = {entry["Id"]: entry for entry in answers["containers"]}
     inspects = answers["inspects"]
     news = networks
-    for name in sorted(containers):
-        inspect = daemon.container(name)
-        if inspect is None and name in daemon.stuck:
-            continue
+    for name, inspect in daemon.about(sorted(containers)).items():
         before = inspects.pop(name, None)
         if inspect is None:
             news = news or name in listed

@@ -199,6 +199,11 @@ class NoSuchThing(ValueError):
 def get_json(connection: UnixConnection, path: str) -> t.Any:
     """The JSON answer to GET `path`. Raises OSError, ValueError or http.client.HTTPException."""
     connection.request("GET", path)
+    return answer(connection, path)
+
+
+def answer(connection: UnixConnection, path: str) -> t.Any:
+    """The same, where it has been asked for already."""
     response = connection.getresponse()
     body = response.read()
     if response.status != 200:

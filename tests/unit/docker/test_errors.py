@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 import typing as t
 from pathlib import Path
 
@@ -90,6 +91,8 @@ class SlowDocker(threading.Thread):
     def __init__(self, path: Path) -> None:
         super().__init__(daemon=True)
         self.hangs = True
+        self.held: t.Set[str] = set()
+        self.late: t.List[socket.socket] = []
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(path))
         self.server.listen()
@@ -106,10 +109,15 @@ class SlowDocker(threading.Thread):
         with peer, contextlib.suppress(OSError):
             while request := peer.recv(65536).decode():
                 path = request.split()[1]
-                if path == "/containers/stuck/json" and self.hangs:
+                if path.startswith("/containers/stuck") and self.hangs:
+                    self.late.append(peer)
+                    self.held.add(path.split("/")[2])
                     continue
-                body = json.dumps(self.answer(path)).encode()
-                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                self.say(peer, path)
+
+    def say(self, peer: socket.socket, path: str) -> None:
+        body = json.dumps(self.answer(path)).encode()
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     def answer(self, path: str) -> t.Any:
         if path.startswith("/containers/json"):
@@ -151,4 +159,54 @@ def test_one_container_that_hangs_does_not_hold_up_the_others(tmp_path: Path) ->
     docker.hangs = True
     kept = {item["Name"]: item["Pid"] for item in watch.facts(["stuck"])["containers"]}
     assert watch.stuck == {"stuck"} and kept == {"fine": 7, "stuck": 7}
+    docker.server.close()
+
+
+def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a host starts all of its containers at once: each has its answer outstanding before one is given up."""
+    names = [f"stuck{number}" for number in range(30)]
+    template = SlowDocker.LISTED[0]
+    listed = [{**template, "Id": name, "Names": [f"/{name}"]} for name in names]
+    monkeypatch.setattr(SlowDocker, "LISTED", [*listed, *SlowDocker.LISTED])
+    monkeypatch.setattr(_docker, "BESIDE", 0.01)
+    docker = SlowDocker(tmp_path / "docker.sock")
+    docker.start()
+    held: t.List[int] = []
+    wait = _docker.Daemon._wait
+
+    def watched(self: t.Any, waiting: t.Any, found: t.Any) -> None:
+        held.append(len(docker.held))
+        wait(self, waiting, found)
+
+    monkeypatch.setattr(_docker.Daemon, "_wait", watched)
+    watch = _docker.Watch(f"unix://{tmp_path}/docker.sock", 0.5, tolerant=True)
+    found = {container["Name"]: container["Pid"] for container in watch.facts()["containers"]}
+    assert watch.stuck == {"stuck", *names} and held == [31]
+    assert found["fine"] == 7 and found["stuck3"] == 0
+    docker.hangs = False
+    assert {
+        container["Pid"] for container in watch.facts(names)["containers"] if container["Name"] != "stuck"
+    } == {7}
+    docker.server.close()
+
+
+def test_an_answer_that_comes_late_is_taken(tmp_path: Path) -> None:
+    """And over which connection does not matter: the next question goes over another one."""
+    docker = SlowDocker(tmp_path / "docker.sock")
+    docker.start()
+
+    def let_go() -> None:
+        while "stuck" not in docker.held:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        for peer in docker.late:
+            docker.say(peer, "/containers/stuck/json")
+
+    threading.Thread(target=let_go, daemon=True).start()
+    watch = _docker.Watch(f"unix://{tmp_path}/docker.sock", 20.0, tolerant=True)
+    assert {container["Name"]: container["Pid"] for container in watch.facts()["containers"]} == {
+        "fine": 7,
+        "stuck": 7,
+    }
+    assert watch.stuck == set()
     docker.server.close()

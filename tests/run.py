@@ -101,7 +101,7 @@ class Runner:
             self.waiting.clear()
             for group in self.running:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGINT)
+                    os.killpg(group, signal.SIGTERM)
 
     def work(self) -> None:
         while stage := self._next():

@@ -28,9 +28,8 @@ def churned(life: Any) -> Iterator[Any]:
         ),
     )
     before = life.agent()
-    figures = life.churn(CHURN_SECONDS, CONTAINERS)
     try:
-        yield seen, figures, before
+        yield seen, life.churn(CHURN_SECONDS, CONTAINERS), before
     finally:
         life.churned(CONTAINERS)
 

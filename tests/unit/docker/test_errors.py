@@ -139,7 +139,7 @@ def test_one_container_that_hangs_does_not_hold_up_the_others(tmp_path: Path) ->
     url = f"unix://{tmp_path}/docker.sock"
     with pytest.raises(DockerUnavailable):
         _docker.Watch(url, 0.3).facts()  # for one question the whole answer, or none
-    watch = _docker.Watch(url, 0.3, tolerant=True)
+    watch = _docker.Watch(url, 1.5, tolerant=True)
     found = {container["Name"]: container for container in watch.facts()["containers"]}
     assert watch.stuck == {"stuck"}
     assert found["fine"]["Pid"] == 7 and found["stuck"]["Pid"] == 0
@@ -179,7 +179,7 @@ def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pyt
         wait(self, waiting, found)
 
     monkeypatch.setattr(_docker.Daemon, "_wait", watched)
-    watch = _docker.Watch(f"unix://{tmp_path}/docker.sock", 0.5, tolerant=True)
+    watch = _docker.Watch(f"unix://{tmp_path}/docker.sock", 1.5, tolerant=True)
     found = {container["Name"]: container["Pid"] for container in watch.facts()["containers"]}
     assert watch.stuck == {"stuck", *names} and held == [31]
     assert found["fine"] == 7 and found["stuck3"] == 0

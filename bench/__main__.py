@@ -9,6 +9,7 @@ the mean of its repeats.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pickle
@@ -22,9 +23,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bench import plans, plot
-from lab import accelerator, image, targets
+from lab import accelerator, image, serial, targets
 from lab.progress import say, step
-from lab.supervise import die_with_parent
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
@@ -93,38 +93,24 @@ def initrd(base: Path, modules: dict[str, Path], plan: list[dict[str, Any]], scr
 
 
 def boot(
-    found: image.Image, ramdisk: Path, scratch: Path, log: TextIO, machine: list[str]
+    base: image.Image, ramdisk: Path, scratch: Path, log: TextIO, machine: list[str]
 ) -> list[dict[str, Any]]:
     disk = scratch / "disk.qcow2"
     subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(found.disk), "-F", "raw", str(disk)], check=True
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base.disk), "-F", "raw", str(disk)], check=True
     )
     command = [
-        *QEMU.split(), *machine, "-kernel", str(found.kernel), "-initrd", str(ramdisk), "-append", APPEND,
+        *QEMU.split(), *machine, "-kernel", str(base.kernel), "-initrd", str(ramdisk), "-append", APPEND,
         "-drive", f"file={disk},if=none,id=disk,format=qcow2,cache=unsafe",
     ]  # fmt: skip
     records: list[dict[str, Any]] = []
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        preexec_fn=die_with_parent,
-    ) as qemu:
-        assert qemu.stdout
-        for line in qemu.stdout:
-            log.write(line)
-            log.flush()
-            _, mark, rest = line.partition("BENCH ")
-            if mark:
-                record = json.loads(rest)
-                if "error" in record:
-                    sys.exit(f"bench: {record['error']} (console: {log.name})\n{record['where']}")
-                records.append(record)
-                if record.get("done"):
-                    break
-        qemu.terminate()
+    with contextlib.closing(serial.records(command, "BENCH", log)) as found:
+        for record in found:
+            if "error" in record:
+                sys.exit(f"bench: {record['error']} (console: {log.name})\n{record['where']}")
+            records.append(record)
+            if record.get("done"):
+                break
     if not records or not records[-1].get("done"):
         sys.exit(f"bench: the machine ended early (console: {log.name})")
     return records

@@ -8,6 +8,7 @@ kernel's checkers and any check that failed fails the run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,10 +17,9 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from lab import accelerator, debugkernel, image, initrd, ramroot, targets
+from lab import accelerator, debugkernel, image, initrd, ramroot, serial, targets
 from lab.paths import CHECKOUT
 from lab.progress import say, step
-from lab.supervise import die_with_parent
 
 HERE = Path(__file__).resolve().parent
 OUT = CHECKOUT / "build" / "stress"
@@ -66,27 +66,12 @@ def boot(kernel: Path, ramdisk: Path, accel: list[str], log: TextIO, more: str =
         "-append", COMMAND_LINE + more,
     ]  # fmt: skip
     records: list[dict[str, Any]] = []
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        preexec_fn=die_with_parent,
-    ) as machine:
-        assert machine.stdout
-        try:
-            for line in machine.stdout:
-                log.write(line)
-                log.flush()
-                _, mark, rest = line.partition("STRESS ")
-                if mark:
-                    records.append(json.loads(rest))
-                    tell(records[-1])
-                    if records[-1]["phase"] in ("done", "error"):
-                        break
-        finally:
-            machine.terminate()
+    with contextlib.closing(serial.records(command, "STRESS", log)) as found:
+        for record in found:
+            records.append(record)
+            tell(record)
+            if record["phase"] in ("done", "error"):
+                break
     return records
 
 

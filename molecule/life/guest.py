@@ -551,15 +551,35 @@ def apply(**changes: Any) -> Json:
         return {"error": error.text(), "kind": type(error).__name__}
 
 
+DRAINED = threading.Event()
+
+
 @request
 def fill() -> str:
-    """Leaves not a block of the root file system free."""
+    """Leaves not a block of the root file system free until `drain`, whatever others give back meanwhile."""
     script = "for s in 1G 100M 10M 1M 64K 4K; do while fallocate -l $s /filler.$s.$((n += 1)) 2>/dev/null; do :; done; done"
-    return sh(f"{script}; rm -f /filler.4K.$n; sync; df --output=avail / | tail -1").strip()
+    left = sh(f"{script}; rm -f /filler.4K.$n; sync; df --output=avail / | tail -1").strip()
+    DRAINED.clear()
+    threading.Thread(target=keep_full, daemon=True).start()
+    return left
+
+
+def keep_full() -> None:
+    """A container that ends gives blocks back."""
+    handle, size = os.open("/filler.rest", os.O_CREAT | os.O_WRONLY), 0
+    while not DRAINED.is_set():
+        try:
+            os.posix_fallocate(handle, size, 4096)
+            size += 4096
+        except OSError:
+            time.sleep(0.01)
+    os.close(handle)
 
 
 @request
 def drain() -> None:
+    DRAINED.set()
+    time.sleep(0.1)
     sh("find / -xdev -maxdepth 1 -name 'filler.*' -delete")
 
 

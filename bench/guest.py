@@ -13,6 +13,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import termios
 import time
 import traceback
 from pathlib import Path
@@ -265,5 +266,6 @@ if __name__ == "__main__":
         main()
     except BaseException as error:
         tell(error=repr(error), where=traceback.format_exc()[-600:])
+    termios.tcdrain(sys.stdout.fileno())  # the end takes with it what the console has not sent yet
     Path("/proc/sysrq-trigger").write_text("o")
     time.sleep(60)

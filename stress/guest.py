@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -146,5 +147,6 @@ if __name__ == "__main__":
         main()
     except BaseException as error:
         tell(phase="error", error=repr(error), where=traceback.format_exc()[-1500:])
+    termios.tcdrain(sys.stdout.fileno())  # the end takes with it what the console has not sent yet
     Path("/proc/sysrq-trigger").write_text("b")
     time.sleep(60)

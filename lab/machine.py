@@ -20,7 +20,7 @@ DEATH = "death"
 PID = "pid"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
-_LINES = 60
+_LINES = 60  # registers, and the call trace behind them
 _TROUBLE = re.compile(r"\bBUG: |\bOops: |general protection fault|Kernel panic - not syncing")
 _PANIC = re.compile(r"Kernel panic - not syncing.*")
 #: As a call trace names a function of the module: `bw_hook_forward4+0x12/0x80 [bridgewarden]`.

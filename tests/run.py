@@ -100,7 +100,7 @@ class Runner:
         """Ends what runs and begins nothing more."""
         with self.change:
             self.waiting.clear()
-            for group in self.running:
+            for group in list(self.running):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGTERM)
 

@@ -188,7 +188,7 @@ def count(found: image.Image, target: str, plan: list[dict[str, Any]]) -> None:
 
 
 def swap(found: image.Image, target: str) -> None:
-    machine = [*accelerator.choose(found), "-smp", "2"]
+    machine = [*accelerator.choose(found, parallel=True), "-smp", "2"]
     records = [
         record["swap"] for record in measure(found, target, plans.SWAPS, "swap", machine) if "swap" in record
     ]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import demo, hostpackages, image, prune, shop, ssh, targets, vm
-from lab.errors import LabError
+from lab.errors import LabError, MachineDied
 from lab.machine import Machine, every_machine
 from lab.progress import say
 
@@ -102,14 +102,19 @@ def _console(args: argparse.Namespace) -> int:
     return 0
 
 
-def _status(_args: argparse.Namespace) -> int:
-    dead = False
+def _status(args: argparse.Namespace) -> int:
+    deaths: list[MachineDied] = []
     for machine in every_machine():
+        if args.name and machine.name not in args.name:
+            continue
         state, why = machine.state(), machine.death()
-        dead = dead or why is not None
+        if why:
+            deaths.append(machine.died(why))
         life = f"DEAD: {why}" if why else "running"
         print(f"{machine.name:16} {state.target:18} {state.accelerator:4} port {state.port:<6} {life}")
-    return 75 if dead else 0
+    for death in deaths:
+        say(str(death))
+    return min((death.exit_code for death in deaths), default=0)
 
 
 def _machine(args: argparse.Namespace) -> Machine:
@@ -141,7 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     down = command("down", _down, "end a machine and throw its disk away")
     down.add_argument("name", nargs="?", help="the machine")
     down.add_argument("--all", action="store_true", help="every machine of this checkout")
-    command("status", _status, "list the machines; exit code 75 when one is dead")
+    status = command(
+        "status",
+        _status,
+        "list the machines; exit code 75 when one is dead, 1 when the module under test ended it",
+    )
+    status.add_argument("name", nargs="*", help="these machines alone")
     shell = command("ssh", _ssh, "a shell in a machine, or one command", machine=True)
     shell.add_argument("command", nargs=argparse.REMAINDER, help="what to run there")
     command("ssh-config", _ssh_config, "print a machine's ssh_config", machine=True)

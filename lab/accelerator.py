@@ -3,6 +3,10 @@
 A /dev/kvm that opens is no proof: some hosts offer one that hangs as soon as Linux starts. So a real kernel
 is booted for a few seconds, once per boot of this machine. BRIDGEWARDEN_LAB_ACCEL=kvm|tcg skips the
 question.
+
+Emulated processors share one thread. With a thread each, one that translates code while another changes it may keep the old
+translation (QEMU 7.2 and 10.0 both do): a kernel that flips a static key then runs into a breakpoint long gone ("Oops: int3"),
+or misses the flip. lab/guest/flip.sh shows it within seconds.
 """
 
 from __future__ import annotations
@@ -21,13 +25,20 @@ _PROBE_SECONDS = 20
 _PROOF = "Kernel panic - not syncing: VFS"  # a kernel without a root disk gets exactly this far
 
 
-def choose(image: Image) -> list[str]:
-    """QEMU's -accel and -cpu options for this machine."""
+def choose(image: Image, parallel: bool = False) -> list[str]:
+    """QEMU's -accel and -cpu options for this machine.
+
+    `parallel` gives each emulated processor a thread nevertheless: for runs that are about processors in each other's way and
+    rarely flip static keys.
+    """
     name = os.environ.get("BRIDGEWARDEN_LAB_ACCEL") or _remembered(image)
     if name == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     if name == "tcg":
-        return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem"]
+        threads = os.environ.get("BRIDGEWARDEN_LAB_THREADS") or ("multi" if parallel else "single")
+        if threads not in ("single", "multi"):
+            raise LabError(f"BRIDGEWARDEN_LAB_THREADS is {threads!r}; it may be single or multi")
+        return ["-accel", f"tcg,thread={threads},tb-size=512", "-cpu", "Nehalem"]
     raise LabError(f"BRIDGEWARDEN_LAB_ACCEL is {name!r}; it may be kvm or tcg")
 
 

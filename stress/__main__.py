@@ -127,7 +127,9 @@ def main() -> None:
         ramdisk = Path(scratch) / "initrd"
         with step("packing the root"):
             ramroot.build(base.root, release, modules, job, ramdisk)
-        records = boot(kernel, ramdisk, accelerator.choose(base), log, " kmemleak=off" * args.no_kmemleak)
+        records = boot(
+            kernel, ramdisk, accelerator.choose(base, parallel=True), log, " kmemleak=off" * args.no_kmemleak
+        )
     done = [one for one in records if one["phase"] == "script"]
     reports = [report for one in records for report in one.get("reports", [])]
     summary = {

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,9 @@ TOP = Path(__file__).resolve().parent.parent
 OUT = TOP / "build" / "test"
 BIN = Path(sys.executable).parent
 INFRASTRUCTURE = 75
+#: What the lab says of a machine that died (lab/machine.py), whoever's fault it was.
+DIED = re.compile(r"(infrastructure error|in the module under test): VM ")
+ERRORS = ("fail", "infrastructure")
 #: In a whole run, twice what the longest stage takes: what hangs must not keep the rest's results from being told.
 MOST_SECONDS = 3600
 WORKERS = 2
@@ -135,7 +139,7 @@ class Runner:
         if first.status != "infrastructure":
             return first
         self._tell(first)
-        log_of(stage).rename(OUT / f"{stage.name}.died.log")
+        log_of(stage).rename(died_log(stage))
         again = self._once(stage)
         return replace(again, died=True)
 
@@ -169,7 +173,7 @@ class Runner:
         say(
             f"[{self._now():5.0f} s] {result.stage.name}: {words(result)} in {result.seconds:.0f} s{closing_line(lines)}"
         )
-        if result.status in ("fail", "infrastructure"):
+        if result.status in ERRORS:
             say("\n".join(f"    | {line}" for line in lines[-90:]))
             say(f"    (whole output: {log.relative_to(TOP)})")
 
@@ -184,10 +188,23 @@ def log_of(stage: Stage) -> Path:
     return OUT / f"{stage.name}.log"
 
 
+def died_log(stage: Stage) -> Path:
+    """Where the first run's output stays when its machine died."""
+    return OUT / f"{stage.name}.died.log"
+
+
 def words(result: Result) -> str:
     """The result for people."""
     status = "infrastructure error" if result.status == "infrastructure" else result.status
     return status + " (second run: a machine died in the first)" * result.died
+
+
+def why(lines: list[str]) -> list[str]:
+    """What a person who sees only the end of the output needs: where a machine died its last words, else the log's end."""
+    for number, line in enumerate(lines):
+        if DIED.search(line):
+            return lines[number : number + 60]
+    return lines[-40:]
 
 
 def closing_line(lines: list[str]) -> str:
@@ -256,6 +273,11 @@ def report(results: list[Result], total: float) -> None:
     for result in sorted(results, key=lambda r: -r.seconds):
         say(f"  {result.seconds:7.0f} s  {words(result):15} {result.stage.name}")
     say(f"  {total:7.0f} s  in all, {WORKERS} at a time")
+    for result in results:
+        logs = [died_log(result.stage)] * result.died + [log_of(result.stage)] * (result.status in ERRORS)
+        for log in logs:
+            say(f"\n{result.stage.name}: {words(result)}, {log.relative_to(TOP)}:")
+            say("\n".join(f"    | {line}" for line in why(log.read_text(errors="replace").splitlines())))
 
 
 def select(names: list[str]) -> list[Stage]:

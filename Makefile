@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench stress images test test-full release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench stress stress-host images test test-full release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ bench: venv  ## the packet path in executed instructions, beside its peers, into
 
 stress: venv  ## the module under a kernel with KASAN, lockdep, kmemleak, failing allocations: into build/stress/summary.json (SECONDS=1200)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m stress --seconds $(or $(SECONDS),1200)
+
+stress-host: venv  ## a Docker host under such a kernel, with the scenarios: into build/stress/host.json (SECONDS=600, of its churn)
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m stress.host --seconds $(or $(SECONDS),600)
 
 test: venv  ## what CI runs, in one report under build/test/: an hour on two cores
 	$(BIN)/python tests/run.py all

@@ -1,6 +1,8 @@
 """The debug kernel: Debian's own source of the image's kernel, with KASAN, lockdep, kmemleak and fault injection, in the user's cache.
 
-Keyed by what it is made from: the recipe, the configuration, the version of the source. Building takes minutes of two idle processors.
+There are two: what `make stress` boots with a root in memory, and that of a whole Docker host (`make stress-host`), which has a disk
+besides. Keyed by what it is made from: the recipe, the configuration, the version of the source. Building takes minutes of two idle
+processors.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from lab.progress import step
 
 #: The image whose compiler builds it, and whose kernel's source it is.
 TARGET = "bookworm"
-CONFIG = LAB / "debugkernel.config"
+CONFIG = (LAB / "debugkernel.config",)
+HOST_CONFIG = (*CONFIG, LAB / "debugkernel-host.config")
 SCRIPT = LAB / "debugkernel.sh"
 
 
@@ -45,27 +48,28 @@ class DebugKernel:
         return self.folder / "tree"
 
 
-def locate(base: image.Image) -> DebugKernel:
+def locate(base: image.Image, config: tuple[Path, ...]) -> DebugKernel:
     about = json.loads((base.folder / "about.json").read_text(encoding="utf-8"))
     version = about["packages"]["linux-image-cloud-amd64"]
-    return DebugKernel(cache() / "debugkernel" / image.digest(version, CONFIG, SCRIPT), version)
+    return DebugKernel(cache() / "debugkernel" / image.digest(version, *config, SCRIPT), version)
 
 
-def ensure() -> DebugKernel:
-    """From the cache, or built now."""
+def ensure(config: tuple[Path, ...] = CONFIG) -> DebugKernel:
+    """From the cache, or built now. `config` are fragments, of which a later one wins."""
     base = image.ensure(targets.find(TARGET))
-    found = locate(base)
+    found = locate(base, config)
     with locked("debugkernel"):
         if not found.folder.exists():
             with step(f"debug kernel {found.version}: building"), published(found.folder) as scratch:
-                _build(base, found.version, scratch)
+                _build(base, found.version, config, scratch)
     return found
 
 
-def _build(base: image.Image, version: str, scratch: Path) -> None:
-    log = scratch / "build.log"
+def _build(base: image.Image, version: str, config: tuple[Path, ...], scratch: Path) -> None:
+    log, fragment = scratch / "build.log", scratch / "fragment"
+    fragment.write_text("".join(part.read_text(encoding="ascii") for part in config), encoding="ascii")
     command = [
-        "nice", "unshare", "--mount", str(SCRIPT), str(base.root), f"{scratch}.layer", version, str(CONFIG), str(scratch),
+        "nice", "unshare", "--mount", str(SCRIPT), str(base.root), f"{scratch}.layer", version, str(fragment), str(scratch),
     ]  # fmt: skip
     with log.open("wb") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False)

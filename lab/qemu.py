@@ -32,15 +32,15 @@ _KERNEL_ARGUMENTS = "console=ttyS0 root=/dev/vda rw oops=panic loglevel=5 net.if
 
 
 def command_line(
-    name: str, image: Image, accel: list[str], disk: Path, extra: list[str], port: int = 0
+    name: str, image: Image, accel: list[str], disk: Path, extra: list[str], port: int = 0, kernel: str = ""
 ) -> list[str]:
-    """QEMU's command line. Port 0 lets the kernel pick a free one."""
+    """QEMU's command line. Port 0 lets the kernel pick a free one; `kernel` are more arguments for the guest's."""
     # fmt: off
     return [
         "qemu-system-x86_64", "-name", f"bridgewarden-{name}", *accel, "-smp", "2", "-m", str(MEMORY_MB),
         "-nodefaults", "-display", "none", "-serial", f"file:{CONSOLE}",
         "-kernel", str(image.kernel), "-initrd", str(image.initrd),
-        "-append", f"{_KERNEL_ARGUMENTS} systemd.hostname={name}",
+        "-append", f"{_KERNEL_ARGUMENTS} systemd.hostname={name} {kernel}".rstrip(),
         "-drive", f"file={disk},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",
         "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-net-pci,netdev=net,romfile=",
@@ -57,13 +57,20 @@ def make_overlay(base: Path, kind: str, disk: Path) -> None:
 
 
 def start(
-    machine: Machine, target: str, image: Image, accel: list[str], disk: Path, extra: list[str], port: int = 0
+    machine: Machine,
+    target: str,
+    image: Image,
+    accel: list[str],
+    disk: Path,
+    extra: list[str],
+    port: int = 0,
+    kernel: str = "",
 ) -> State:
     """Spawn QEMU and write down how to reach it."""
     # a socket path may have 107 bytes, and a checkout's path more than that
     qmp = str(Path(tempfile.mkdtemp(prefix="bw-vm-")) / "qmp")
     control = ["-qmp", f"unix:{qmp},server=on,wait=off"]
-    command = command_line(machine.name, image, accel, disk, [*control, *extra], port)
+    command = command_line(machine.name, image, accel, disk, [*control, *extra], port, kernel)
     supervisor = _spawn(machine, command)
     try:
         port = _ssh_port(machine, qmp, supervisor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes a lab machine ready for the engine's tests: `python molecule/engine/prepare.py MACHINE`.
+"""Makes a lab machine ready for the engine's tests: `python molecule/engine/prepare.py MACHINE [TREE]`, the latter of another kernel.
 
 The module is built here, with the target's own compiler in its own root, and the Python library is used as it lies in the
 checkout: no DKMS, no playbook, no agent. What those do has scenarios of its own.
@@ -53,11 +53,13 @@ def archive(module: Path) -> bytes:
     return packed.getvalue()
 
 
-def prepare(machine: Machine) -> None:
+def prepare(machine: Machine, tree: str = "") -> None:
+    """`tree`: of the kernel that the machine runs, where that is not its image's."""
     target = machine.state().target
+    against = ["--tree", tree] if tree else []
     with step(f"{machine.name}: building the module for {target}"):
         done = subprocess.run(
-            [str(PROJECT / "tests/tools/kmod-build.sh"), target],
+            [str(PROJECT / "tests/tools/kmod-build.sh"), *against, target],
             env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
             cwd=PROJECT,
             check=False,
@@ -66,7 +68,7 @@ def prepare(machine: Machine) -> None:
             raise LabError("the module does not build")
     with step(f"{machine.name}: copying it and starting the containers"):
         unpack = f"rm -rf {THERE} && mkdir -p {THERE} && tar -C {THERE} -xf -"
-        packed = archive(PROJECT / "build" / "kmod" / target / "bridgewarden.ko")
+        packed = archive(PROJECT / "build" / "kmod" / ("debug" if tree else target) / "bridgewarden.ko")
         subprocess.run(ssh.argv(machine, [unpack]), input=packed, check=True)
         if ssh.run(machine, SETUP).returncode:
             raise LabError("the containers did not start")
@@ -74,7 +76,7 @@ def prepare(machine: Machine) -> None:
 
 if __name__ == "__main__":
     try:
-        prepare(Machine(sys.argv[1]))
+        prepare(Machine(sys.argv[1]), *sys.argv[2:3])
     except LabError as error:
         say(str(error))
         sys.exit(error.exit_code)

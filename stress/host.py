@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`make stress-host`: a whole Docker host under the debug kernel, into build/stress/host.json.
+
+Debian's system and dockerd, booted with the kernel of lab/debugkernel.py that has a disk: the scenarios of molecule/paths and
+molecule/engine, then stress/churn.py. Any report of the kernel's checkers and any test that failed fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lab import debugkernel, power, ssh, targets, vm
+from lab.errors import LabError
+from lab.machine import Machine
+from lab.paths import CHECKOUT
+from lab.progress import say, step
+from stress.guest import REPORT
+
+OUT = CHECKOUT / "build" / "stress"
+NAME = "stress-host"
+#: KASAN's shadow, and what the other checkers remember.
+MEMORY_MB = 4096
+#: RCU's callbacks: see stress/__main__.py. Units may take their time, which is many times the usual.
+ARGUMENTS = "nokaslr rcutree.use_softirq=0 rcutree.kthread_prio=10 systemd.default_timeout_start_sec=900"
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
+#: Twice, as in stress/guest.py.
+SCAN = f"for n in 1 2; do echo scan > {KMEMLEAK}; sleep 6; done; cat {KMEMLEAK}; echo clear > {KMEMLEAK}"
+#: The scripts of kmod/tests are run by `make stress`; Debian 12 has no Suricata.
+LEFT_OUT = ("molecule/engine/tests/test_kernel.py", "molecule/engine/tests/test_queue.py::TestSuricata")
+
+
+class Reports:
+    """What the kernel has said against itself or us, since the last look."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.seen = 0
+
+    def news(self) -> list[str]:
+        lines = ssh.run(self.machine, "dmesg --raw").stdout.splitlines()
+        news, self.seen = lines[self.seen :], len(lines)
+        found = ["\n".join(news[n : n + 40]) for n, line in enumerate(news) if REPORT.search(line)]
+        leaked = ssh.run(self.machine, SCAN).stdout.split("unreferenced object ")[1:]
+        found += [f"kmemleak: {one}" for one in leaked]
+        if (
+            "debug_locks:                             1"
+            not in ssh.run(self.machine, "cat /proc/lockdep_stats").stdout
+        ):
+            found.append("lockdep has stopped watching")
+        return found
+
+
+def boot(kernel: debugkernel.DebugKernel) -> Machine:
+    """The machine under that kernel; one that --keep left is taken again."""
+    machine = Machine(NAME)
+    if machine.exists() and not machine.death() and _release(machine) == kernel.modules.name:
+        return machine
+    vm.up(NAME, targets.find(debugkernel.TARGET), cold=True)
+    power.give_kernel(machine, kernel.kernel, kernel.modules)
+    power.cut(machine)
+    with step(f"{NAME}: booting {kernel.modules.name}"):
+        power.on(machine, ["-m", str(MEMORY_MB)], ARGUMENTS)
+        ssh.wait(machine)
+    if (running := _release(machine)) != kernel.modules.name:
+        raise LabError(f"{NAME} runs {running}, not the debug kernel {kernel.modules.name}")
+    return machine
+
+
+def _release(machine: Machine) -> str:
+    return ssh.run(machine, "uname -r").stdout.strip()
+
+
+def tests(folder: str) -> Callable[[], dict[str, Any]]:
+    """A scenario's tests against this machine."""
+
+    def run() -> dict[str, Any]:
+        junit = OUT / f"host-{folder}.xml"
+        left_out = [f"--deselect={name}" for name in LEFT_OUT]
+        command = [
+            sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *left_out, "--junit-xml", str(junit),
+            f"molecule/{folder}/tests",
+        ]  # fmt: skip
+        with (OUT / f"host-{folder}.log").open("w", encoding="utf-8") as log:
+            done = subprocess.run(
+                command, cwd=CHECKOUT, env=environment(), stdout=log, stderr=log, check=False
+            )
+        log_end = (OUT / f"host-{folder}.log").read_text(encoding="utf-8").splitlines()[-1]
+        return {"status": done.returncode, "said": log_end}
+
+    return run
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "LAB_MACHINE": NAME, "PYTHONPATH": str(CHECKOUT)}
+
+
+def churn(machine: Machine, seconds: int) -> Callable[[], dict[str, Any]]:
+    def run() -> dict[str, Any]:
+        ssh.push(machine, CHECKOUT / "stress" / "churn.py", "/root/engine/churn.py")
+        reload = "rmmod bridgewarden; insmod /root/engine/bridgewarden.ko"
+        done = ssh.run(machine, f"{reload} && python3 /root/engine/churn.py {seconds} 2>&1")
+        said = done.stdout.strip().splitlines()[-1:] or ["nothing"]
+        if done.returncode:
+            return {"status": done.returncode, "said": "\n".join(done.stdout.splitlines()[-15:])}
+        return {"status": int(bool(json.loads(said[0])["wrong"])), **json.loads(said[0])}
+
+    return run
+
+
+def unload(machine: Machine) -> Callable[[], dict[str, Any]]:
+    """Away, and back for the tests that seal it at their end."""
+    script = "rmmod bridgewarden && ! lsmod | grep bridgewarden && insmod /root/engine/bridgewarden.ko"
+    return lambda: {"status": ssh.run(machine, script).returncode}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m stress.host", description=__doc__)
+    parser.add_argument(
+        "--seconds", type=int, default=600, help="of the churn; what is before it takes its own time"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the machine running afterwards")
+    args = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    kernel = debugkernel.ensure(debugkernel.HOST_CONFIG)
+    machine = boot(kernel)
+    subprocess.run(
+        [sys.executable, "molecule/engine/prepare.py", NAME, str(kernel.tree)], cwd=CHECKOUT, check=True
+    )
+    reports = Reports(machine)
+    found: list[dict[str, Any]] = [{"step": "boot", "status": 0, "reports": reports.news()}]
+    steps = {
+        "paths": tests("paths"),
+        "churn": churn(machine, args.seconds),
+        "unload": unload(machine),
+        "engine": tests("engine"),
+    }
+    for name, run in steps.items():
+        started = time.monotonic()
+        with step(f"{NAME}: {name}"):
+            one = {
+                "step": name,
+                **run(),
+                "seconds": round(time.monotonic() - started),
+                "reports": reports.news(),
+            }
+        say(
+            ", ".join(f"{key} {value}" for key, value in one.items() if key != "reports")
+            + f", {len(one['reports'])} reports"
+        )
+        found.append(one)
+    summary = {
+        "seconds": round(time.monotonic() - began),
+        "kernel": kernel.version,
+        "release": kernel.modules.name,
+        "steps": found,
+    }
+    (OUT / "host.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if not args.keep:
+        vm.down(machine)
+    every = [report for one in found for report in one["reports"]]
+    failed = [one["step"] for one in found if one["status"]]
+    say(
+        f"{len(every)} reports of the kernel; steps that failed: {', '.join(failed) or 'none'}; {OUT / 'host.json'}"
+    )
+    for report in every[:3]:
+        say(report)
+    return int(bool(every or failed))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LabError as error:
+        say(str(error))
+        sys.exit(error.exit_code)

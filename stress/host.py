@@ -32,8 +32,15 @@ ARGUMENTS = "nokaslr rcutree.use_softirq=0 rcutree.kthread_prio=10 systemd.defau
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
 #: Twice, as in stress/guest.py.
 SCAN = f"for n in 1 2; do echo scan > {KMEMLEAK}; sleep 6; done; cat {KMEMLEAK}; echo clear > {KMEMLEAK}"
-#: The scripts of kmod/tests are run by `make stress`; Debian 12 has no Suricata.
-LEFT_OUT = ("molecule/engine/tests/test_kernel.py", "molecule/engine/tests/test_queue.py::TestSuricata")
+PROXY = "molecule/engine/tests/test_docker_proxy.py"
+#: The scripts of kmod/tests are run by `make stress`; Debian 12 has no Suricata; dockerd's restarts are a step of their own.
+LEFT_OUT = (
+    "molecule/engine/tests/test_kernel.py",
+    "molecule/engine/tests/test_queue.py::TestSuricata",
+    PROXY,
+)
+STEPS = ("paths", "churn", "unload", "engine", "proxy")
+Step = Callable[[], dict[str, Any]]
 
 
 class Reports:
@@ -77,22 +84,25 @@ def _release(machine: Machine) -> str:
     return ssh.run(machine, "uname -r").stdout.strip()
 
 
-def tests(folder: str) -> Callable[[], dict[str, Any]]:
-    """A scenario's tests against this machine."""
+def tests(name: str, where: str, left_out: tuple[str, ...] = ()) -> Step:
+    """Those of a scenario, against this machine."""
 
     def run() -> dict[str, Any]:
-        junit = OUT / f"host-{folder}.xml"
-        left_out = [f"--deselect={name}" for name in LEFT_OUT]
+        log = OUT / f"host-{name}.log"
         command = [
-            sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *left_out, "--junit-xml", str(junit),
-            f"molecule/{folder}/tests",
-        ]  # fmt: skip
-        with (OUT / f"host-{folder}.log").open("w", encoding="utf-8") as log:
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rf",
+            *(f"--deselect={one}" for one in left_out),
+            where,
+        ]
+        with log.open("w", encoding="utf-8") as out:
             done = subprocess.run(
-                command, cwd=CHECKOUT, env=environment(), stdout=log, stderr=log, check=False
+                command, cwd=CHECKOUT, env=environment(), stdout=out, stderr=out, check=False
             )
-        log_end = (OUT / f"host-{folder}.log").read_text(encoding="utf-8").splitlines()[-1]
-        return {"status": done.returncode, "said": log_end}
+        return {"status": done.returncode, "said": log.read_text(encoding="utf-8").splitlines()[-1]}
 
     return run
 
@@ -101,7 +111,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "LAB_MACHINE": NAME, "PYTHONPATH": str(CHECKOUT)}
 
 
-def churn(machine: Machine, seconds: int) -> Callable[[], dict[str, Any]]:
+def churn(machine: Machine, seconds: int) -> Step:
     def run() -> dict[str, Any]:
         ssh.push(machine, CHECKOUT / "stress" / "churn.py", "/root/engine/churn.py")
         reload = "rmmod bridgewarden; insmod /root/engine/bridgewarden.ko"
@@ -114,8 +124,8 @@ def churn(machine: Machine, seconds: int) -> Callable[[], dict[str, Any]]:
     return run
 
 
-def unload(machine: Machine) -> Callable[[], dict[str, Any]]:
-    """Away, and back for the tests that seal it at their end."""
+def unload(machine: Machine) -> Step:
+    """Away, and back for the tests."""
     script = "rmmod bridgewarden && ! lsmod | grep bridgewarden && insmod /root/engine/bridgewarden.ko"
     return lambda: {"status": ssh.run(machine, script).returncode}
 
@@ -126,7 +136,12 @@ def main() -> int:
         "--seconds", type=int, default=600, help="of the churn; what is before it takes its own time"
     )
     parser.add_argument("--keep", action="store_true", help="leave the machine running afterwards")
+    parser.add_argument(
+        "steps", nargs="*", metavar="STEP", help="paths, churn, unload, engine, proxy; default: all"
+    )
     args = parser.parse_args()
+    if unknown := set(args.steps) - set(STEPS):
+        parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
     OUT.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     kernel = debugkernel.ensure(debugkernel.HOST_CONFIG)
@@ -135,34 +150,30 @@ def main() -> int:
         [sys.executable, "molecule/engine/prepare.py", NAME, str(kernel.tree)], cwd=CHECKOUT, check=True
     )
     reports = Reports(machine)
+    runs = (
+        tests("paths", "molecule/paths/tests"),
+        churn(machine, args.seconds),
+        unload(machine),
+        tests("engine", "molecule/engine/tests", LEFT_OUT),
+        tests("proxy", PROXY),
+    )
+    steps = dict(zip(STEPS, runs, strict=True))
     found: list[dict[str, Any]] = [{"step": "boot", "status": 0, "reports": reports.news()}]
-    steps = {
-        "paths": tests("paths"),
-        "churn": churn(machine, args.seconds),
-        "unload": unload(machine),
-        "engine": tests("engine"),
-    }
-    for name, run in steps.items():
+    for name in args.steps or STEPS:
         started = time.monotonic()
         with step(f"{NAME}: {name}"):
-            one = {
-                "step": name,
-                **run(),
-                "seconds": round(time.monotonic() - started),
-                "reports": reports.news(),
-            }
-        say(
-            ", ".join(f"{key} {value}" for key, value in one.items() if key != "reports")
-            + f", {len(one['reports'])} reports"
-        )
+            one = {"step": name, **steps[name](), "seconds": round(time.monotonic() - started)}
+            one["reports"] = reports.news()
+        said = ", ".join(f"{key} {value}" for key, value in one.items() if key != "reports")
+        say(f"{said}, {len(one['reports'])} reports")
         found.append(one)
-    summary = {
-        "seconds": round(time.monotonic() - began),
-        "kernel": kernel.version,
-        "release": kernel.modules.name,
-        "steps": found,
-    }
-    (OUT / "host.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        summary = {
+            "seconds": round(time.monotonic() - began),
+            "kernel": kernel.version,
+            "release": kernel.modules.name,
+            "steps": found,
+        }
+        (OUT / "host.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     if not args.keep:
         vm.down(machine)
     every = [report for one in found for report in one["reports"]]

@@ -62,6 +62,8 @@ BOUNDS = (
 NO_REPORT = TraceReport(0, "ended", 0, 0, 0, 0)
 #: Seconds in which a container that has just started gets its name.
 PATIENCE = 2.0
+#: Dockerd is given that many times as long as it took to answer before it is asked again: what comes in meanwhile waits for it.
+SPARING = 10
 
 
 class Options(t.NamedTuple):
@@ -255,19 +257,21 @@ def _namespace(name: str, containers: t.Sequence[Json]) -> int:
 
 
 class Namespaces:
-    """Inodes to names; asks again where it meets an unknown one, but not at every packet."""
+    """Inodes to names; asks again where it meets an unknown one, but not at every packet, and a slow dockerd the less often."""
 
     def __init__(self, collect: t.Callable[[], t.Optional[Json]]) -> None:
         self._collect = collect
-        self._asked = 0.0
+        self._again = 0.0
         self.names: t.Dict[int, str] = {}
         self.pids: t.Dict[int, str] = {}
         self.facts: t.Optional[Json] = None
         self.refresh()
 
     def refresh(self) -> None:
-        self._asked = time.monotonic()
+        began = time.monotonic()
         self.facts = self._collect()
+        ended = time.monotonic()
+        self._again = ended + max(PATIENCE, SPARING * (ended - began))
         with contextlib.suppress(OSError):
             for name in os.listdir("/run/netns"):
                 path = os.path.join("/run/netns", name)
@@ -287,7 +291,7 @@ class Namespaces:
         self.pids[host] = "/proc/self/ns/net"
 
     def meet(self, netns: int) -> None:
-        if netns not in self.names and time.monotonic() - self._asked > PATIENCE:
+        if netns not in self.names and time.monotonic() > self._again:
             self.refresh()
 
     def places(self, others: t.Mapping[int, t.Mapping[t.Tuple[str, str], t.Sequence[str]]]) -> Places:

@@ -276,3 +276,24 @@ def test_a_signal_ends_a_trace_in_order(
     assert t.cast(t.Any, Running).options[:4] == ("tcp", "", "", 80)
     assert json.loads(target.read_text())["paths"][0]["sentence"] == "delivered to web"
     assert t.cast(t.Any, Running).closed
+
+
+@pytest.mark.parametrize(("answer_takes", "most"), [(0.1, 50), (5.0, 2)])
+def test_a_slow_dockerd_is_asked_seldom(
+    monkeypatch: pytest.MonkeyPatch, answer_takes: float, most: int
+) -> None:
+    """Each event of a namespace without a name could ask for it: 10,000 of them in 100 seconds."""
+    now, asked = [1000.0], [0]
+
+    def collect() -> Json:
+        asked[0] += 1
+        now[0] += answer_takes
+        return {"containers": []}
+
+    monkeypatch.setattr(tracing.time, "monotonic", lambda: now[0])
+    namespaces = tracing.Namespaces(collect)
+    assert asked == [1]
+    for _event in range(10_000):
+        now[0] += 0.01
+        namespaces.meet(1)
+    assert 1 < asked[0] <= 1 + most

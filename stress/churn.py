@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-import random
 import subprocess
 import sys
 import threading
@@ -54,14 +53,14 @@ def docker(command: str) -> None:
 
 def guests(number: int) -> None:
     name = f"guest-{number}"
-    chance = random.Random(number)  # noqa: S311
-    while not ended.is_set():
-        network = chance.choice(("left", "right", "bridge"))
+    for network in itertools.cycle(("left", "right", "bridge")):
+        if ended.is_set():
+            break
         docker(f"run -d --rm --name {name} --label tier=guest --network {network} bw-shop {name} tcp:8080")
         if network == "left":
             docker(f"network connect right {name}")
-        time.sleep(chance.random())
-        docker(f"kill {name}")
+        time.sleep(0.3 * number)  # so that they come and go at each other's different moments
+        docker(f"rm -f {name}")
         done["containers"] += 1
 
 
@@ -69,7 +68,7 @@ def networks() -> None:
     while not ended.is_set():
         docker("network create --ipv6 --subnet 172.28.9.0/24 --subnet fd00:db8:19::/64 visitor")
         docker("run -d --rm --name visiting --network visitor bw-shop visiting tcp:8080")
-        docker("kill visiting")
+        docker("rm -f visiting")
         docker("network rm visitor")
         done["networks"] += 1
 

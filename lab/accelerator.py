@@ -6,7 +6,7 @@ question.
 
 Emulated processors share one thread. With a thread each, one that translates code while another changes it may keep the old
 translation (QEMU 7.2 and 10.0 both do): a kernel that flips a static key then runs into a breakpoint long gone ("Oops: int3"),
-or misses the flip. lab/guest/flip.sh shows it within seconds.
+or misses the flip. lab/guest/flip.sh shows it within a minute.
 """
 
 from __future__ import annotations

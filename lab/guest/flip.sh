@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows whether a VM's processors run what its kernel has just written into its own code: trace events in hot functions are
 # switched on and off, each a flip of static keys, under traffic on loopback. On an emulator with the fault that lab/accelerator.py
-# names, the kernel dies ("Oops: int3") within seconds; otherwise it says how many flips it outlived. As root, in the VM:
+# names, the kernel dies ("Oops: int3") within a minute; otherwise it says how many flips it outlived. As root, in the VM:
 #   python3 -m lab ssh NAME -- bash -s 60 < lab/guest/flip.sh
 set -euo pipefail
 seconds=${1:-60}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -50,22 +51,19 @@ Step = Callable[[], dict[str, Any]]
 
 
 class Reports:
-    """What the kernel has said against itself or us, since the last look."""
+    """What the kernel has said against itself or us, since the last look: on its console, which forgets nothing, as its log may."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.seen = 0
 
     def news(self) -> list[str]:
-        lines = ssh.run(self.machine, "dmesg --raw").stdout.splitlines()
+        leaked = ssh.run(self.machine, SCAN).stdout.split("unreferenced object ")[1:]
+        lines = self.machine.read_console().splitlines()
         news, self.seen = lines[self.seen :], len(lines)
         found = ["\n".join(news[n : n + 40]) for n, line in enumerate(news) if REPORT.search(line)]
-        leaked = ssh.run(self.machine, SCAN).stdout.split("unreferenced object ")[1:]
         found += [f"kmemleak: {one}" for one in leaked]
-        if (
-            "debug_locks:                             1"
-            not in ssh.run(self.machine, "cat /proc/lockdep_stats").stdout
-        ):
+        if not re.search(r"debug_locks:\s+1\b", ssh.run(self.machine, "cat /proc/lockdep_stats").stdout):
             found.append("lockdep has stopped watching")
         return found
 

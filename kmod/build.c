@@ -5,6 +5,8 @@
  * in a third of the time), and the packet path is inlined across files. Each
  * file still includes what it needs, and the pure ones build alone in tests/.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include "main.c"
 #include "table.c"
 #include "classify.c"
@@ -14,6 +16,7 @@
 #include "hook.c"
 #include "chain.c"
 #include "netns.c"
+#include "bridged.c"
 #include "tag.c"
 #include "verdict.c"
 #include "guard.c"

@@ -51,6 +51,15 @@ bool bw_guard_probe(u32 ifindex)
 	return false;
 }
 
+/* The flag comes before the link to the bridge, and goes after it: br_add_if(). */
+bool bw_guards_port(const struct net_device *dev)
+{
+	const struct net_device *bridge;
+
+	bridge = netdev_master_upper_dev_get_rcu((struct net_device *)dev);
+	return !bridge || bw_guarded(bridge);
+}
+
 /* The slot that has the number, or the one to put it in; none: SLOTS. */
 static u32 bw_guard_find(u32 ifindex)
 {

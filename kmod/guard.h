@@ -47,6 +47,19 @@ static __always_inline bool bw_guarded(const struct net_device *dev)
 	return dev && bw_guarded_index(dev->ifindex);
 }
 
+bool bw_guards_port(const struct net_device *dev);
+
+/*
+ * A port of a guarded bridge by itself. The bridge hands up frames for reserved
+ * group addresses (01:80:c2:00:00:02 and so on) and what ebtables broutes with
+ * the port as their device: br_handle_frame() in net/bridge/br_input.c. Context:
+ * RCU read-side critical section.
+ */
+static __always_inline bool bw_bare_port(const struct net_device *dev)
+{
+	return dev && unlikely(netif_is_bridge_port(dev)) && bw_guards_port(dev);
+}
+
 bool bw_guards_match(const struct bw_guards *g, const struct net_device *dev);
 
 /*

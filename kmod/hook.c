@@ -97,14 +97,55 @@ static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
 	return bw_judge_passing(st, skb, hs, hs->in, in, out, epoch);
 }
 
+/* Where bottom halves may be on: nothing is remembered, see memo.h. */
+static noinline unsigned int
+bw_judge_forward_slowly(struct sk_buff *skb, const struct nf_hook_state *hs)
+{
+	unsigned int verdict;
+
+	local_bh_disable();
+	verdict = bw_judge_forward(skb, hs, 0);
+	local_bh_enable();
+	return verdict;
+}
+
+/*
+ * Between a port of a guarded bridge and the host's IP stack, past the bridge:
+ * no policy speaks of that, so nothing passes. The host's own kernel talks to
+ * its neighbours there by itself, for each container's start.
+ */
+static noinline unsigned int bw_refuse_bare_port(struct sk_buff *skb,
+						 const struct nf_hook_state *hs,
+						 struct net_device *out)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	u32 reason = BW_REASON_BARE_PORT;
+	struct nf_hook_state now = *hs;
+	unsigned int verdict;
+
+	if (!st)
+		return NF_ACCEPT;
+	now.out = out;
+	if (hs->hook == NF_INET_LOCAL_OUT && bw_packet_is_neighbour(skb, hs->pf))
+		reason = BW_REASON_BARE_PORT_NEIGHBOUR;
+	local_bh_disable();
+	verdict = bw_builtin(st, skb, &now, reason);
+	local_bh_enable();
+	return verdict;
+}
+
 static __always_inline unsigned int
 bw_pass_forward(struct sk_buff *skb, const struct nf_hook_state *hs, bool six)
 {
 	u32 epoch;
 
+	if (unlikely(bw_bare_port(hs->in) || bw_bare_port(hs->out)))
+		return bw_refuse_bare_port(skb, hs, hs->out);
 	if (likely(!bw_maybe_guarded(hs->in->ifindex) &&
 		   !bw_maybe_guarded(hs->out->ifindex)))
 		return NF_ACCEPT;
+	if (unlikely(!bw_memo_is_ours()))
+		return bw_judge_forward_slowly(skb, hs);
 	/* Before anything else is read, see memo.h. */
 	epoch = smp_load_acquire(&bw_epoch);
 	/* Who listens hears of every verdict, so each is taken. */
@@ -177,10 +218,17 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 	bool in = bw_guarded(hs->in);
+	unsigned int verdict;
 
+	if (unlikely(bw_bare_port(hs->in)))
+		return bw_refuse_bare_port(skb, hs, hs->out);
 	if (!st || (!in && !bw_host_traffic_matters(st, skb)))
 		return NF_ACCEPT;
-	return bw_judge_local_in(st, skb, hs, in);
+	/* A queue's listener may send it here again: counters need bottom halves off. */
+	local_bh_disable();
+	verdict = bw_judge_local_in(st, skb, hs, in);
+	local_bh_enable();
+	return verdict;
 }
 
 /* What was received and yet comes by LOCAL_OUT was relayed, by IPVS for one. */
@@ -287,6 +335,8 @@ static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
 	struct net_device *out = dst ? dst->dev : hs->out;
 	const struct bw_state *st;
 
+	if (unlikely(bw_bare_port(out)))
+		return bw_refuse_bare_port(skb, hs, out);
 	if (bw_guarded(out))
 		return bw_judge_from_host(skb, hs, out);
 	st = rcu_dereference(bw_state);

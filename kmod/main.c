@@ -7,6 +7,7 @@
 #include <linux/rcupdate.h>
 #include <net/genetlink.h>
 
+#include "bridged.h"
 #include "guard.h"
 #include "hook.h"
 #include "memo.h"
@@ -22,7 +23,7 @@
 static char *closed[BW_MAX_GUARDS];
 static unsigned int n_closed;
 module_param_array(closed, charp, &n_closed, 0444);
-MODULE_PARM_DESC(closed, "guard these link patterns from load on and drop everything at them until the first commit (closed=docker0,br-*)");
+MODULE_PARM_DESC(closed, "guard these link patterns from load on and drop everything at them until the first commit (closed=docker0,br-[0-f][0-f][0-f][0-f]????????)");
 
 static bool bw_loaded;
 static bool bw_asked;	/* before it was loaded */
@@ -68,12 +69,9 @@ static int __init bw_init(void)
 	err = bw_state_init(closed, n_closed);
 	if (err)
 		goto guard;
-	err = bw_net_init();
-	if (err)
-		goto guard;
 	err = bw_hook_init(&init_net);
 	if (err)
-		goto net;
+		goto guard;
 	err = bw_tag_init(&init_net);
 	if (err)
 		goto hook;
@@ -98,10 +96,9 @@ tag:
 	bw_tag_exit(&init_net);
 hook:
 	bw_hook_exit(&init_net);
-net:
-	bw_net_exit();
 guard:
 	bw_guard_exit();
+	bw_bridged_exit();
 	bw_offload_exit();
 	bw_state_exit();
 	rcu_barrier();
@@ -124,6 +121,7 @@ static void __exit bw_exit(void)
 	bw_tag_exit(&init_net);
 	rcu_barrier();
 	bw_hook_exit(&init_net);
+	bw_bridged_exit();
 	/* Their notifiers read the state: gone before it. */
 	bw_net_exit();
 	bw_guard_exit();
@@ -140,6 +138,5 @@ MODULE_DESCRIPTION("bridgewarden: judges the traffic of Docker's networks");
 MODULE_AUTHOR("The bridgewarden developers");
 MODULE_LICENSE("GPL");
 MODULE_VERSION(BW_VERSION);
-MODULE_ALIAS_GENL_FAMILY(BW_FAMILY_NAME);
 /* Rules with log: true write through it; without it they log nothing. */
 MODULE_SOFTDEP("pre: nfnetlink_log");

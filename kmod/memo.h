@@ -16,6 +16,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter_bridge.h>
 #include <linux/percpu.h>
+#include <linux/preempt.h>
 #include <net/netfilter/nf_conntrack.h>
 
 #include "counters.h"
@@ -33,6 +34,17 @@ struct bw_memo {
 } __aligned(BW_MEMO_SIZE);
 
 DECLARE_PER_CPU(struct bw_memo *, bw_memos);
+
+/*
+ * Whether nobody else touches this CPU's entries until the hook returns. Not so
+ * where a process runs the hook with bottom halves on (a queue's listener that
+ * answers NF_REPEAT, a multicast route that resolves waiting packets), nor under
+ * PREEMPT_RT, where sections with bottom halves off preempt each other.
+ */
+static __always_inline bool bw_memo_is_ours(void)
+{
+	return !IS_ENABLED(CONFIG_PREEMPT_RT) && softirq_count();
+}
 
 /*
  * Of verdicts that may be remembered, see above. 0: after 2^32 changes none is,
@@ -112,7 +124,8 @@ static __always_inline struct bw_memo *bw_memo_at6(u64 flow, u64 a, u64 b,
 
 /*
  * Whether a packet like it has passed; then it is counted. Written without a
- * struct to compare with: the kernel would clear one first. Bottom halves are off.
+ * struct to compare with: the kernel would clear one first. Context: as
+ * bw_memo_is_ours() has it.
  */
 static __always_inline bool bw_memo_passes(const struct sk_buff *skb,
 					   const struct nf_hook_state *hs,

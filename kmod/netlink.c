@@ -768,7 +768,7 @@ static int bw_put_rule(struct sk_buff *skb, struct netlink_callback *cb,
 	if (index >= BW_REASON_MAX + st->rules->n_rule)
 		return -ENOENT;
 	/* Numbers no reason has yet. */
-	if (index > BW_REASON_CLOSED && index < BW_REASON_MAX)
+	if (index < BW_REASON_MAX && !bw_reason_is_used(index))
 		return 0;
 	header = bw_dump_header(skb, cb, BW_CMD_RULE_GET);
 	if (!header)

@@ -28,6 +28,7 @@
 #include "hook.h"
 #include "netns.h"
 #include "packet.h"
+#include "txn.h"
 #include "verdict.h"
 
 #define BW_NET_DEVS	16	/* judged ones in a namespace */
@@ -53,6 +54,7 @@ static unsigned int bw_net_id __read_mostly;
 /* Of those that have or had a device of a container. */
 static LIST_HEAD(bw_nets);
 static u32 bw_nets_open;
+static bool bw_net_follows;	/* bw_txn_mutex, but for unloading */
 
 /* The packet path. */
 
@@ -210,12 +212,17 @@ static unsigned int bw_net_hook_in(void *priv, struct sk_buff *skb,
 				   const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
+	unsigned int verdict;
 	struct bw_net_dev at;
 
 	if (!st || st->placement != BW_PLACEMENT_CONTAINER ||
 	    !bw_net_find(hs->net, hs->in, &at))
 		return NF_ACCEPT;
-	return bw_net_judge_in(st, skb, hs, &at);
+	/* A queue's listener may send it here again: counters need bottom halves off. */
+	local_bh_disable();
+	verdict = bw_net_judge_in(st, skb, hs, &at);
+	local_bh_enable();
+	return verdict;
 }
 
 static unsigned int bw_net_hook_out(void *priv, struct sk_buff *skb,
@@ -578,10 +585,13 @@ static struct pernet_operations bw_net_pernet = {
 	.size = sizeof(struct bw_net),
 };
 
-int bw_net_init(void)
+int bw_net_follow(void)
 {
 	int err;
 
+	lockdep_assert_held(&bw_txn_mutex);
+	if (bw_net_follows)
+		return 0;
 	err = register_pernet_subsys(&bw_net_pernet);
 	if (err)
 		return err;
@@ -589,11 +599,15 @@ int bw_net_init(void)
 	err = register_netdevice_notifier(&bw_net_notifier);
 	if (err)
 		unregister_pernet_subsys(&bw_net_pernet);
+	else
+		bw_net_follows = true;
 	return err;
 }
 
 void bw_net_exit(void)
 {
+	if (!bw_net_follows)
+		return;
 	unregister_netdevice_notifier(&bw_net_notifier);
 	unregister_pernet_subsys(&bw_net_pernet);
 }

@@ -24,7 +24,13 @@ bool bw_net_has(const struct bw_state *st, u32 link, u32 inum);
 /* Namespaces with our hooks in them. bw_mutex. */
 u32 bw_net_count(void);
 
-int bw_net_init(void);
+/*
+ * Follows the devices of all namespaces from now on: before the first state that
+ * judges inside, so that nobody pays for it who never does. Again: nothing. May
+ * fail for want of memory, and then nothing is followed. Context: process,
+ * bw_txn_mutex; takes rtnl.
+ */
+int bw_net_follow(void);
 void bw_net_exit(void);
 
 #endif /* _BW_NETNS_H */

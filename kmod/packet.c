@@ -307,6 +307,13 @@ int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 	return bw_read_tracked(skb, pf, where, ct, ctinfo, q);
 }
 
+bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf)
+{
+	struct bw_header h = {};
+
+	return bw_header_read(skb, pf, &h) && bw_is_neighbour(&h, BW_FROM_HOST);
+}
+
 bool bw_packet_host_port(const struct sk_buff *skb,
 			 enum ip_conntrack_dir dir, u16 *port)
 {

@@ -29,6 +29,9 @@
 int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 		   struct bw_query *q);
 
+/* Neighbour or multicast listener discovery as the host itself sends it. */
+bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf);
+
 /*
  * For a packet to the host (dir: original) or of its own (reply): the local port
  * its connection goes to, 0 where it is one that the host began, and whether

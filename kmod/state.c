@@ -9,6 +9,7 @@
 #include <linux/workqueue.h>
 #include <net/net_namespace.h>
 
+#include "bridged.h"
 #include "hook.h"
 #include "memo.h"
 #include "netns.h"
@@ -299,6 +300,7 @@ static void bw_exchange(struct bw_state *st, const struct bw_state *spare)
 	/* Guards have gone, and the other place. */
 	bw_memo_forget();
 	bw_hook_keep(st, spare);
+	bw_bridged_keep(st, spare);
 	bw_hold_on();
 }
 
@@ -356,6 +358,14 @@ int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
 	struct bw_state *old;
 	int err;
 
+	/* Takes rtnl itself. What a dry run checks hangs on it, too. */
+	if (st->placement == BW_PLACEMENT_CONTAINER) {
+		err = bw_net_follow();
+		if (err) {
+			bw_state_free(st);
+			return bw_refuse(f, err, "containers' namespaces cannot be followed");
+		}
+	}
 	rtnl_lock();
 	mutex_lock(&bw_mutex);
 	old = bw_state_locked();
@@ -574,9 +584,16 @@ int bw_state_init(char *const *closed, u32 n_closed)
 		pr_err("parameter closed: %s\n", f.why ? f.why : "pattern is too long");
 		return err;
 	}
+	/*
+	 * Closed at the host's own hooks and at the bridges, whatever their
+	 * settings: what is closed must not hang on any container's namespace.
+	 */
+	err = bw_bridged_open();
+	if (err) {
+		bw_state_free(st);
+		return err;
+	}
 	st->closed = true;
-	/* Inside, too: closed must not hang on the bridges' settings. */
-	st->placement = BW_PLACEMENT_CONTAINER;
 	st->local_in = false;
 	rtnl_lock();
 	mutex_lock(&bw_mutex);

@@ -20,7 +20,9 @@ static unsigned int bw_tag_nested(const struct sk_buff *skb)
 
 	if (!st)
 		return NF_ACCEPT;
+	local_bh_disable();
 	bw_count(st->counters, BW_REASON_MALFORMED, skb->len);
+	local_bh_enable();
 	return st->mode == BW_MODE_AUDIT ? NF_ACCEPT : NF_DROP;
 }
 

@@ -53,6 +53,7 @@ struct bw_trace {
 	u32 packet[1 << BW_TRACE_CLAIM_BITS];
 	u32 flow[1 << BW_TRACE_CLAIM_BITS];
 	u32 n_term;
+	u32 n_except;		/* of them; they come first */
 	struct bw_nl_term term[];
 };
 
@@ -407,12 +408,15 @@ static bool bw_trace_asks(struct bw_trace *t, const struct bw_trace_view *v)
 	u32 flow, i;
 	bool asks;
 
-	if (!t->n_term)
+	for (i = 0; i < t->n_except; i++)
+		if (bw_term_meets(&t->term[i], v))
+			return false;
+	if (i == t->n_term)
 		return true;
 	flow = bw_trace_flow(v->c, &v->ends[0]);
 	asks = READ_ONCE(*packet) == v->c->print ||
 	       READ_ONCE(*bw_trace_flow_slot(t, flow)) == flow;
-	for (i = 0; i < t->n_term && !asks; i++)
+	for (; i < t->n_term && !asks; i++)
 		asks = bw_term_meets(&t->term[i], v);
 	if (asks)
 		bw_trace_claim(t, v, packet);
@@ -657,6 +661,20 @@ static void bw_trace_settle(struct work_struct *work)
 	mutex_unlock(&bw_trace_mutex);
 }
 
+/* Those that leave something out ahead of the others. */
+static void bw_trace_take_terms(struct bw_trace *t, const struct bw_trace_wish *w)
+{
+	u32 i;
+
+	for (i = 0; i < w->n_term; i++)
+		if (w->term[i].flags & BW_TERM_F_EXCEPT)
+			t->term[t->n_term++] = w->term[i];
+	t->n_except = t->n_term;
+	for (i = 0; i < w->n_term; i++)
+		if (!(w->term[i].flags & BW_TERM_F_EXCEPT))
+			t->term[t->n_term++] = w->term[i];
+}
+
 static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_wish *w)
 {
 	struct bw_trace *t = kzalloc(struct_size(t, term, w->n_term),
@@ -673,8 +691,7 @@ static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_wish *w)
 	t->state = BW_TRACE_RUNNING;
 	t->window = jiffies;
 	atomic_set(&t->left, w->events);
-	t->n_term = w->n_term;
-	memcpy(t->term, w->term, w->n_term * sizeof(*w->term));
+	bw_trace_take_terms(t, w);
 	return t;
 }
 
@@ -722,7 +739,7 @@ static bool bw_term_is_sound(const struct bw_nl_term *t)
 {
 	u8 most = t->family == AF_INET ? 32 : t->family == AF_INET6 ? 128 : 0;
 
-	return !t->reserved && t->one_len <= most && t->other_len <= most &&
+	return !(t->flags & ~BW_TERM_F_MASK) && t->one_len <= most && t->other_len <= most &&
 	       (!t->family || most);
 }
 
@@ -735,7 +752,7 @@ int bw_trace_begin(u32 portid, const struct bw_trace_wish *w,
 	for (i = 0; i < w->n_term; i++) {
 		if (bw_term_is_sound(&w->term[i]))
 			continue;
-		*why = "a term's family or prefix length is wrong";
+		*why = "a term's family, flags or prefix length is wrong";
 		return -EINVAL;
 	}
 	mutex_lock(&bw_trace_mutex);

@@ -85,7 +85,14 @@ static const char *const bw_reason_words[BW_REASON_MAX] = {
 	[BW_REASON_NEIGHBOUR] = "neighbour",
 	[BW_REASON_HOST_ERROR] = "host_error",
 	[BW_REASON_CLOSED] = "closed",
+	[BW_REASON_BARE_PORT] = "bare_port",
+	[BW_REASON_BARE_PORT_NEIGHBOUR] = "bare_port_neighbour",
 };
+
+bool bw_reason_is_used(u32 reason)
+{
+	return reason < BW_REASON_MAX && bw_reason_words[reason];
+}
 
 const char *bw_verdict_by(const struct bw_state *st,
 			  const struct bw_decision *d)
@@ -196,6 +203,13 @@ static bool bw_tells_the_host(const struct nf_hook_state *hs,
 	       (d->index == BW_REASON_UNMANAGED || d->index == BW_REASON_CLOSED);
 }
 
+/* A container's start sends some of these from its port: no news to anybody. */
+static bool bw_logs_reason(const struct bw_state *st, u32 index)
+{
+	return st->log_defaults && index < BW_REASON_MAX &&
+	       index != BW_REASON_BARE_PORT_NEIGHBOUR;
+}
+
 /* Out of line: most packets are only counted. */
 static noinline unsigned int bw_act(const struct bw_state *st,
 				    struct sk_buff *skb,
@@ -204,7 +218,7 @@ static noinline unsigned int bw_act(const struct bw_state *st,
 {
 	bool drop = d->action == BW_ACTION_DENY || d->action == BW_ACTION_REJECT;
 
-	if (d->log || (drop && d->index < BW_REASON_MAX && st->log_defaults))
+	if (d->log || (drop && bw_logs_reason(st, d->index)))
 		bw_log(st, skb, hs, d);
 	if (d->action == BW_ACTION_ALLOW || st->mode == BW_MODE_AUDIT)
 		return NF_ACCEPT;

@@ -18,6 +18,9 @@ u64 bw_log_swallowed(void);
 const char *bw_verdict_by(const struct bw_state *st,
 			  const struct bw_decision *d);
 
+/* Whether the number below BW_REASON_MAX stands for a reason. */
+bool bw_reason_is_used(u32 reason);
+
 /* Bottom halves must be off, under rcu_read_lock(). */
 unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
 			const struct nf_hook_state *hs,

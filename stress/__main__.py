@@ -28,6 +28,7 @@ SCRIPTS = CHECKOUT / "kmod" / "tests"
 MODULES = (
     "br_netfilter", "nf_conntrack", "nf_reject_ipv4", "nf_reject_ipv6", "nfnetlink_log", "nfnetlink_queue", "nf_conntrack_ftp",
     "veth", "macvlan", "ipvlan", "nf_tables", "nft_chain_nat", "nft_ct", "nft_flow_offload", "nf_flow_table_inet",
+    "vxlan", "ipip",
 )  # fmt: skip
 #: RCU's callbacks in threads ahead of everybody else's: kmemleak makes one of every allocation, and traffic on an emulated processor
 #: would leave no time for them.
@@ -46,6 +47,7 @@ def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [
         {"script": "packets.py", "arguments": []},
         {"script": "inside.py", "arguments": []},
+        {"script": "bareports.py", "arguments": []},
         {"script": "traces.py", "arguments": []},
         {"script": "fuzz_netlink.py", "arguments": ["--seconds", "60"]},
         *([{"script": "failures.py", "arguments": []}] if debug else []),

@@ -14,7 +14,7 @@
 #include <linux/types.h>
 
 #define BW_FAMILY_NAME		"bridgewarden"
-#define BW_FAMILY_VERSION	1
+#define BW_FAMILY_VERSION	2
 
 #define BW_NAME_LEN		64	/* rule name, NUL included, UTF-8 */
 #define BW_GUARD_LEN		32	/* guard pattern, NUL included */
@@ -112,7 +112,9 @@ enum bw_reason {
 	BW_REASON_NEIGHBOUR,	/* neighbour discovery, multicast listener: accepted */
 	BW_REASON_HOST_ERROR,	/* the host's own reset or ICMP error: accepted */
 	BW_REASON_CLOSED,	/* guards without a ruleset: dropped */
-	BW_REASON_MAX = 16,
+	BW_REASON_BARE_PORT,	/* IP in at or out of a port of a guarded bridge itself */
+	BW_REASON_BARE_PORT_NEIGHBOUR,	/* the same, the host's own ND and MLD: never logged */
+	BW_REASON_MAX = 64,
 };
 
 /* Attributes of the family; one set for all commands. */
@@ -319,10 +321,16 @@ struct bw_nl_pair {
 	__u32 block;
 };
 
+#define BW_TERM_F_EXCEPT	(1 << 0)
+#define BW_TERM_F_MASK		BW_TERM_F_EXCEPT
+
 /*
  * What a trace shows: packets for which all that is set in one of its terms
  * holds, either by their own header or by one of their connection's two, and
  * from then on they and their connection wherever they go.
+ *
+ * A term with BW_TERM_F_EXCEPT leaves out what it matches, whatever the other
+ * terms say. With such terms alone a trace shows every other packet.
  */
 struct bw_nl_term {
 	__u8 family;	/* AF_INET or AF_INET6; 0: either, and no address is asked for */
@@ -330,7 +338,7 @@ struct bw_nl_term {
 	__u16 port;	/* either side's; 0: any */
 	__u8 one_len;	/* prefix length; 0: any address */
 	__u8 other_len;
-	__u16 reserved;	/* 0 */
+	__u16 flags;	/* BW_TERM_F_* */
 	__u32 link;	/* ifindex in the host's namespace; 0: any */
 	__u32 netns;	/* inode number; 0: any */
 	__u8 one[16];	/* from the one to the other or back; IPv4 in the first four bytes */

@@ -42,7 +42,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
 
 FAMILY_NAME = "bridgewarden"
-FAMILY_VERSION = 1
+FAMILY_VERSION = 2
 
 NAME_LEN = 64  # NUL included
 GUARD_LEN = 32  # NUL included
@@ -67,7 +67,7 @@ SERVICE_MAX = 0xFFFFFF
 RULE_NONE = 0xFFFFFFFF
 RULE_F_LOG = 1 << 0
 RULE_F_BYPASS = 1 << 1
-REASON_MAX = 16
+REASON_MAX = 64
 
 #: An attribute's length is a 16-bit number; 32 KiB stays clear of it and of the socket's buffer.
 CHUNK = 32 * 1024
@@ -232,6 +232,8 @@ class Reason(enum.IntEnum):
     NEIGHBOUR = 11
     HOST_ERROR = 12
     CLOSED = 13
+    BARE_PORT = 14
+    BARE_PORT_NEIGHBOUR = 15
 
 
 #: What the built-in reasons mean, for people.
@@ -250,6 +252,8 @@ REASON_WORDS: t.Dict[int, str] = {
     Reason.NEIGHBOUR: "neighbour discovery or multicast listener discovery",
     Reason.HOST_ERROR: "the host's own reset or ICMP error",
     Reason.CLOSED: "the guards have no ruleset yet: closed",
+    Reason.BARE_PORT: "by a port of a guarded bridge itself, past the bridge",
+    Reason.BARE_PORT_NEIGHBOUR: "the host's own neighbour discovery at a port of a guarded bridge",
 }
 
 #: struct formats of the bulk sections: host byte order, no padding; addresses are bytes.

@@ -17,6 +17,8 @@ import ipaddress
 import re
 import typing as t
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import REASON_MAX
+
 Json = t.Dict[str, t.Any]
 
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 47: "gre", 50: "esp"}
@@ -82,7 +84,7 @@ def _verdict(event: Json, words: t.Dict[str, str], rule: str) -> Json:
         direction_class=CLASSES[number] if number < len(CLASSES) else "",
         index=index,
         rule=rule if index >= 16 else "",
-        reason="" if index >= 16 else rule,
+        reason="" if index >= REASON_MAX else rule,
     )
     return event
 

@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _errors as errors
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import EndpointRow, Info, RuleRow
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    REASON_MAX,
+    EndpointRow,
+    Info,
+    RuleRow,
+)
 
 
 class FakeKernel:
@@ -41,7 +46,7 @@ class FakeKernel:
         return [
             RuleRow(0, 0, "default for outside to container", "deny", 0, 0),
             RuleRow(6, 0, "unmanaged", "deny", 12, 720),
-            RuleRow(16, 99, "office reaches the web shop", "allow", 1234, 99999),
+            RuleRow(REASON_MAX, 99, "office reaches the web shop", "allow", 1234, 99999),
         ]
 
     def endpoints(self) -> t.List[EndpointRow]:
@@ -122,7 +127,7 @@ def test_top_shows_what_was_added_a_second(
             RuleRow(6, 0, "unmanaged", "deny", 12, 720),
             RuleRow(3, 0, "default for container to host", "deny", 0, 0),
             RuleRow(
-                16 + packets, 99, "office", "allow", packets, octets
+                REASON_MAX + packets, 99, "office", "allow", packets, octets
             ),  # its place changes, its key does not
         ]
 

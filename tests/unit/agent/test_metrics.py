@@ -23,7 +23,12 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     BridgewardenError,
     ModuleMissing,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import EndpointRow, Info, RuleRow
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    REASON_MAX,
+    EndpointRow,
+    Info,
+    RuleRow,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
 
 pytest.importorskip("prometheus_client")
@@ -54,10 +59,10 @@ class FakeKernel:
         return [
             RuleRow(2, 0, "default for container to container", "deny", 5, 300),
             RuleRow(6, 0, "unmanaged", "deny", 12, 720),
-            RuleRow(15, 0, "of a newer module", "allow", 1, 60),
-            RuleRow(16, 99, 'a "quoted" \\\\ rule\u00e9', "allow", 1234, 99999),
-            RuleRow(17, 98, "x" * 63, "deny", 1, 40),
-            RuleRow(18, 97, "x" * 63, "deny", 2, 80),
+            RuleRow(REASON_MAX - 1, 0, "of a newer module", "allow", 1, 60),
+            RuleRow(REASON_MAX, 99, 'a "quoted" \\\\ rule\u00e9', "allow", 1234, 99999),
+            RuleRow(REASON_MAX + 1, 98, "x" * 63, "deny", 1, 40),
+            RuleRow(REASON_MAX + 2, 97, "x" * 63, "deny", 2, 80),
         ]
 
     def endpoints(self) -> t.List[EndpointRow]:
@@ -114,7 +119,7 @@ def test_every_value_comes_out_as_it_went_in(collector: metrics.Collector, state
         ("default_packets_total", "inter_container", "deny"): 5,
         ("default_bytes_total", "inter_container", "deny"): 300,
         ("reason_packets_total", "unmanaged", "deny"): 12, ("reason_bytes_total", "unmanaged", "deny"): 720,
-        ("reason_packets_total", "15", "allow"): 1,
+        ("reason_packets_total", "63", "allow"): 1,
         ("endpoints",): 1, ("unmanaged_endpoints",): 2, ("rules",): 3, ("guarded_links",): 2,
         ("hooks_in_place",): 1, ("sealed",): 1, ("confirm_remaining_seconds",): 30, ("log_swallowed_total",): 7,
         ("docker_reachable",): 1, ("stuck_containers",): 1, ("sync_failures_total", "docker"): 1,

@@ -7,6 +7,7 @@ import typing as t
 from pathlib import Path as File
 
 import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import REASON_MAX
 from ansible_collections.bridgewarden.docker.plugins.module_utils._paths import (
     Json,
     Path,
@@ -163,7 +164,7 @@ def visit(at: float, netns: int, *hooks: str, **more: t.Any) -> t.List[Json]:
 def verdict(at: float, action: str, rule: str = "r", hook: str = "FORWARD", **more: t.Any) -> Json:
     event = {
         "event": "verdict", "time": at, "trace": 1, "skb": "s", "print": "p", "family": "IPv4", "hook": hook, "netns": 1,
-        "action": action, "audit": False, "direction_class": "ingress", "index": 16 if rule else 1, "rule": rule,
+        "action": action, "audit": False, "direction_class": "ingress", "index": REASON_MAX if rule else 1, "rule": rule,
         "reason": "" if rule else "default",
     }  # fmt: skip
     return {**event, **more}

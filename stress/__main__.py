@@ -48,6 +48,8 @@ def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
         {"script": "packets.py", "arguments": []},
         {"script": "inside.py", "arguments": []},
         {"script": "bareports.py", "arguments": []},
+        {"script": "loading.py", "arguments": []},
+        {"script": "contexts.py", "arguments": []},
         {"script": "traces.py", "arguments": []},
         {"script": "fuzz_netlink.py", "arguments": ["--seconds", "60"]},
         *([{"script": "failures.py", "arguments": []}] if debug else []),

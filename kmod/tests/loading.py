@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Loading with closed=: it succeeds whatever containers there are, and then no IP passes; as packets.py, whose world it builds on.
+
+    packets.py's a, b, c, w, and a container p in N networks: bwl0 .. bwlN-1, guarded, with the ports bwp0 .. bwpN-1
+
+On a kernel that can refuse allocations (FAULT_INJECTION), each allocation of the load is refused in turn. BW_KO is the module's file;
+BW_CLOSED are more patterns to close, of bridges with other containers. --no-faults leaves the refusals out.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import packets
+from bareports import udp4, udp6
+from failures import FAULTS, Failing, set_up
+from packets import (
+    LIBC,
+    V4,
+    V6,
+    A,
+    B,
+    Genl,
+    Ruleset,
+    at_once,
+    both,
+    check,
+    inside,
+    known,
+    run,
+    serve,
+    tcp,
+    try_tcp,
+    try_udp,
+)
+
+KO = os.environ.get("BW_KO", "")
+CLOSED = ",".join(["bwt0", "bwt1", "bwl*", *filter(None, os.environ.get("BW_CLOSED", "").split(","))])
+MOST = 4000  # allocations of one load
+FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
+#: What a load may not do, because it could fail there: work for each namespace and each of its devices.
+PER_NAMESPACE = re.compile(r"\b(ops_init|register_pernet_\w+|register_netdevice_notifier|bw_net_\w+)\+")
+
+
+def loaded():
+    with open("/proc/modules") as f:
+        return any(line.startswith("bridgewarden ") for line in f)
+
+
+def load(nth=0):
+    """0 or the error's name, and whether the nth allocation of it was refused."""
+    fd = os.open(KO, os.O_RDONLY)
+    parameters = ctypes.c_char_p(b"closed=" + CLOSED.encode())
+    failing = Failing(nth) if nth else contextlib.nullcontext()
+    try:
+        with failing:
+            failed = LIBC.syscall(FINIT_MODULE, fd, parameters, 0)
+            number = ctypes.get_errno()
+    finally:
+        os.close(fd)
+    return errno.errorcode[number] if failed else 0, bool(nth) and failing.hit
+
+
+def unload():
+    run("rmmod", "bridgewarden")
+
+
+def batch(lines, *where):
+    subprocess.run(["ip", *where, "-batch", "-"], input="\n".join(lines).encode(), check=True)
+
+
+def container_up(networks):
+    run("ip", "netns", "add", "bwt-p")
+    lines = []
+    for n in range(networks):
+        lines += [
+            "link add bwl%d type bridge" % n,
+            "link set bwl%d up" % n,
+            "link add bwp%d type veth peer name eth%d netns bwt-p" % (n, n),
+            "link set bwp%d master bwl%d up" % (n, n),
+        ]
+    batch(lines)
+    batch(["link set eth%d up" % n for n in range(networks)], "-n", "bwt-p")
+
+
+def container_down():
+    """Whatever there is of it; the ports may go by themselves meanwhile."""
+    there = [name for name in os.listdir("/sys/class/net") if name.startswith(("bwl", "bwp"))]
+    lines = "\n".join("link del %s" % name for name in there)
+    quiet = {"check": False, "stderr": subprocess.DEVNULL}
+    subprocess.run(["ip", "-force", "-batch", "-"], input=lines.encode(), **quiet)
+    subprocess.run(["ip", "netns", "del", "bwt-p"], **quiet)
+
+
+def bridge_settings(value):
+    for name in ("iptables", "ip6tables"):
+        with open("/proc/sys/net/bridge/bridge-nf-call-" + name, "w") as f:
+            f.write(value)
+
+
+WAYS = {
+    "same bridge": (try_udp, "a", V4["b"], V6["b"], 9000),
+    "same bridge, TCP": (try_tcp, "a", V4["b"], V6["b"], 8080),
+    "other bridge": (try_udp, "a", V4["c"], V6["c"], 9000),
+    "published": (try_tcp, "w", "10.203.0.1", "fd00:203::1", 18080),
+    "egress": (try_udp, "a", V4["w"], V6["w"], 9000),
+    "from host": (try_udp, None, V4["a"], V6["a"], 9000),
+    "to host": (try_udp, "a", "10.201.0.1", "fd00:201::1", 9000),
+}
+
+
+def ways():
+    """Every way a packet can take, both families."""
+    calls = [(fn, ns, address, port) for fn, ns, *two, port in WAYS.values() for address in two]
+    found = at_once(calls)
+    return {way: tuple(found[2 * i : 2 * i + 2]) for i, way in enumerate(WAYS)}
+
+
+def opened(found):
+    return sorted(way for way, said in found.items() if "open" in said)
+
+
+# Frames of one bridge, as AF_PACKET sends them.
+
+
+def ip(text):
+    return udp4(V4["a"], V4["b"], text)
+
+
+def tag(vid, ethertype, packet):
+    return struct.pack("!HH", vid, ethertype) + packet
+
+
+def pppoe(proto, packet):
+    return struct.pack("!BBHH", 0x11, 0, 1, len(packet) + len(proto)) + proto + packet
+
+
+def frames():
+    """What a frame is called: whether it carries IP, its ethertype, what is behind."""
+    return {
+        "IPv4": (True, 0x0800, ip),
+        "IPv6": (True, 0x86DD, lambda text: udp6(V6["a"], V6["b"], text)),
+        "VLAN": (True, 0x8100, lambda text: tag(5, 0x0800, ip(text))),
+        "VLAN 0": (True, 0x8100, lambda text: tag(0, 0x0800, ip(text))),
+        "two VLANs": (True, 0x88A8, lambda text: tag(5, 0x8100, tag(6, 0x0800, ip(text)))),
+        "twelve VLANs": (True, 0x8100, lambda text: tag(5, 0x8100, b"") * 11 + tag(6, 0x86DD, ip(text))),
+        "PPPoE": (True, 0x8864, lambda text: pppoe(b"\0\x21", ip(text))),
+        "PPPoE, IPv6": (True, 0x8864, lambda text: pppoe(b"\0\x57", ip(text))),
+        "PPPoE, compressed": (True, 0x8864, lambda text: pppoe(b"\x21", ip(text))),
+        "PPPoE in a VLAN": (True, 0x8100, lambda text: tag(5, 0x8864, pppoe(b"\0\x21", ip(text)))),
+        "LCP in PPPoE": (False, 0x8864, lambda text: pppoe(b"\xc0\x21", text)),
+        "ARP": (False, 0x0806, lambda text: b"\0\1\x08\0\6\4\0\1" + b"\0" * 20 + text),
+        "ARP in a VLAN": (False, 0x8100, lambda text: tag(5, 0x0806, text)),
+        "another type": (False, 0x88B5, lambda text: text),
+    }
+
+
+def crossed():
+    """The names of the frames that went from a to b over the bridge; the last to be sent is one that may."""
+    with inside("a"):
+        out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        out.bind(("eth0", 0))
+    with inside("b"):
+        there = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+        there.bind(("eth0", 3))
+    with out, there:
+        to, own = there.getsockname()[4], out.getsockname()[4]
+        every = list(frames().items())
+        for name, (_, ethertype, make) in [*every, ("last", (False, 0x88B5, lambda text: text))]:
+            text = b"<%s>" % name.encode()
+            out.send(to + own + struct.pack("!H", ethertype) + make(text))
+        found, end = set(), time.monotonic() + 10 * packets.WAIT
+        while "last" not in found:
+            if not select.select([there], [], [], max(0, end - time.monotonic()))[0]:
+                raise RuntimeError("the last frame did not arrive")
+            text = re.search(rb"<([\w, ']+)>", there.recv(4096))
+            found |= {text.group(1).decode()} if text else set()
+        return sorted(found - {"last"})
+
+
+def test_many_networks():
+    everything = sorted(ways())
+    for networks in (1, 17, 40):
+        container_up(networks)
+        check("%d networks: without the module" % networks, (loaded(), opened(ways())), (False, everything))
+        check("%d networks: it loads" % networks, load(), (0, False))
+        for value in ("0", "1"):
+            bridge_settings(value)
+            check("%d networks, bridge-nf-call %s: all is closed" % (networks, value), opened(ways()), [])
+        known(Ruleset().rule(A, B, tcp(8080))).commit(Genl())
+        check(
+            "%d networks: a policy opens what it permits" % networks,
+            (try_tcp("a", V4["b"], 8080), try_tcp("b", V4["a"], 8080)),
+            ("open", "silence"),
+        )
+        unload()
+        container_down()
+
+
+def test_frames():
+    carries = {name: has_ip for name, (has_ip, _, _) in frames().items()}
+    for value in ("0", "1"):
+        bridge_settings(value)
+        check("bridge-nf-call %s, without the module: every frame" % value, crossed(), sorted(carries))
+        check("it loads", load(), (0, False))
+        check(
+            "bridge-nf-call %s, closed: none that carries IP" % value,
+            crossed(),
+            sorted(name for name, has_ip in carries.items() if not has_ip),
+        )
+        unload()
+    bridge_settings("1")
+
+
+def test_roll_back_to_closed():
+    """The first commit's window ends: closed again, at the bridge as well."""
+    check("it loads", load(), (0, False))
+    bridge_settings("0")
+    everything = known(Ruleset(defaults=(0,) * 6))
+    everything.commit(Genl(), timeout=60)
+    check("a window: open", both(try_udp, "a", "b", 9000), ("open", "open"))
+    Genl().ask(packets.ROLLBACK)
+    check("rolled back: closed", opened(ways()), [])
+    everything.commit(Genl())
+    check("committed for good: open", both(try_udp, "a", "b", 9000), ("open", "open"))
+    bridge_settings("1")
+    unload()
+
+
+# Each allocation refused.
+
+
+class KernelLog:
+    def __init__(self):
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self.fd, 0, os.SEEK_END)
+
+    def news(self):
+        lines = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lines.append(os.read(self.fd, 8192).decode(errors="replace").partition(";")[2])
+        return "".join(lines)
+
+
+@contextlib.contextmanager
+def stacks_told():
+    """Every refusal's stack goes to the kernel's log, and not to a slow console."""
+    with open("/proc/sys/kernel/printk") as f:
+        before = f.read()
+    settings = {"/proc/sys/kernel/printk": ("1", before)}
+    settings.update({"%s%s/verbose" % (FAULTS, name): ("2", "0") for name in ("failslab", "fail_page_alloc")})
+    try:
+        for path, (value, _) in settings.items():
+            with open(path, "w") as f:
+                f.write(value)
+        yield
+    finally:
+        for path, (_, value) in settings.items():
+            with open(path, "w") as f:
+                f.write(value)
+
+
+def first_of_ours(stack):
+    found = re.findall(r"\b(\w+)\+0x\S+ \[bridgewarden\]", stack)
+    return next((name for name in found if name.startswith("bw_")), "before")
+
+
+def is_closed():
+    """By one packet of the host's, which is refused at once, and one over a bridge, behind which another ethertype arrives."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.sendto(b"x", (V4["a"], 9000))
+            return False
+        except ConnectionRefusedError:
+            pass
+    return "IPv4" not in crossed()
+
+
+def refuse_each(log, outcomes):
+    for nth in range(1, MOST):
+        log.news()
+        said, hit = load(nth)
+        stack = log.news()
+        if not hit:
+            check("%d allocations; without a refusal it loads" % (nth - 1), (said, is_closed()), (0, True))
+            unload()
+            return
+        where = first_of_ours(stack)
+        if PER_NAMESPACE.search(stack):
+            check("refusal %d, for one namespace: it loads" % nth, said, 0)
+        if said == 0:
+            if not is_closed():
+                check("refusal %d in %s: what loaded is closed" % (nth, where), False, True)
+            unload()
+        elif loaded():
+            check("refusal %d in %s: %s is not loaded" % (nth, where, said), "loaded", "absent")
+            unload()
+        outcomes[where, said or "closed"] += 1
+    check("the load ends", False, True)
+
+
+def test_refusals():
+    """A load fails as a whole, for want of what the host itself needs, or it closes everything."""
+    outcomes = Counter()
+    container_up(17)
+    bridge_settings("0")
+    try:
+        with stacks_told():
+            refuse_each(KernelLog(), outcomes)
+    finally:
+        container_down()
+    for (where, said), number in sorted(outcomes.items()):
+        print("# %s: %s %d times" % (where, said, number))
+    check("some were refused in the module itself", any(where != "before" for where, _ in outcomes), True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--no-faults", action="store_true")
+    args = parser.parse_args()
+    if not KO:
+        sys.exit("BW_KO names no file: the module's .ko")
+    faults = os.path.exists("/proc/self/fail-nth") and not args.no_faults
+    if faults:
+        set_up()
+    tests = [test_many_networks, test_frames, test_roll_back_to_closed, *[test_refusals] * faults]
+    container_down()
+    saved = packets.world_up()
+    try:
+        for where in ("a", "b", "c", "w", None):
+            serve(where, 9000)
+            if where:
+                serve(where, 8080)
+        if loaded():
+            unload()
+        for test in tests:
+            print("# " + test.__name__, flush=True)
+            test()
+    finally:
+        container_down()
+        if not loaded():
+            run("insmod", KO)
+        Ruleset(guards=(), defaults=(0,) * 6).commit(Genl())
+        packets.world_down(saved)
+    print("1..%d" % packets.COUNT)
+    print("%d passed, %d failed" % (packets.COUNT - len(packets.FAILED), len(packets.FAILED)))
+    return bool(packets.FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

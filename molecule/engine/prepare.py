@@ -40,7 +40,15 @@ def archive(module: Path) -> bytes:
     files.update(
         {
             f"kernel/{name}": PROJECT / "kmod" / "tests" / name
-            for name in ("packets.py", "inside.py", "traces.py", "fuzz_netlink.py")
+            for name in (
+                "packets.py",
+                "inside.py",
+                "traces.py",
+                "fuzz_netlink.py",
+                "failures.py",
+                "bareports.py",
+                "loading.py",
+            )
         }
     )
     files["kernel/bridgewarden.yaml"] = PROJECT / "kmod" / "bridgewarden.yaml"

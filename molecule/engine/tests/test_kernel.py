@@ -17,6 +17,8 @@ from lab import ssh
 SCRIPTS = {
     "forward and postrouting": "packets.py",
     "container": "inside.py",
+    "past the bridge": "bareports.py",
+    "loading": "loading.py --no-faults",
     "tracer": "traces.py",
     "malformed netlink": "fuzz_netlink.py --seconds 20 --seed 6",
     "seal": "packets.py seal",  # last: it holds until the machine is thrown away
@@ -46,6 +48,70 @@ def test_container_with_net_admin_has_no_say(bench: Any, network: str) -> None:
     generation = "cd /root/engine/kernel && python3 -c 'import packets; print(packets.Genl().generation())'"
     assert ssh.run(run, generation).stdout.strip() == "1"
     assert "sealed" not in ssh.run(run, "dmesg | tail -3").stdout
+
+
+RESOLVE = "cd /root/engine/kernel && {} python3 -c 'import packets; packets.Genl()' 2>&1 | tail -1"
+LOADED = "grep -c ^bridgewarden /proc/modules"
+
+
+def test_nobody_loads_it_by_the_familys_name(bench: Any) -> None:
+    """Installed and unloaded, as after an emergency: it stays out until somebody loads it by its own name."""
+
+    def run(command: str) -> str:
+        return ssh.run(bench.machine, command).stdout.strip()
+
+    place = "/lib/modules/$(uname -r)/extra"
+    run(f"mkdir -p {place} && cp /root/engine/bridgewarden.ko {place}/ && depmod -a; rmmod bridgewarden")
+    try:
+        unprivileged = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+        in_container = (
+            IN_CONTAINER.format("none")
+            + "sh -c 'cd /root/engine/kernel; exec python3 -c \"import packets; packets.Genl()\"' 2>&1 | tail -1"
+        )
+        for command in (RESOLVE.format(""), RESOLVE.format(unprivileged), in_container):
+            assert "ENOENT" in run(command), "the name is asked for"
+            assert run(LOADED) == "0", command
+        assert run(f"modprobe bridgewarden && {LOADED}") == "1", "by its own name it is loaded"
+    finally:
+        run(f"rm -f {place}/bridgewarden.ko; depmod -a")
+
+
+#: Frames to each reserved group address, as AF_PACKET sends them from a container with Docker's own set of capabilities.
+SEND = """import socket, sys
+sys.path.insert(0, "/root/engine/kernel")
+from bareports import GROUPS, mac, udp4
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("eth0", 0))
+for group in GROUPS:
+    s.send(mac(group) + s.getsockname()[4] + bytes([8, 0]) + udp4("192.0.2.77", sys.argv[1], group.encode()))
+"""
+#: How many the host's socket has received when a last datagram, its own, arrives.
+HEAR = """import socket, subprocess, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", 5514))
+s.settimeout(10)
+subprocess.run(sys.argv[1:], check=True)
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"last", ("127.0.0.1", 5514))
+print(len([text for text in iter(lambda: s.recv(100), b"last")]))
+"""
+
+
+def test_container_reaches_no_socket_past_its_bridge(bench: Any) -> None:
+    """Docker's own bridge, veth and capabilities; kmod/tests/bareports.py has every kind of packet."""
+    for name, text in (("send.py", SEND), ("hear.py", HEAR)):
+        ssh.run(bench.machine, f"cat > /root/engine/{name} <<'END'\n{text}END")
+    container = (
+        "docker run --rm --network left -v /:/host:ro --entrypoint /host/bin/busybox bw-shop chroot /host"
+    )
+    command = f"python3 /root/engine/hear.py {container} python3 /root/engine/send.py 172.28.1.1"
+    unguarded = (
+        "cd /root/engine/kernel && python3 -c 'from packets import *; Ruleset(guards=()).commit(Genl())'"
+    )
+    ssh.run(bench.machine, f"{RELOAD} && {unguarded}")
+    assert ssh.run(bench.machine, command).stdout.strip() == "14"
+    bench.commit(default="allow")
+    assert ssh.run(bench.machine, command).stdout.strip() == "0"
+    ssh.run(bench.machine, f"{RELOAD}")
 
 
 @pytest.mark.parametrize("what", SCRIPTS)

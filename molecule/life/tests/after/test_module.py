@@ -11,9 +11,8 @@ from conftest import ALLOWED, DENIED, ids
 
 LET_GO = "echo N > /sys/module/bridgewarden/parameters/hold"
 WAYS_BACK = {
-    "by hand": "modprobe bridgewarden closed=docker0,br-*",
+    "by hand": "modprobe bridgewarden closed=docker0,br-[0-f][0-f][0-f][0-f]????????",
     "the boot unit": "systemctl restart bridgewarden",
-    "the agent": "docker restart -t 1 bob",  # asks the kernel, which loads what it is asked for
 }
 
 
@@ -52,4 +51,26 @@ def test_the_module_is_unloaded(
         seconds_until_open=round(took, 1),
         shut_seconds={i: found[i]["longest_gap"] for i in ids(ALLOWED)},
     )
+    assert life.agent()["pid"] == agent["pid"]
+
+
+def test_unloaded_it_stays_out(life: Any) -> None:
+    """An operator's emergency: neither the agent, which asks for it at every event, nor anybody else's question loads it."""
+    life.until_known()
+    agent = life.agent()
+    life.sh(f"{LET_GO} && modprobe -r bridgewarden")
+    life.until_open(ids(DENIED))
+    life.sh("docker restart -t 1 bob")
+    life.until(
+        lambda: "not loaded" in life.sh("bridgewarden status 2>&1", check=False), 30, "the command says so"
+    )
+    life.until(
+        lambda: "not loaded" in life.sh("journalctl -u bridgewarden-agent -n 20 --no-pager"),
+        30,
+        "so does the agent",
+    )
+    assert life.sh("grep -c ^bridgewarden /proc/modules", check=False).strip() == "0"
+    life.sh("systemctl restart bridgewarden")
+    life.until_open(ids(ALLOWED))
+    life.until_known()
     assert life.agent()["pid"] == agent["pid"]

@@ -134,13 +134,23 @@ static noinline unsigned int bw_refuse_bare_port(struct sk_buff *skb,
 	return verdict;
 }
 
+/* A port of some bridge by itself. */
+static noinline unsigned int bw_forward_by_port(struct sk_buff *skb,
+						const struct nf_hook_state *hs)
+{
+	if (bw_bare_port(hs->in) || bw_bare_port(hs->out))
+		return bw_refuse_bare_port(skb, hs, hs->out);
+	return bw_judge_forward_slowly(skb, hs);
+}
+
 static __always_inline unsigned int
 bw_pass_forward(struct sk_buff *skb, const struct nf_hook_state *hs, bool six)
 {
 	u32 epoch;
 
-	if (unlikely(bw_bare_port(hs->in) || bw_bare_port(hs->out)))
-		return bw_refuse_bare_port(skb, hs, hs->out);
+	/* One test for both: no bridged packet has a port for a device here. */
+	if (unlikely(netif_is_bridge_port(hs->in) | netif_is_bridge_port(hs->out)))
+		return bw_forward_by_port(skb, hs);
 	if (likely(!bw_maybe_guarded(hs->in->ifindex) &&
 		   !bw_maybe_guarded(hs->out->ifindex)))
 		return NF_ACCEPT;

@@ -46,7 +46,7 @@ LEFT_OUT = (
     "molecule/engine/tests/test_services.py::test_protocol[5000/sctp-sctp",
     PROXY,
 )
-STEPS = ("paths", "churn", "unload", "engine", "proxy")
+STEPS = ("paths", "churn", "unload", "load", "engine", "proxy")
 Step = Callable[[], dict[str, Any]]
 
 
@@ -134,15 +134,40 @@ def unload(machine: Machine) -> Step:
     return lambda: {"status": ssh.run(machine, script).returncode}
 
 
+#: A container in 17 networks, beside those of molecule/engine/world.sh.
+MANY = """set -e
+for n in $(seq 17); do docker network create many-$n >/dev/null; done
+docker run -d --name many --network many-1 bw-shop many tcp:8080 udp:9000 >/dev/null
+for n in $(seq 2 17); do docker network connect many-$n many; done
+"""
+NO_MORE = "docker rm -f many >/dev/null; for n in $(seq 17); do docker network rm many-$n >/dev/null; done"
+LOAD = """cd /root/engine/kernel && rmmod bridgewarden
+address=$(docker inspect -f '{{(index .NetworkSettings.Networks "many-17").IPAddress}}' many)
+BW_KO=/root/engine/bridgewarden.ko BW_CLOSED='docker0,br-*' BW_OTHERS="172.28.1.10:9000 $address:9000" python3 -u loading.py 2>&1
+"""
+
+
+def load(machine: Machine) -> Step:
+    """Each allocation of the module's load refused, beside containers that run."""
+
+    def run() -> dict[str, Any]:
+        if (made := ssh.run(machine, MANY)).returncode:
+            return {"status": made.returncode, "said": made.stderr}
+        done = ssh.run(machine, LOAD)
+        (OUT / "host-load.log").write_text(done.stdout, encoding="utf-8")
+        ssh.run(machine, NO_MORE)
+        return {"status": done.returncode, "said": done.stdout.strip().splitlines()[-1]}
+
+    return run
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m stress.host", description=__doc__)
     parser.add_argument(
         "--seconds", type=int, default=600, help="of the churn; what is before it takes its own time"
     )
     parser.add_argument("--keep", action="store_true", help="leave the machine running afterwards")
-    parser.add_argument(
-        "steps", nargs="*", metavar="STEP", help="paths, churn, unload, engine, proxy; default: all"
-    )
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"{', '.join(STEPS)}; default: all")
     args = parser.parse_args()
     if unknown := set(args.steps) - set(STEPS):
         parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
@@ -158,6 +183,7 @@ def main() -> int:
         tests("paths", "molecule/paths/tests"),
         churn(machine, args.seconds),
         unload(machine),
+        load(machine),
         tests("engine", "molecule/engine/tests", LEFT_OUT),
         tests("proxy", PROXY),
     )

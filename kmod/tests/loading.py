@@ -5,7 +5,8 @@
     packets.py's a, b, c, w, and a container p in N networks: bwl0 .. bwlN-1, guarded, with the ports bwp0 .. bwpN-1
 
 On a kernel that can refuse allocations (FAULT_INJECTION), each allocation of the load is refused in turn. BW_KO is the module's file;
-BW_CLOSED are more patterns to close, of bridges with other containers. --no-faults leaves the refusals out.
+BW_CLOSED are more patterns to close, of bridges with other containers, and BW_OTHERS their UDP servers (ADDRESS:PORT ...). --no-faults
+leaves the refusals out.
 """
 
 import argparse
@@ -47,6 +48,10 @@ from packets import (
 
 KO = os.environ.get("BW_KO", "")
 CLOSED = ",".join(["bwt0", "bwt1", "bwl*", *filter(None, os.environ.get("BW_CLOSED", "").split(","))])
+#: ADDRESS:PORT of UDP servers in those containers.
+OTHERS = [
+    (one.rpartition(":")[0], int(one.rpartition(":")[2])) for one in os.environ.get("BW_OTHERS", "").split()
+]
 MOST = 4000  # allocations of one load
 FINIT_MODULE = 313 if os.uname().machine == "x86_64" else 273
 #: What a load may not do, because it could fail there: work for each namespace and each of its devices.
@@ -285,15 +290,19 @@ def first_of_ours(stack):
     return next((name for name in found if name.startswith("bw_")), "before")
 
 
-def is_closed():
-    """By one packet of the host's, which is refused at once, and one over a bridge, behind which another ethertype arrives."""
+def refused_at_once(address, port):
+    """Whether the host's own kernel refuses a datagram, as it does behind closed guards."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
-            s.sendto(b"x", (V4["a"], 9000))
+            s.sendto(b"x", (address, port))
             return False
         except ConnectionRefusedError:
-            pass
-    return "IPv4" not in crossed()
+            return True
+
+
+def is_closed():
+    """By packets of the host's own, and by one over a bridge, behind which another ethertype arrives."""
+    return all(refused_at_once(*to) for to in [(V4["a"], 9000), *OTHERS]) and "IPv4" not in crossed()
 
 
 def refuse_each(log, outcomes):
@@ -324,6 +333,8 @@ def test_refusals():
     outcomes = Counter()
     container_up(17)
     bridge_settings("0")
+    for to in OTHERS:
+        check("without the module %s:%d is not refused" % to, refused_at_once(*to), False)
     try:
         with stacks_told():
             refuse_each(KernelLog(), outcomes)

@@ -177,7 +177,7 @@ def main():
         two = known(Ruleset().rule(A, B, udp(9000)).rule(B, A, tcp(81)))
         inside = known(Ruleset(placement=2).rule(A, B, udp(9000)))
         one.commit(Genl())
-        memory = fuzz_netlink.held()
+        memory = packets.settled(fuzz_netlink.held)
         check("a permitted packet, a denied one", verdicts(), ("open", "silence"))
 
         steps, _ = requests(two, 0)
@@ -232,7 +232,7 @@ def main():
         one.commit(Genl())
         check(
             "a commit works as ever",
-            (verdicts(), fuzz_netlink.settled(memory)),
+            (verdicts(), fuzz_netlink.given_back(memory)),
             (("open", "silence"), memory),
         )
         check("no transaction is left open", fuzz_netlink.room(), 16)

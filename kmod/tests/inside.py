@@ -450,7 +450,7 @@ def test_stress(g):
     with contextlib.suppress(Refused):
         g.ask(ROLLBACK)
     judged_inside(Ruleset()).commit(g)
-    time.sleep(2)  # namespaces end in the background
+    packets.until(lambda: namespaces(g) == start)  # they end in the background
     print(
         "# %d namespaces came and went, %d swaps, %d packets"
         % (sum(done.values()), swaps, sum(sent.values()))
@@ -490,6 +490,7 @@ def main():
         for test in TESTS:
             if not wanted or test.__name__[5:] in wanted:
                 print("# %s" % test.__name__, flush=True)
+                packets.rest()
                 test(Genl())
     finally:
         Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())

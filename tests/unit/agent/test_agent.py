@@ -103,7 +103,7 @@ def test_the_events_of_one_burst_are_one_reason(one: agent.Agent) -> None:
     began = time.monotonic()
     change = one.next_change(30)
     assert change == agent.Change("container c0: start and 4 more", "events", frozenset("01234"), False, 6.0)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 10  # of the 30 it may wait
 
 
 def test_a_storm_does_not_put_it_off_for_ever(one: agent.Agent) -> None:
@@ -420,7 +420,7 @@ def test_a_replaced_socket_is_noticed_although_the_old_stream_is_open(
 
 
 def test_words_of_events() -> None:
-    now = time.time()
+    now, then = time.time(), time.monotonic()
     event = {
         "Type": "container",
         "Action": "start",
@@ -429,10 +429,10 @@ def test_words_of_events() -> None:
     }
     word = agent.word_of(event)
     assert (word.words, word.container, word.networks) == ("container web: start", "ab" * 32, False)
-    assert 4.9 < time.monotonic() - word.at < 6
+    assert abs(word.at - (then - 5)) < 0.1  # whenever it is asked
     assert "hunter2" not in repr(word)
     for clock in (now + 3600, now - 3600, 0):  # dockerd's clock and ours are far apart: one was set
-        assert time.monotonic() - agent.word_of(dict(event, timeNano=int(clock * 1e9))).at < 1
+        assert then <= agent.word_of(dict(event, timeNano=int(clock * 1e9))).at <= time.monotonic()
     network = {"Type": "network", "Action": "connect", "Actor": {"ID": "n", "Attributes": {"container": "c"}}}
     assert agent.word_of(network)[2:4] == ("c", False)
     assert agent.word_of(dict(network, Action="destroy"))[3]

@@ -12,11 +12,12 @@ import time
 from lab.paths import CHECKOUT
 
 
-def greet(listener: socket.socket) -> None:
+def greet(listener: socket.socket, greeted: threading.Semaphore) -> None:
     while True:
         client, _ = listener.accept()
         client.sendall(b"hello\n")
         client.close()
+        greeted.release()
 
 
 def test_every_kind_of_answer() -> None:
@@ -45,8 +46,10 @@ def test_every_kind_of_answer() -> None:
     mute.accept()  # so the first tick is over
     time.sleep(0.3)
     greeter.listen(100)
-    threading.Thread(target=greet, args=(greeter,), daemon=True).start()
-    time.sleep(2)
+    greeted = threading.Semaphore(0)
+    threading.Thread(target=greet, args=(greeter, greeted), daemon=True).start()
+    for _ in range(20):
+        assert greeted.acquire(timeout=30), "the knocking ended"
     found = json.loads(knocker.communicate(timeout=10)[0])
     for name, target in found.items():
         words = ("open", "connected", "refused", "unreachable", "silent")

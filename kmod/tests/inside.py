@@ -141,7 +141,7 @@ def bridge_settings(value):
 
 
 def count_of(g, rule):
-    return g.counters()[16 + rule]
+    return g.counters()[packets.RULE + rule]
 
 
 def test_same_bridge(g):

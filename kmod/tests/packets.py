@@ -52,6 +52,8 @@ WORLD, HOST, A, B, C = 1, 2, 3, 4, 5
 NONE = 0xFFFFFFFF
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 UNMANAGED, SPOOFED, INVALID, DIRECT, NEIGHBOUR, HOST_ERROR = 6, 7, 8, 10, 11, 12
+#: The number of rule 0.
+RULE = 64
 ANY = (0, 0xFFFFFF)
 
 
@@ -941,9 +943,9 @@ def test_settled(g):
     def late(port):
         with connect("a", V4["b"], port) as s:
             reset_at_close(s, False)
-        early = g.counters()[16]
-        found = settled(g.counters)[16]
-        return found > early, settled(g.counters)[16] - found
+        early = g.counters()[RULE]
+        found = settled(g.counters)[RULE]
+        return found > early, settled(g.counters)[RULE] - found
 
     with inside("b"):
         listener = socket.socket()
@@ -978,11 +980,11 @@ def test_counters(g):
     before = settled(g.counters)
     known(Ruleset().rule(A, A, tcp(1)).rule(A, B, tcp(8080))).commit(g)
     after = g.counters()
-    check("a rule keeps its count, wherever it stands", after[17] >= before[16] > 0, True)
-    check("a new rule begins at 0", after[16], 0)
+    check("a rule keeps its count, wherever it stands", after[RULE + 1] >= before[RULE] > 0, True)
+    check("a new rule begins at 0", after[RULE], 0)
     known(Ruleset()).commit(g, timeout=60)
     g.ask(ROLLBACK)
-    check("rolling back counts nothing twice", g.counters()[17], after[17])
+    check("rolling back counts nothing twice", g.counters()[RULE + 1], after[RULE + 1])
 
 
 def test_refusals(g):
@@ -1170,7 +1172,7 @@ def test_queue(g):
 
         def passed():
             counted = g.counters()
-            return sum(counted[16 + i] for i in range(6)), queue_seen(5)
+            return sum(counted[RULE + i] for i in range(6)), queue_seen(5)
 
         before = settled(passed)
         queue_ways("open", "the listener accepts" + where)
@@ -1249,7 +1251,11 @@ def test_postrouting(g):
         ).commit(g)
         where = "forward" if placement == FORWARD else "postrouting"
         rest()
-        for what, peer, index in (("same bridge", "b", 16), ("other bridge", "c", 17), ("egress", "w", 1)):
+        for what, peer, index in (
+            ("same bridge", "b", RULE),
+            ("other bridge", "c", RULE + 1),
+            ("egress", "w", 1),
+        ):
             for address in (V4[peer], V6[peer]):
                 before = g.counters()
                 with udp_to("a", address, 9000) as s:
@@ -1337,7 +1343,7 @@ def test_from_host(g):
         before = settled(g.counters)
         with connect(None, *own[4]) as s:
             check(where + "established", all(echo(s) for _ in range(4)), True)
-        count = settled(g.counters)[16] - before[16]
+        count = settled(g.counters)[RULE] - before[RULE]
         check(where + "each packet once: %d" % count, 10 <= count <= 20, True)
         known(Ruleset(defaults=default, placement=placement)).rule(HOST, A, tcp(8080), REJECT).commit(g)
         check(where + "rejected, and told so", published(), ("refused", "refused"))
@@ -1358,7 +1364,7 @@ def test_reject_bare_bridge(g):
     before = g.counters()
     said = both(try_tcp, "a", "b", 8081) + both(try_udp, "a", "b", 9001)
     print("# a bridge without an address, tcp and udp rejected: %s" % (said,))
-    check("without an address: dropped at least", ("open" in said, grew(g, before, 16)), (False, True))
+    check("without an address: dropped at least", ("open" in said, grew(g, before, RULE)), (False, True))
     run("ip", "addr", "add", "10.201.0.1/24", "dev", "bwt0")
     run("ip", "addr", "add", "fd00:201::1/64", "dev", "bwt0", "nodad")
 

@@ -593,12 +593,12 @@ def test_verdicts(g):
         "each verdict with its rule",
         told,
         {
-            (16, "allow", "rule 0", "FORWARD"),
-            (17, "deny", "rule 1", "FORWARD"),
+            (packets.RULE, "allow", "rule 0", "FORWARD"),
+            (packets.RULE + 1, "deny", "rule 1", "FORWARD"),
             (2, "deny", "default", "FORWARD"),
         },
     )
-    dropped = next(e for e in events if e["event"] == "bw_verdict" and e["index"] == "17")
+    dropped = next(e for e in events if e["event"] == "bw_verdict" and e["index"] == str(packets.RULE + 1))
     way = [
         (e["event"], name_of(e), e["hook"], e.get("last"))
         for e in events

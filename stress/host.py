@@ -22,7 +22,7 @@ from lab.errors import LabError
 from lab.machine import Machine
 from lab.paths import CHECKOUT
 from lab.progress import say, step
-from stress.guest import REPORT
+from stress.guest import is_report
 
 OUT = CHECKOUT / "build" / "stress"
 NAME = "stress-host"
@@ -61,7 +61,7 @@ class Reports:
         leaked = ssh.run(self.machine, SCAN).stdout.split("unreferenced object ")[1:]
         lines = self.machine.read_console().splitlines()
         news, self.seen = lines[self.seen :], len(lines)
-        found = ["\n".join(news[n : n + 40]) for n, line in enumerate(news) if REPORT.search(line)]
+        found = ["\n".join(news[n : n + 40]) for n, line in enumerate(news) if is_report(line)]
         found += [f"kmemleak: {one}" for one in leaked]
         if not re.search(r"debug_locks:\s+1\b", ssh.run(self.machine, "cat /proc/lockdep_stats").stdout):
             found.append("lockdep has stopped watching")

@@ -48,6 +48,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     StoreCorrupt,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import (
     UnixConnection,
     module_loaded,
@@ -77,7 +78,6 @@ EVENTS = (
     "remove",
 )
 
-DEFAULT_CLOSED = ("docker0", "br-*")
 MODULE = "bridgewarden"
 
 
@@ -687,5 +687,5 @@ def boot_policy(store: Store) -> t.Tuple[t.Optional[Json], str]:
 
 
 def closed_guards(policy: t.Optional[Json]) -> t.List[str]:
-    guards = (policy or {}).get("guards") or DEFAULT_CLOSED
+    guards = (policy or {}).get("guards") or GUARDS
     return [str(guard) for guard in guards]

@@ -29,6 +29,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     PermissionDenied,
     StoreCorrupt,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import (
     docker_get,
     matches,
@@ -275,7 +276,9 @@ def check_guards(guards: t.Sequence[str]) -> None:
     for guard in guards:
         if not re.match(r"^[A-Za-z0-9_.:@*?\[\]!^-]{1,31}$", guard):
             raise BridgeError(
-                f"{guard!r} is no pattern for link names", "guards", "write it like br-* or docker0"
+                f"{guard!r} is no pattern for link names",
+                "guards",
+                "write it as the default is: " + " ".join(GUARDS),
             )
 
 

@@ -341,7 +341,7 @@ def _guards(value: t.Any) -> t.Tuple[str, ...]:
             raise PolicyError(
                 f'the guard pattern "{pattern}" matches the loopback link lo',
                 path,
-                "name Docker's bridges, for example docker0 and br-*",
+                "name Docker's bridges only; the default is " + " ".join(GUARDS),
             )
     if len(set(guards)) > MAX_GUARDS:
         raise PolicyError("more than %d guard patterns" % MAX_GUARDS, ("guards",), "join some with * or ?")

@@ -69,7 +69,7 @@ EXAMPLES = r"""
   bridgewarden.docker.kernel_module:
     name: bridgewarden
     reload_parameters:
-      closed: docker0,br-*
+      closed: ["br-[0-f][0-f][0-f][0-f]????????", docker0, docker_gwbridge]
   register: loading
 
 - name: Say that the old build is still at work

@@ -23,6 +23,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     PolicyError,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS, glob_match
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log, sd_notify
 
@@ -440,6 +441,8 @@ def test_words_of_events() -> None:
 
 # Before Docker starts.
 
+CLOSED = "modprobe bridgewarden closed=" + ",".join(GUARDS)
+
 
 class FakeKernel:
     def __init__(self, generation: int) -> None:
@@ -508,13 +511,25 @@ def test_boot_with_a_damaged_file_and_nothing_else_stays_closed_and_fails(boot: 
     os.makedirs(os.path.dirname(boot.store.policy_path))
     Path(boot.store.policy_path).write_text("{")
     assert boot() != 0
-    assert boot.commands == ["modprobe bridgewarden closed=docker0,br-*"]
+    assert boot.commands == [CLOSED]
     assert boot.applied == []
 
 
 def test_boot_without_a_policy_closes_the_guards(boot: Boot) -> None:
     assert boot() == 0
-    assert boot.commands == ["modprobe bridgewarden closed=docker0,br-*"] and boot.applied == []
+    assert boot.commands == [CLOSED] and boot.applied == []
+
+
+def test_boot_without_a_policy_closes_dockers_bridges_and_no_others(boot: Boot) -> None:
+    """A host whose uplink is br-lan stays reachable after `state: absent` and a reboot."""
+    assert boot() == 0
+    patterns = boot.commands[0].partition("closed=")[2].split(",")
+
+    def closed(link: str) -> bool:
+        return any(glob_match(pattern, link) for pattern in patterns)
+
+    assert all(closed(link) for link in ("docker0", "docker_gwbridge", "br-0123456789ab"))
+    assert not any(closed(link) for link in ("br-lan", "br-ex", "br-int", "br-mgmt", "br-management", "br0"))
 
 
 def test_boot_without_the_module_fails(boot: Boot) -> None:

@@ -26,6 +26,7 @@ import traceback
 import typing as t
 import urllib.parse
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils import (
     _docker_proxy as docker_proxy,
@@ -52,6 +53,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import (
     UnixConnection,
     module_loaded,
+    refusal,
     run,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
@@ -144,7 +146,7 @@ class EventStream(threading.Thread):
             connection.request("GET", "/events?" + query)
             response = connection.getresponse()
             if response.status != 200:
-                raise ValueError("GET /events: status %d" % response.status)
+                raise refusal(response, "/events")
             self._socket = connection.sock
             if connection.sock is not None:
                 connection.sock.settimeout(None)  # a quiet host is no broken one
@@ -254,7 +256,7 @@ class Synced(t.NamedTuple):
     warnings: t.List[str]
     info: Info
     planned: int = 0  # endpoints that should be in force
-    stuck: t.FrozenSet[str] = frozenset()  # containers that dockerd did not answer about
+    stuck: t.Mapping[str, str] = MappingProxyType({})  # Watch.stuck
     held: t.Tuple[
         int, ...
     ] = ()  # published ports whose docker-proxy keeps what it took before they were known
@@ -312,7 +314,7 @@ class Follower:
                 info = kernel.info()
         except NothingNew:
             self._last, self._known = last, known
-            return last[1]._replace(changed=False, actions=[]) if last else None
+            return last[1]._replace(changed=False, actions=[], stuck=dict(self.watch.stuck)) if last else None
         synced = Synced(
             result.changed,
             info.generation,
@@ -321,7 +323,7 @@ class Follower:
             result.plan.warnings if result.plan else [],
             info,
             endpoints_of(result.plan),
-            frozenset(self.watch.stuck),
+            dict(self.watch.stuck),
             held,
         )
         if result.plan is not None:
@@ -367,7 +369,9 @@ def endpoints_of(plan: t.Optional[engine.Plan]) -> int:
 
 def sync(store: Store, docker_socket: str = DEFAULT_SOCKET) -> t.Optional[Synced]:
     """Once, for the command."""
-    return Follower(store, Watch(docker_socket))(Change("asked to"))
+    watch = Watch(docker_socket)
+    synced = Follower(store, watch)(Change("asked to"))
+    return synced and synced._replace(warnings=[*synced.warnings, *watch.warnings()])
 
 
 class Agent:
@@ -554,7 +558,9 @@ class Agent:
         self.state.stuck = len(synced.stuck)
         self.state.planned = synced.planned
         if synced.stuck:
-            names = ", ".join(sorted(name[:12] for name in synced.stuck))
+            names = ", ".join(
+                name[:12] + (f" ({said})" if said else "") for name, said in sorted(synced.stuck.items())
+            )
             self.log.trouble(
                 f"dockerd does not answer about {names}: what is new about them is not in force yet, trying again"
             )

@@ -355,9 +355,8 @@ def cmd_explain(args: argparse.Namespace) -> Reply:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
 
     with Kernel() as kernel:
-        answers = engine.explain(
-            kernel, collect(args.docker_socket), args.source, args.target, args.service, args.direct
-        )
+        facts = collect(args.docker_socket, warn=warn)
+        answers = engine.explain(kernel, facts, args.source, args.target, args.service, args.direct)
     return Reply(answers, [answer["words"] for answer in answers])
 
 
@@ -489,7 +488,7 @@ def cmd_trace(args: argparse.Namespace) -> Reply:
     else:
         say("%d packets, %d events, ended by %s" % (summary["packets"], summary["events"], summary["ended"]))
         for note in summary["notes"]:
-            sys.stderr.write("bridgewarden: %s\n" % note)
+            warn(note)
     if args.record:
         tracing.write_private(args.record, json.dumps(record, sort_keys=True) + "\n")
     write_page(args.html, record)
@@ -782,7 +781,7 @@ def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
         if args.json:
             say(json.dumps({"error": error.text(), **error.as_result()}, indent=2, sort_keys=True))
         else:
-            sys.stderr.write("bridgewarden: %s\n" % error.text())
+            warn(error.text())
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         os._exit(0)
@@ -795,6 +794,10 @@ def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
     elif reply.lines:
         say("\n".join(reply.lines))
     raise SystemExit(reply.code)
+
+
+def warn(text: str) -> None:
+    sys.stderr.write("bridgewarden: %s\n" % text)
 
 
 def say(text: str) -> None:

@@ -51,9 +51,17 @@ BRIDGE_NAME_OPTION = "com.docker.network.bridge.name"
 _DUMMY_PREFIXES = {"macvlan": "dm-", "ipvlan": "di-"}
 
 
-def collect(socket: str = DEFAULT_SOCKET, timeout: float = DEFAULT_TIMEOUT) -> Json:
-    """The container facts of this host."""
-    return Watch(socket, timeout).facts()
+def collect(
+    socket: str = DEFAULT_SOCKET,
+    timeout: float = DEFAULT_TIMEOUT,
+    warn: t.Callable[[str], None] = lambda _text: None,
+) -> Json:
+    """The container facts of this host; `warn` gets a text for each container that dockerd cannot inspect."""
+    watch = Watch(socket, timeout)
+    facts = watch.facts()
+    for text in watch.warnings():
+        warn(text)
+    return facts
 
 
 class Watch:
@@ -61,9 +69,10 @@ class Watch:
 
     The first time dockerd is asked about every container, later only about those
     that an event names and those that its list shows changed.  Links are read
-    anew each time.  After an error nothing is kept.  A tolerant one goes on
-    without the containers that dockerd does not answer about: they are `stuck`,
-    taken as they were, or as the list has them, and asked about again.
+    anew each time.  After an error nothing is kept.  Containers that dockerd
+    cannot inspect are `stuck`: taken as they were, or as the list has them, and
+    asked about again.  A tolerant one treats those the same way that dockerd
+    does not answer about at all.
     """
 
     def __init__(
@@ -76,7 +85,7 @@ class Watch:
 
     def forget(self) -> None:
         """The next facts are asked for from scratch."""
-        self.stuck: t.Set[str] = set()
+        self.stuck: t.Dict[str, str] = {}  # by id: what dockerd said, "" where it did not answer
         self._answers: t.Optional[Json] = None
         self._facts: t.Optional[Json] = None
         self._nsids: t.Dict[str, int] = {}
@@ -96,7 +105,7 @@ class Watch:
                 answers = _ask_all(daemon)
             elif containers is None:
                 _ask_changed(daemon, answers, before)
-            elif not _ask_about(daemon, answers, before.union(containers), networks) and former is not None:
+            elif not _ask_about(daemon, answers, {*before, *containers}, networks) and former is not None:
                 self._answers, self._facts = answers, former
                 self.stuck = daemon.stuck
                 return former
@@ -116,6 +125,16 @@ class Watch:
         # A port that is still missing is looked for again.
         self._facts = facts if _complete(facts) else None
         return facts
+
+    def warnings(self) -> t.List[str]:
+        """A text for each container that is stuck, of the last facts."""
+        listed = (self._answers or {"containers": []})["containers"]
+        return [
+            f"dockerd cannot inspect the container {_name(entry, {})} ({self.stuck[entry['Id']] or 'no answer'}): the container "
+            "is taken as dockerd's list has it; look at 'journalctl -u docker', then restart or remove it"
+            for entry in listed
+            if entry["Id"] in self.stuck
+        ]
 
     def _ask_kernel(self, sandboxes: t.Sequence[str], routes: bool) -> t.Tuple[t.List[Link], t.List[str]]:
         with Rtnl() as rtnl:
@@ -286,6 +305,8 @@ BESIDE, PATIENCE, AGAIN = 0.05, 3.0, 1.0
 #: So many at once at the most: each has a connection of its own.
 WAITING = 200
 
+_FAILURES = (OSError, ValueError, http.client.HTTPException)
+
 
 class Daemon:
     """dockerd, over one connection where it answers: it is only ever asked, by GET."""
@@ -296,7 +317,7 @@ class Daemon:
         self._connection = UnixConnection(socket_path(socket), timeout)
         self._tolerant = stuck is not None
         self._known_stuck = frozenset(stuck or ())
-        self.stuck: t.Set[str] = set()  # that it did not answer about, this time
+        self.stuck: t.Dict[str, str] = {}  # this time, as in Watch
 
     def __enter__(self) -> Daemon:
         check_socket(self._socket, self._timeout)
@@ -309,12 +330,15 @@ class Daemon:
         """The answer; None for what is not there (any more)."""
         try:
             return self._get(path)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise DockerUnavailable(
-                f"dockerd does not answer as expected: {_first_line(error)}",
-                self._socket,
-                "look at 'journalctl -u docker' and run again",
-            )
+        except _FAILURES as error:
+            raise self._unavailable(error)
+
+    def _unavailable(self, error: Exception) -> DockerUnavailable:
+        return DockerUnavailable(
+            f"dockerd does not answer as expected: {_first_line(error)}",
+            self._socket,
+            "look at 'journalctl -u docker' and run again",
+        )
 
     def _get(self, path: str) -> t.Any:
         try:
@@ -327,19 +351,21 @@ class Daemon:
         return listed
 
     def about(self, names: t.Iterable[str]) -> t.Dict[str, t.Optional[Json]]:
-        """What it says of each container; None: gone. Those it says nothing about are `stuck`, and not in it.
+        """What it says of each container; None: gone. Those it cannot inspect are `stuck`, and not in it.
 
         While a container starts, or hangs, dockerd holds the answer back. That must not hold up the others': they are asked for
         over other connections.
         """
-        if not self._tolerant:
-            return {name: self.get(_inspect_path(name)) for name in names}
         found: t.Dict[str, t.Optional[Json]] = {}
+        if not self._tolerant:
+            for name in names:
+                self._take(name, found)
+            return found
         waiting: t.Dict[str, UnixConnection] = {}
         try:
             for name in names:
                 if self._asked(name):
-                    found[name] = self._answer(self._connection, name)
+                    self._take(name, found, self._connection)
                     continue
                 waiting[name] = self._connection
                 self._connection = UnixConnection(socket_path(self._socket), self._timeout)
@@ -359,17 +385,28 @@ class Daemon:
             return True
         return bool(_readable({name: self._connection}, BESIDE))
 
-    def _answer(self, connection: UnixConnection, name: str) -> t.Optional[Json]:
-        inspect: t.Optional[Json]
+    def _take(
+        self, name: str, found: t.Dict[str, t.Optional[Json]], asked: t.Optional[UnixConnection] = None
+    ) -> None:
+        """What it says of one container, over a connection that has asked already or a new one, and twice if need be."""
         path = _inspect_path(name)
+        if asked is not None:
+            try:
+                found[name] = answer(asked, path)
+                return
+            except NoSuchThing:
+                found[name] = None
+                return
+            except _FAILURES:
+                asked.close()
         try:
-            inspect = answer(connection, path)
-        except NoSuchThing:
-            return None
-        except (OSError, ValueError, http.client.HTTPException):
-            connection.close()
-            inspect = self.get(path)
-        return inspect
+            found[name] = self._get(path)
+        except socketlib.timeout as error:
+            raise self._unavailable(error)
+        except _FAILURES as error:
+            self._connection.close()
+            self.get("/_ping")  # unless it is dockerd itself that fails
+            self.stuck[name] = _first_line(error)
 
     def _wait(self, waiting: t.Dict[str, UnixConnection], found: t.Dict[str, t.Optional[Json]]) -> None:
         """Takes answers as long as they come; the rest is stuck, and `waiting` is empty."""
@@ -381,9 +418,9 @@ class Daemon:
                 break
             for name in ready:
                 connection = waiting.pop(name)
-                found[name] = self._answer(connection, name)
+                self._take(name, found, connection)
                 connection.close()
-        self.stuck.update(waiting)
+        self.stuck.update(dict.fromkeys(waiting, ""))
         while waiting:
             waiting.popitem()[1].close()
 
@@ -421,7 +458,7 @@ def _ask_all(daemon: Daemon) -> Json:
 def _inspects(daemon: Daemon, listed: t.Sequence[Json], before: t.Mapping[str, Json]) -> t.Dict[str, Json]:
     live = {entry["Id"]: entry for entry in listed if entry.get("State") in LIVE_STATES}
     told = daemon.about(live)
-    kept = {name: before.get(name) or _as_inspected(live[name]) for name in daemon.stuck & set(live)}
+    kept = {name: before.get(name) or _as_inspected(live[name]) for name in daemon.stuck if name in live}
     # One that has gone meanwhile is in neither.
     return {**{name: inspect for name, inspect in told.items() if inspect is not None}, **kept}
 

@@ -205,11 +205,22 @@ def get_json(connection: UnixConnection, path: str) -> t.Any:
 def answer(connection: UnixConnection, path: str) -> t.Any:
     """The same, where it has been asked for already."""
     response = connection.getresponse()
-    body = response.read()
     if response.status != 200:
-        kind = NoSuchThing if response.status == 404 else ValueError
-        raise kind("GET %s: status %d" % (path, response.status))
+        raise refusal(response, path)
+    body = response.read()
     return json.loads(body) if body.strip() != b"OK" else "OK"
+
+
+def refusal(response: http.client.HTTPResponse, path: str) -> ValueError:
+    """The error for an answer other than 200, with dockerd's own message."""
+    body = response.read(64 * 1024).decode("utf-8", "replace")
+    try:
+        said = str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        said = body
+    words = " ".join(said.split())[:500]
+    kind = NoSuchThing if response.status == 404 else ValueError
+    return kind("GET %s: status %d%s" % (path.partition("?")[0], response.status, words and ": " + words))
 
 
 def docker_get(path: str, socket: str = DOCKER_SOCKET, timeout: float = 10.0) -> t.Any:

@@ -128,7 +128,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with failing(module):
-        facts = collect(module.params["docker_socket"], module.params["timeout"])
+        facts = collect(module.params["docker_socket"], module.params["timeout"], module.warn)
     module.exit_json(changed=False, **facts)
 
 

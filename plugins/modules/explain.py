@@ -86,9 +86,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._module import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
 
 
-def explain(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+def explain(module: AnsibleModule) -> t.Dict[str, t.Any]:
+    params = module.params
     with Kernel() as kernel:
-        facts = collect(params["docker_socket"])
+        facts = collect(params["docker_socket"], warn=module.warn)
         answers = engine.explain(
             kernel, facts, params["from"], params["to"], params["service"], params["direct"]
         )
@@ -112,7 +113,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with failing(module):
-        module.exit_json(changed=False, **explain(module.params))
+        module.exit_json(changed=False, **explain(module))
 
 
 if __name__ == "__main__":

@@ -257,9 +257,13 @@ def described(plan: engine.Plan) -> t.Dict[str, t.Any]:
     }
 
 
+def facts(module: AnsibleModule) -> t.Dict[str, t.Any]:
+    return collect(module.params["docker_socket"], warn=module.warn)
+
+
 def rendered(module: AnsibleModule) -> t.Dict[str, t.Any]:
     options = engine.Options(module.params["on_empty_selector"])
-    plan = engine.plan(wanted(module.params), collect(module.params["docker_socket"]), options)
+    plan = engine.plan(wanted(module.params), facts(module), options)
     for text in plan.warnings:
         module.warn(text)
     return dict(described(plan), changed=False, actions=[])
@@ -269,7 +273,7 @@ def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
     options = engine.Options(module.params["on_empty_selector"], module.params["force"])
 
     def plan() -> engine.Plan:
-        return engine.plan(wanted(module.params), collect(module.params["docker_socket"]), options)
+        return engine.plan(wanted(module.params), facts(module), options)
 
     first = plan()
     kernel = kernel_or_none(needed=not module.check_mode)

@@ -225,9 +225,9 @@ def test_after_a_failure_nothing_of_before_is_trusted(one: agent.Agent, worker: 
 def test_a_stuck_container_is_told_and_asked_about_again_soon(
     one: agent.Agent, worker: Worker, out: io.StringIO
 ) -> None:
-    worker.answer = synced(changed=False)._replace(stuck=frozenset(["0123456789abcdef"]))
+    worker.answer = synced(changed=False)._replace(stuck={"0123456789abcdef": "", "fedcba9876543210": "nil"})
     assert [one.step(agent.Change("check", "list")) for _try in range(2)] == [QUICK.retry_limit] * 2
-    assert out.getvalue().count("dockerd does not answer about 0123456789ab") == 1
+    assert out.getvalue().count("dockerd does not answer about 0123456789ab, fedcba987654 (nil)") == 1
     worker.answer = synced(changed=False)
     one.step(agent.Change("check", "list"))
     assert out.getvalue().endswith("<5>all is well again\n")

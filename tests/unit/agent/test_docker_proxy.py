@@ -65,10 +65,9 @@ def facts(
 class Docker:
     """In the place of a Watch."""
 
-    stuck: t.ClassVar[frozenset[str]] = frozenset()
-
     def __init__(self) -> None:
         self.now: dict[str, t.Any] = {}
+        self.stuck: dict[str, str] = {}
 
     def forget(self) -> None:
         pass
@@ -134,6 +133,14 @@ def test_a_new_port_is_known_before_its_container(host: Host) -> None:
     assert first.publish == second.publish != []
     assert first.digest() != second.digest()
     assert (synced.changed, synced.held) == (True, ())
+
+
+def test_an_event_that_changes_nothing_still_tells_who_is_stuck(host: Host) -> None:
+    host.follow({**facts(), "containers": []})
+    host.docker.stuck = {"c" * 64: "status 500"}
+    synced = host.follower(agent.Change("container c: start", "events"))
+    assert synced is not None
+    assert (synced.changed, synced.stuck) == (False, {"c" * 64: "status 500"})
 
 
 def test_a_container_that_is_known_has_no_first_moment(host: Host) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _docker
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent, _docker, _preflight
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
 from ansible_collections.bridgewarden.docker.plugins.module_utils._rtnl import Rtnl
 
@@ -141,7 +142,7 @@ def test_one_container_that_hangs_does_not_hold_up_the_others(tmp_path: Path) ->
         _docker.Watch(url, 0.3).facts()  # for one question the whole answer, or none
     watch = _docker.Watch(url, 1.5, tolerant=True)
     found = {container["Name"]: container for container in watch.facts()["containers"]}
-    assert watch.stuck == {"stuck"}
+    assert set(watch.stuck) == {"stuck"}
     assert found["fine"]["Pid"] == 7 and found["stuck"]["Pid"] == 0
     # It is not taken away: what the list tells holds.
     assert found["stuck"]["Networks"]["front"]["IPAddress"] == "172.30.0.2"
@@ -149,16 +150,16 @@ def test_one_container_that_hangs_does_not_hold_up_the_others(tmp_path: Path) ->
         {"HostIp": "0.0.0.0", "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp"}
     ]
     watch.facts()
-    assert watch.stuck == {"stuck"}
+    assert set(watch.stuck) == {"stuck"}
     docker.hangs = False
     assert {item["Name"]: item["Pid"] for item in watch.facts(["fine"])["containers"]} == {
         "fine": 7,
         "stuck": 7,
     }
-    assert watch.stuck == set()
+    assert not watch.stuck
     docker.hangs = True
     kept = {item["Name"]: item["Pid"] for item in watch.facts(["stuck"])["containers"]}
-    assert watch.stuck == {"stuck"} and kept == {"fine": 7, "stuck": 7}
+    assert set(watch.stuck) == {"stuck"} and kept == {"fine": 7, "stuck": 7}
     docker.server.close()
 
 
@@ -181,7 +182,7 @@ def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(_docker.Daemon, "_wait", watched)
     watch = _docker.Watch(f"unix://{tmp_path}/docker.sock", 1.5, tolerant=True)
     found = {container["Name"]: container["Pid"] for container in watch.facts()["containers"]}
-    assert watch.stuck == {"stuck", *names} and held == [31]
+    assert set(watch.stuck) == {"stuck", *names} and held == [31]
     assert found["fine"] == 7 and found["stuck3"] == 0
     docker.hangs = False
     assert {
@@ -208,5 +209,95 @@ def test_an_answer_that_comes_late_is_taken(tmp_path: Path) -> None:
         "fine": 7,
         "stuck": 7,
     }
-    assert watch.stuck == set()
+    assert not watch.stuck
+    docker.server.close()
+
+
+NIL = "RWLayer of container stuck is unexpectedly nil"
+
+
+class BrokenDocker(SlowDocker):
+    """Answers about the container `stuck` at once, but with what `refusal` says."""
+
+    refusal = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(NIL) + 15, json.dumps({"message": NIL}).encode(),
+    )  # fmt: skip
+
+    def serve(self, peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            while request := peer.recv(65536).decode():
+                path = request.split()[1]
+                if path.startswith("/containers/stuck") and self.hangs:
+                    peer.sendall(self.refusal)
+                    if not self.refusal:
+                        return
+                    continue
+                self.say(peer, path)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> t.Iterator[BrokenDocker]:
+    docker = BrokenDocker(tmp_path / "docker.sock")
+    docker.start()
+    yield docker
+    docker.server.close()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (BrokenDocker.refusal, NIL),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\nno way", "status 403: no way"),
+        (b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n", "status 409"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{", "Expecting property name"),
+        (b"", "closed connection without response"),
+    ],
+    ids=["500", "403", "409", "no JSON", "end of the connection"],
+)
+def test_one_container_whose_inspect_fails_stops_nobody(
+    refusal: bytes, words: str, broken: BrokenDocker, tmp_path: Path
+) -> None:
+    broken.refusal = refusal
+    url = f"unix://{tmp_path}/docker.sock"
+    watch = _docker.Watch(url, 2.0, tolerant=True)
+    for ask in (lambda: watch.facts(), lambda: watch.facts(), lambda: watch.facts(["fine"])):
+        found = {container["Name"]: container for container in ask()["containers"]}
+        assert set(watch.stuck) == {"stuck"} and words in watch.stuck["stuck"]
+        assert found["fine"]["Pid"] == 7 and found["stuck"]["Pid"] == 0
+        assert found["stuck"]["Networks"]["front"]["IPAddress"] == "172.30.0.2"
+    broken.hangs = False
+    assert {item["Name"]: item["Pid"] for item in watch.facts()["containers"]} == {"fine": 7, "stuck": 7}
+    assert not watch.stuck
+
+
+def test_the_modules_warn_of_it_by_name_and_with_dockerds_words(broken: BrokenDocker, tmp_path: Path) -> None:
+    warnings: t.List[str] = []
+    found = {
+        container["Name"]: container
+        for container in _docker.collect(f"unix://{tmp_path}/docker.sock", 2.0, warnings.append)["containers"]
+    }
+    assert found["fine"]["Pid"] == 7
+    assert found["stuck"]["Networks"]["front"]["IPAddress"] == "172.30.0.2"
+    (text,) = warnings
+    assert "container stuck" in text and NIL in text and "journalctl -u docker" in text
+    broken.hangs = False
+    _docker.collect(f"unix://{tmp_path}/docker.sock", 2.0, warnings.append)
+    assert warnings == [text]
+
+
+def test_dockerds_own_message_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old(SlowDocker):
+        def say(self, peer: socket.socket, path: str) -> None:
+            body = b'{"message":"client version 1.51 is too new.\\nMaximum supported API version is 1.41"}'
+            peer.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    docker = Old(tmp_path / "docker.sock")
+    docker.start()
+    with pytest.raises(DockerUnavailable, match=r"status 400: client version .* too new\. Maximum supported"):
+        _docker.collect(f"unix://{tmp_path}/docker.sock", 2.0)
+    with pytest.raises(ValueError, match="status 400: client version"):
+        _preflight.docker_get("/networks", f"unix://{tmp_path}/docker.sock")
+    stream = _agent.EventStream(f"unix://{tmp_path}/docker.sock", queue.SimpleQueue(), _agent.Settings())
+    with pytest.raises(ValueError, match="GET /events: status 400: client version"):
+        next(stream.words())
     docker.server.close()

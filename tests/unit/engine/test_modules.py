@@ -54,7 +54,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeKernel:
     for module in (confirm, info, policy, rollback, seal):
         monkeypatch.setattr(module, "Kernel", lambda: made)
         monkeypatch.setattr(module, "Store", lambda: store, raising=False)
-    monkeypatch.setattr(policy, "collect", lambda _socket: {})
+    monkeypatch.setattr(policy, "collect", lambda _socket, warn: {})
     monkeypatch.setattr(engine, "controller_connection", lambda: None)
     return made
 
@@ -74,6 +74,20 @@ def test_policy(kernel: FakeKernel) -> None:
     assert second["generation"] == first["generation"] == 1
     assert first["policy_digest"] == kernel.info().policy_digest
     assert "allow all: any -> containers all" in first["effective"]
+
+
+def test_a_container_that_cannot_be_inspected_is_a_warning(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collect(_socket: str, warn: t.Callable[[str], None]) -> t.Dict[str, t.Any]:
+        warn("dockerd cannot inspect the container web")
+        return {}
+
+    monkeypatch.setattr(policy, "collect", collect)
+    module = Module(policy=dict(POLICY))
+    for act in (policy.rendered, policy.applied):
+        act(t.cast(t.Any, module))
+    assert module.warnings == ["dockerd cannot inspect the container web"] * 2
 
 
 def test_rendered_needs_no_kernel(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -539,16 +539,29 @@ def files() -> dict[str, str]:
 @request
 def apply(**changes: Any) -> Json:
     """The desired policy with something changed, through the very calls of the policy module; an error comes back as a record."""
-    _docker, _engine, _errors, _netlink, _store = map(
-        library, ("_docker", "_engine", "_errors", "_netlink", "_store")
-    )
+    _engine, _errors, _netlink, _store = map(library, ("_engine", "_errors", "_netlink", "_store"))
     store = _store.Store()
     try:
-        plan = _engine.plan({**(store.read_policy() or {}), **changes}, _docker.collect())
+        plan = changed(store, changes)
         with _netlink.Kernel() as kernel:
             return {"generation": _engine.apply(plan, kernel, store).generation}
     except _errors.BridgewardenError as error:
         return {"error": error.text(), "kind": type(error).__name__}
+
+
+@request
+def confirm_and_die(**changes: Any) -> Json:
+    """The same with a window, confirmed in the kernel; then as if the process had died before it wrote the files."""
+    _engine, _netlink, _store = map(library, ("_engine", "_netlink", "_store"))
+    store = _store.Store()
+    plan = changed(store, changes)
+    with _netlink.Kernel() as kernel:
+        _engine.apply(plan, kernel, store, confirm_timeout=60)
+        return {"generation": kernel.confirm()}
+
+
+def changed(store: Any, changes: Json) -> Any:
+    return library("_engine").plan({**(store.read_policy() or {}), **changes}, library("_docker").collect())
 
 
 DRAINED = threading.Event()

@@ -626,8 +626,8 @@ def manual() -> str:
             [
                 ("/etc/bridgewarden/policy.json", "The desired policy, for root only."),
                 ("/var/lib/bridgewarden/", "The last good policy, and what was applied."),
-                ("/run/lock/bridgewarden.lock", "Held by whoever changes the policy or the endpoints."),
-                ("/run/lock/bridgewarden.lock.agent", "Held by the agent: a host has one."),
+                ("/run/bridgewarden/lock", "Held by whoever changes the policy or the endpoints."),
+                ("/run/bridgewarden/lock.agent", "Held by the agent: a host has one."),
             ],
         ),
         ("see also", [("docker(1), systemctl(1), journalctl(1), nft(8), bridge(8)", "")]),

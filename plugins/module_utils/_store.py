@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import time
 import typing as t
@@ -32,7 +33,10 @@ SCHEMA = 1
 
 ETC = "/etc/bridgewarden"
 VAR = "/var/lib/bridgewarden"
-LOCK = "/run/lock/bridgewarden.lock"
+#: In a folder for root alone, which tmpfiles.d and the units make at boot: whoever holds a lock stops every change.
+LOCK = "/run/bridgewarden/lock"
+#: Where the locks were before, in a folder that everybody may write to. A writer of that time may still run during an upgrade.
+FORMER_LOCK = "/run/lock/bridgewarden.lock"
 
 Json = t.Dict[str, t.Any]
 
@@ -45,13 +49,16 @@ def canonical(value: t.Any) -> str:
 class Store:
     """`read_*` returns None where the file is absent and raises StoreCorrupt where it is damaged."""
 
-    def __init__(self, etc: str = ETC, var: str = VAR, lock: str = LOCK) -> None:
+    def __init__(
+        self, etc: str = ETC, var: str = VAR, lock: str = LOCK, former_lock: str = FORMER_LOCK
+    ) -> None:
         self.policy_path = os.path.join(etc, "policy.json")
         self.pending_path = os.path.join(var, "pending.json")
         self.last_good_path = os.path.join(var, "last-good.json")
         self.applied_path = os.path.join(var, "applied.json")
         self.lock_path = lock
         self.agent_lock_path = lock + ".agent"
+        self.former_lock_path = former_lock
 
     # The desired policy in normal form, as `_policy.normalise()` accepts it.
 
@@ -114,49 +121,68 @@ class Store:
         return [path for path in paths if os.path.lexists(path)]
 
     def remove(self) -> t.List[str]:
-        """Removes all files, and their folders if nothing else is in them; returns the files that were there."""
-        removed = [path for path in self.present() if self._remove(path)]
-        for folder in (os.path.dirname(self.policy_path), os.path.dirname(self.applied_path)):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
-        return removed
+        """Removes all files; returns those that were there.
+
+        Their folders stay: the agent's unit has them mounted writable, and one made anew would be read-only to it.
+        """
+        return [path for path in self.present() if self._remove(path)]
 
     def lock(self, timeout: float = 10.0) -> t.ContextManager[None]:
         """Held around read, commit and write, so that two writers do not race. Not re-entrant."""
-        return self._locked(self.lock_path, timeout, "bridgewarden writer")
+        return self._locked(self.lock_path, self.former_lock_path, timeout, "bridgewarden writer")
 
     def agent_lock(self, timeout: float) -> t.ContextManager[None]:
         """Held by the one agent of a host for as long as it runs."""
-        return self._locked(self.agent_lock_path, timeout, "agent")
+        return self._locked(self.agent_lock_path, self.former_lock_path + ".agent", timeout, "agent")
 
     @contextlib.contextmanager
-    def _locked(self, path: str, timeout: float, who: str) -> t.Iterator[None]:
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise self._denied(path, error)
-        try:
-            deadline = time.monotonic() + timeout
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if error.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise self._denied(path, error)
-                if time.monotonic() >= deadline:
-                    raise Locked(
-                        "another %s (%s) holds the lock" % (who, self._holder(handle)),
-                        path,
-                        "wait for it to end, or look at what it is doing",
-                    )
-                time.sleep(min(0.05, timeout))
+    def _locked(self, path: str, former: str, timeout: float, who: str) -> t.Iterator[None]:
+        deadline = time.monotonic() + timeout
+        with contextlib.ExitStack() as held:
+            try:
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as error:
+                raise self._denied(path, error)
+            held.callback(os.close, handle)
+            self._wait_for(handle, path, deadline, who)
+            of_before = self._open_former(former)
+            if of_before is not None:
+                held.callback(os.close, of_before)
+                self._wait_for(of_before, former, deadline, who)
             os.ftruncate(handle, 0)
             os.pwrite(handle, b"%d\n" % os.getpid(), 0)
             yield
-        finally:
-            os.close(handle)
+
+    @staticmethod
+    def _open_former(path: str) -> t.Optional[int]:
+        """The lock file of before, where there is one that only root can have made and can hold."""
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        status = os.fstat(handle)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == 0 and not status.st_mode & 0o077:
+            return handle
+        os.close(handle)
+        return None
+
+    def _wait_for(self, handle: int, path: str, deadline: float, who: str) -> None:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise self._denied(path, error)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Locked(
+                    "another %s (%s) holds the lock" % (who, self._holder(handle)),
+                    path,
+                    "wait for it to end, or look at what it is doing",
+                )
+            time.sleep(min(0.05, left))
 
     @staticmethod
     def _holder(handle: int) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _store
 
 jinja2 = pytest.importorskip("jinja2")
 
@@ -62,10 +64,32 @@ def test_only_the_page_opens_the_network_and_only_as_far_as_it_listens() -> None
 
 
 def test_only_the_file_opens_its_folder() -> None:
-    assert values(unit(), "ReadWritePaths") == ["-/run/lock"]
+    assert values(unit(), "ReadWritePaths") == ["-/etc/bridgewarden"]
     text = unit(bridgewarden_metrics="textfile", bridgewarden_metrics_textfile="/srv/x/bw.prom")
-    assert values(text, "ReadWritePaths") == ["-/run/lock", "-/srv/x"]
+    assert values(text, "ReadWritePaths") == ["-/etc/bridgewarden", "-/srv/x"]
     assert values(text, "ExecStart")[0].endswith(" --metrics textfile --metrics-textfile /srv/x/bw.prom")
+
+
+@pytest.mark.parametrize("name", ["bridgewarden-agent", "bridgewarden"])
+def test_each_folder_that_the_store_writes_to_is_the_unit_s_own(name: str) -> None:
+    """ProtectSystem=strict makes everything else read-only; each folder is there before the unit is, even without a policy."""
+    text = unit(name)
+    assert values(text, "ProtectSystem") == ["strict"]
+    folders = {
+        "/run": ("RuntimeDirectory", os.path.dirname(_store.LOCK)),
+        "/var/lib": ("StateDirectory", _store.VAR),
+        "/etc": ("ConfigurationDirectory", _store.ETC),
+    }
+    for parent, (key, folder) in folders.items():
+        assert [f"{parent}/{value}" for value in values(text, key)] == [folder]
+        assert values(text, key + "Mode") == ["0700"]
+    assert values(text, "RuntimeDirectoryPreserve") == ["yes"]
+    assert "/run/lock" not in text
+
+
+def test_the_folder_of_the_locks_is_there_after_a_boot() -> None:
+    line = (TEMPLATES.parent / "files" / "tmpfiles.conf").read_text().splitlines()[-1]
+    assert line.split() == ["d", os.path.dirname(_store.LOCK), "0700", "root", "root", "-"]
 
 
 def analyze(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -99,12 +103,104 @@ def test_two_writers(store: Store, checkout: Path) -> None:
         assert Path(store.lock_path).read_text(encoding="ascii").strip() == str(os.getpid())
 
 
+HOLDER = """
+import fcntl, os, sys
+path = sys.argv[1]
+try:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+else:
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holder(path: str, **who: t.Any) -> t.Iterator[str]:
+    """A process that takes the lock if it can; yields "held", or the error's name."""
+    command = [sys.executable, "-c", HOLDER, path]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **who
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate("")
+
+
+@pytest.fixture
+def run() -> t.Iterator[Path]:
+    """A folder like /, with run/ for root alone and run/lock/ for everybody, as on Debian."""
+    root = Path(tempfile.mkdtemp(prefix="bw-run."))
+    (root / "run/lock").mkdir(parents=True)
+    root.chmod(0o755)
+    (root / "run").chmod(0o755)
+    (root / "run/lock").chmod(0o1777)
+    yield root
+    shutil.rmtree(root)
+
+
+NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become nobody")
+@pytest.mark.parametrize("first", [True, False], ids=["before the first run", "afterwards"])
+@pytest.mark.parametrize("agent", [False, True], ids=["writer", "agent"])
+def test_an_unprivileged_user_cannot_hold_the_locks(run: Path, first: bool, agent: bool) -> None:
+    """Whoever holds one stops every change, and the agent: new containers would stay closed."""
+    store = Store("", "", f"{run}{_store.LOCK}", f"{run}{_store.FORMER_LOCK}")
+    path = store.agent_lock_path if agent else store.lock_path
+
+    def lock() -> t.ContextManager[None]:
+        return store.agent_lock(0.2) if agent else store.lock(0.2)
+
+    with holder(f"{run}/run/lock/any", **NOBODY) as word:
+        assert word == "held"  # the probe itself works
+    if not first:
+        with lock():
+            pass
+    with holder(path, **NOBODY) as word:
+        assert word == "PermissionError"
+        with lock():
+            assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
+    # And the place of before, where anybody can be first, does not count unless the file is root's own.
+    former = f"{run}{_store.FORMER_LOCK}{'.agent' if agent else ''}"
+    with holder(former, **NOBODY) as word:
+        assert word == "held"
+        with lock():
+            pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the file of before is root's")
+def test_a_writer_of_before_the_locks_moved_is_waited_for(run: Path) -> None:
+    """As during an upgrade: the agent that runs still uses the former place."""
+    store = Store("", "", f"{run}{_store.LOCK}", f"{run}{_store.FORMER_LOCK}")
+    with store.lock(0.2), store.agent_lock(0.2):
+        assert os.listdir(run / "run/lock") == []  # nothing is made there
+    for path, lock in (
+        (f"{run}{_store.FORMER_LOCK}", lambda: store.lock(0.2)),
+        (f"{run}{_store.FORMER_LOCK}.agent", lambda: store.agent_lock(0.2)),
+    ):
+        with holder(path) as word:
+            assert word == "held"
+            with pytest.raises(Locked) as caught, lock():
+                pass
+            assert caught.value.place == path
+        with lock(), holder(path) as word:
+            assert word == "BlockingIOError"  # and that one waits for us
+        with holder(path) as word:
+            assert word == "held"
+
+
 def test_remove(store: Store) -> None:
     store.write_policy(POLICY)
     store.write_applied({"words": []})
     assert store.remove() == [store.policy_path, store.applied_path]
     assert store.remove() == store.present() == []
-    assert not os.path.exists(os.path.dirname(store.policy_path))
+    # The units have the folders mounted writable: removed and made anew they would be read-only to a running agent.
+    assert os.listdir(os.path.dirname(store.policy_path)) == []
 
 
 def test_the_file_is_readable_json(store: Store) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -177,3 +178,56 @@ def test_two_agents(life: Any, watch: Callable[..., Any]) -> None:
         assert life.agent()["state"] == "active"
     finally:
         life.sh("systemctl stop bw-second; systemctl reset-failed bw-second", check=False)
+
+
+# What its unit may write, and who may hold its locks.
+
+POLICY = "/etc/bridgewarden/policy.json"
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["as it is", "without the policy's folder at the start"])
+def test_it_finishes_a_confirmation_that_died_half_way(life: Any, bare: bool) -> None:
+    """The kernel keeps the commit; the agent makes its policy the desired one, out of its sandbox."""
+    if bare:
+        life.sh(f"mv /etc/bridgewarden /root/etc-bridgewarden; systemctl restart {AGENT}")
+        life.sh("cp -p /root/etc-bridgewarden/* /etc/bridgewarden/; rm -r /root/etc-bridgewarden")
+    since, before = life.now(), life.files()[POLICY]
+    flag = json.loads(life.sh(f"cat {POLICY}"))["body"]["log_defaults"]
+    generation = life.confirm_and_die(log_defaults=not flag)["generation"]
+    try:
+        life.sh(f"systemctl reload {AGENT}")
+        life.until(lambda: life.files()[POLICY] != before, 20, "the desired policy is not the confirmed one")
+        assert json.loads(life.sh(f"cat {POLICY}"))["body"]["log_defaults"] is not flag
+        assert "/var/lib/bridgewarden/pending.json" not in life.files()
+        assert life.status()["generation"] == generation
+        assert "cannot write" not in " ".join(life.told(since))
+    finally:
+        life.apply(log_defaults=flag)
+
+
+def test_its_sandbox_lets_it_write_its_own_folders_only(life: Any) -> None:
+    pid = life.agent()["pid"]
+
+    def touch(folder: str, enter: str) -> str:
+        path = f"{folder}/.probe"
+        return str(life.sh(f"{enter} touch {path} && echo written && {enter} rm {path}", check=False))
+
+    inside = f"nsenter -t {pid} -m"
+    for folder in ("/etc/bridgewarden", "/var/lib/bridgewarden", "/run/bridgewarden"):
+        assert touch(folder, inside) == "written\n", folder
+    for folder in ("/etc", "/var/lib", "/run", "/run/lock"):
+        assert touch(folder, "") == "written\n", folder
+        assert "Read-only file system" in touch(folder, inside), folder
+
+
+def test_the_locks_are_root_s_alone(life: Any) -> None:
+    """And no lock of ours lies where everybody may be first."""
+    assert life.sh("stat -c '%a %U' /run/bridgewarden") == "700 root\n"
+    hold = "runuser -u nobody -- flock -n {} echo held"
+    assert life.sh(hold.format("/run/lock/probe")) == "held\n"
+    life.sh("rm /run/lock/probe")
+    for lock in ("lock", "lock.agent"):
+        assert "Permission denied" in life.sh(hold.format(f"/run/bridgewarden/{lock}"), check=False)
+    assert "bridgewarden" not in life.sh("ls /run/lock")
+    life.sh("systemd-tmpfiles --create /etc/tmpfiles.d/bridgewarden.conf")
+    assert life.sh("stat -c '%a %U' /run/bridgewarden") == "700 root\n"

@@ -22,7 +22,6 @@ import signal
 import socket as socketlib
 import threading
 import time
-import traceback
 import typing as t
 import urllib.parse
 from dataclasses import dataclass, field
@@ -58,7 +57,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight imp
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import (
+    Guard,
     Log,
+    mistake,
     sd_notify,
     watchdog_interval,
 )
@@ -382,7 +383,7 @@ class Agent:
         log: t.Optional[Log] = None,
         sync_once: t.Optional[t.Callable[[Change], t.Optional[Synced]]] = None,
         clock: t.Callable[[], float] = time.monotonic,
-        publish: t.Optional[t.Callable[[bool], None]] = None,
+        publish: t.Optional[t.Callable[[bool], bool]] = None,
         state: t.Optional[State] = None,
     ) -> None:
         self.settings = settings or Settings()
@@ -392,7 +393,8 @@ class Agent:
             self.store, Watch(self.settings.docker_socket, self.settings.patience, tolerant=True)
         )
         self.clock = clock
-        self.publish = publish or (lambda _news: None)  # after each step, and while waiting
+        self.publish = publish or (lambda _news: False)  # after each step, and while waiting
+        self._guard = Guard(self.log, "the metrics")
         self.wake: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self.stream: t.Optional[EventStream] = None
         self.stopping = False
@@ -464,7 +466,7 @@ class Agent:
                 if beat:
                     sd_notify("WATCHDOG=1")
                 self._look_at_the_stream()
-                self.publish(False)
+                self._publish(False)
                 if self._policy_changed():
                     return Change("the policy file changed", "list")
                 continue
@@ -548,8 +550,11 @@ class Agent:
         return self._ended(self.settings.retry_limit if synced.stuck else self.settings.check)
 
     def _ended(self, wait: float) -> float:
-        self.publish(True)
+        self._publish(True)
         return wait
+
+    def _publish(self, news: bool) -> None:
+        self._guard(lambda: self.publish(news), False)
 
     def _in_step(self, change: Change, synced: Synced, began: float) -> None:
         self.state.in_step(
@@ -598,14 +603,8 @@ class Agent:
 
     def _puzzled(self, error: Exception) -> float:
         """A mistake of ours: told with its place, and no reason to stop following."""
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = "%s:%s in %s" % (os.path.basename(last.filename), last.lineno, last.name)
-        text = f"a mistake in the agent, {type(error).__name__}: {error} ({where}): report it; the rules stay"
-        self.log.trouble(
-            text,
-            error_kind="mistake",
-            traceback="".join(traceback.format_tb(error.__traceback__)),
-        )
+        text, fields = mistake(error, "the agent")
+        self.log.trouble(text, **fields)
         sd_notify("STATUS=" + text, "WATCHDOG=1")
         self._failures += 1
         self.state.failed("mistake")

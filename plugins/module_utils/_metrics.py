@@ -6,12 +6,13 @@
 
 The kernel is asked when somebody scrapes, or when the file is written.  Needs
 python3-prometheus-client, which is imported on use only.  Metrics that fail
-never hold up the rules.
+never hold up the rules: each way out of here goes through a Guard.
 PRIVATE to the collection: it may change at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -31,7 +32,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     Reason,
     RuleRow,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
+from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Guard, Log
 
 if t.TYPE_CHECKING:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import State
@@ -40,6 +41,7 @@ if t.TYPE_CHECKING:
 EVERY, LEAST = 15.0, 1.0
 
 PREFIX = "bridgewarden_"
+WHAT = "the metrics"
 
 #: name -> type, labels, meaning. Everything that is exported stands here.
 METRICS: t.Dict[str, t.Tuple[str, t.Tuple[str, ...], str]] = {
@@ -201,34 +203,37 @@ def registry(collector: Collector) -> t.Any:
 
 
 class Textfile:
-    """Writes the file whole or not at all; what cannot be written is told once."""
+    """Writes the file whole or not at all."""
 
     def __init__(self, collector: Collector, path: str, log: Log) -> None:
         self._registry = registry(collector)
         self._path = path
-        self._log = log
+        self._guard = Guard(log, WHAT)
         self._wrote: t.Optional[float] = None
-        self._told = False
 
-    def __call__(self, news: bool) -> None:
-        """Called after each sync, and now and then."""
+    def __call__(self, news: bool) -> bool:
+        """Called after each sync, and now and then; whether it wrote."""
         now = time.monotonic()
         if self._wrote is not None and now - self._wrote < (LEAST if news else EVERY):
-            return
+            return False
         self._wrote = now
-        try:
-            self.write()
-            self._told = False
-        except OSError as error:
-            if not self._told:
-                self._told = True
-                mend = "install prometheus-node-exporter or name another file, and restart bridgewarden-agent"
-                self._log.warning(f"the metrics cannot be written: {error.strerror} ({self._path}): {mend}")
+        return self._guard(self.write, False)
 
-    def write(self) -> None:
+    def write(self) -> bool:
         from prometheus_client import generate_latest
 
         content = generate_latest(self._registry)
+        try:
+            self._replace(content)
+        except OSError as error:
+            raise BridgewardenError(
+                f"the metrics cannot be written: {error.strerror}",
+                self._path,
+                "install prometheus-node-exporter or name another file, and restart bridgewarden-agent",
+            )
+        return True
+
+    def _replace(self, content: bytes) -> None:
         folder = os.path.dirname(self._path)
         # node_exporter reads *.prom.
         handle, temporary = tempfile.mkstemp(prefix=".bridgewarden.", suffix=".new", dir=folder)
@@ -237,9 +242,15 @@ class Textfile:
                 file.write(content)
                 os.fchmod(file.fileno(), 0o644)  # node_exporter is not root
             os.rename(temporary, self._path)
-        except OSError:
-            os.unlink(temporary)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise
+
+
+class Server(wsgiref.simple_server.WSGIServer):
+    def handle_error(self, *dummy: t.Any) -> None:
+        """A client that went away is no news."""
 
 
 class Quiet(wsgiref.simple_server.WSGIRequestHandler):
@@ -252,19 +263,21 @@ class Quiet(wsgiref.simple_server.WSGIRequestHandler):
 class Page:
     """Answers scrapes in a thread of its own."""
 
-    def __init__(self, collector: Collector, listen: str) -> None:
+    def __init__(self, collector: Collector, listen: str, log: Log) -> None:
         from_registry = registry(collector)
         from prometheus_client import make_wsgi_app
 
+        self._answer = make_wsgi_app(from_registry)
+        self._guard = Guard(log, WHAT)
         host, port = address(listen)
         server_class = type(
-            "Server",
-            (wsgiref.simple_server.WSGIServer,),
+            "ServerOfItsFamily",
+            (Server,),
             {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET},
         )
         try:
             self.server: wsgiref.simple_server.WSGIServer = wsgiref.simple_server.make_server(
-                host, port, make_wsgi_app(from_registry), server_class, handler_class=Quiet
+                host, port, self._app, server_class, handler_class=Quiet
             )
         except OSError as error:
             raise BridgewardenError(
@@ -274,8 +287,17 @@ class Page:
             )
         threading.Thread(target=self.server.serve_forever, name="metrics", daemon=True).start()
 
-    def __call__(self, news: bool) -> None:
+    def _app(self, environ: t.Any, start_response: t.Any) -> t.List[bytes]:
+        # The library collects before it begins the answer, so there is still one to give.
+        found: t.List[bytes] = self._guard(lambda: list(self._answer(environ, start_response)), [])
+        if not found:
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
+            found = [b"the metrics could not be collected, see 'journalctl -t bridgewarden'\n"]
+        return found
+
+    def __call__(self, news: bool) -> bool:
         """The kernel is asked when somebody scrapes."""
+        return False
 
 
 def address(listen: str) -> t.Tuple[str, int]:
@@ -288,11 +310,11 @@ def address(listen: str) -> t.Tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def exporter(kind: str, state: State, log: Log, textfile: str, listen: str) -> t.Callable[[bool], None]:
+def exporter(kind: str, state: State, log: Log, textfile: str, listen: str) -> t.Callable[[bool], bool]:
     """textfile or http; called by the agent after each sync (True) and while it waits (False)."""
     collector = Collector(state)
     try:
-        return Textfile(collector, textfile, log) if kind == "textfile" else Page(collector, listen)
-    except BridgewardenError as error:
-        log.warning(error.text() + "; there are no metrics, the rules are followed")
-        return lambda _news: None
+        return Textfile(collector, textfile, log) if kind == "textfile" else Page(collector, listen, log)
+    except Exception as error:
+        Guard(log, WHAT).report(error, "; there are no metrics, the rules are followed")
+        return lambda _news: False

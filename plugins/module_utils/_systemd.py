@@ -16,7 +16,10 @@ import os
 import socket
 import struct
 import sys
+import traceback
 import typing as t
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 
 JOURNAL = "/run/systemd/journal/socket"
 IDENTIFIER = "bridgewarden"
@@ -67,6 +70,55 @@ class Log:
         except OSError:
             return False
         return True
+
+
+def mistake(error: Exception, where: str) -> t.Tuple[str, t.Dict[str, str]]:
+    """An internal error in words, with its place, and the journal's fields for it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = "%s:%s in %s" % (os.path.basename(last.filename), last.lineno, last.name)
+    text = f"a mistake in {where}, {type(error).__name__}: {error} ({place}): report it; the rules stay"
+    return text, {
+        "error_kind": "mistake",
+        "traceback": "".join(traceback.format_tb(error.__traceback__)),
+    }
+
+
+T = t.TypeVar("T")
+
+
+class Guard:
+    """Runs what must not end its caller: whatever it raises is logged, each text once until it succeeds again."""
+
+    MOST_TEXTS = 100
+
+    def __init__(self, log: Log, what: str) -> None:
+        self._log = log
+        self._what = what
+        self._told: t.Set[str] = set()
+
+    def __call__(self, act: t.Callable[[], T], otherwise: T) -> T:
+        """What `act` returns, or `otherwise`. A false value is no success: it had nothing to do."""
+        try:
+            found = act()
+        except Exception as error:
+            self.report(error)
+            return otherwise
+        if found and self._told:
+            self._told.clear()
+            self._log.say(5, f"{self._what} are all right again")
+        return found
+
+    def report(self, error: Exception, after: str = "") -> None:
+        fields: t.Dict[str, t.Any]
+        if isinstance(error, BridgewardenError):
+            priority, text = 4, error.text()
+            fields = {"error_kind": error.kind, "error_code": error.exit_code}
+        else:
+            priority = 3
+            text, fields = mistake(error, self._what)
+        if text not in self._told and len(self._told) < self.MOST_TEXTS:
+            self._told.add(text)
+            self._log.say(priority, text + after, **fields)
 
 
 def field(name: str, value: str) -> bytes:

@@ -211,6 +211,55 @@ def test_a_mistake_of_ours_is_told_with_its_place_and_ends_nothing(
     assert one.step(agent.Change("check", "list")) == QUICK.check
 
 
+class Kept(Log):
+    """Keeps the fields as well."""
+
+    def __init__(self, out: io.StringIO) -> None:
+        super().__init__(out)
+        self.fields: t.List[t.Dict[str, t.Any]] = []
+
+    def say(self, priority: int, text: str, **fields: t.Any) -> None:
+        self.fields.append(fields)
+        super().say(priority, text, **fields)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("boom"), OSError(28, "No space left"), RecursionError(), MemoryError()]
+)
+def test_metrics_that_fail_end_nothing(
+    error: Exception, worker: Worker, store: Store, out: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the agent works, and while it waits; told once, with the place, and so is the end of it."""
+    fails = True
+
+    def publish(_news: bool) -> bool:
+        if fails:
+            raise error
+        return True
+
+    log = Kept(out)
+    settings = QUICK._replace(docker_socket="unix:///nowhere", poll=0.01)
+    one = agent.Agent(settings, store, log, worker, publish=publish)
+    worker.answer = synced(changed=False)
+    for _time in range(3):
+        assert one.step(agent.Change("check", "list")) == QUICK.check
+        assert one.next_change(0.1) == agent.Change("check", "list")
+    (line,) = out.getvalue().splitlines()
+    assert re.match(
+        rf"<3>a mistake in the metrics, {type(error).__name__}: .*\(test_agent\.py:\d+ in publish\)", line
+    )
+    (fields,) = log.fields
+    assert fields["error_kind"] == "mistake" and "in publish\n" in fields["traceback"]
+    error = ValueError("another")
+    one.step(agent.Change("check", "list"))
+    assert "ValueError: another" in out.getvalue().splitlines()[1]
+    fails = False
+    one.step(agent.Change("check", "list"))
+    one.step(agent.Change("check", "list"))
+    assert out.getvalue().splitlines()[2:] == ["<5>the metrics are all right again"]
+    assert worker.calls == 6
+
+
 def test_after_a_failure_nothing_of_before_is_trusted(one: agent.Agent, worker: Worker) -> None:
     one.step(agent.Change("start"))
     one.step(agent.Change("x", "events"))

@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import stat
+import struct
 import subprocess
 import time
 import typing as t
@@ -198,6 +199,37 @@ def test_a_missing_folder_is_told_once_and_stops_nothing(
     assert (tmp_path / "no" / "x.prom").exists()
 
 
+def test_a_file_that_cannot_be_made_is_told_once_and_made_later(
+    collector: metrics.Collector, kernel: t.Type[FakeKernel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    textfile = metrics.Textfile(collector, str(tmp_path / "x.prom"), Log(out))
+    with monkeypatch.context() as broken:
+        broken.setattr(kernel, "rules", lambda _self: 1 // 0)
+        for _time in range(3):
+            textfile._wrote = None
+            assert textfile(True) is False
+            assert textfile(True) is False  # nothing to do yet is no success
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("<3>a mistake in the metrics, ZeroDivisionError")
+    assert list(tmp_path.iterdir()) == []
+    textfile._wrote = None
+    assert textfile(True) is True
+    assert (tmp_path / "x.prom").exists()
+    assert out.getvalue().splitlines()[1:] == ["<5>the metrics are all right again"]
+
+
+def test_an_exporter_that_cannot_begin_ends_nothing(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "registry", lambda _collector: {}["boom"])
+    for kind in ("textfile", "http"):
+        out = io.StringIO()
+        publish = metrics.exporter(kind, state, Log(out), str(tmp_path / "x"), "127.0.0.1:0")
+        publish(True)
+        assert "KeyError: 'boom'" in out.getvalue() and "the rules are followed" in out.getvalue()
+
+
 # The page
 
 
@@ -213,11 +245,16 @@ def get(port: int) -> str:
 
 
 @pytest.fixture
-def port(collector: metrics.Collector) -> t.Iterator[int]:
+def said() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def port(collector: metrics.Collector, said: io.StringIO) -> t.Iterator[int]:
     number = free_port()
     with pytest.raises(urllib.error.URLError):
         get(number)
-    page = metrics.Page(collector, f"127.0.0.1:{number}")
+    page = metrics.Page(collector, f"127.0.0.1:{number}", Log(said))
     yield number
     page.server.shutdown()
     page.server.server_close()
@@ -227,6 +264,34 @@ def test_a_scrape_asks_the_kernel_anew(port: int, kernel: t.Type[FakeKernel]) ->
     assert parsed(get(port))[("up",)] == 1
     kernel.missing = True
     assert parsed(get(port))[("up",)] == 0
+
+
+def test_a_scrape_that_fails_is_told_once_and_the_next_one_answered(
+    port: int,
+    kernel: t.Type[FakeKernel],
+    said: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(kernel, "rules", lambda _self: 1 // 0)
+        for _time in range(3):
+            with pytest.raises(urllib.error.HTTPError, match="500"):
+                get(port)
+    (line,) = said.getvalue().splitlines()
+    assert line.startswith("<3>a mistake in the metrics, ZeroDivisionError")
+    assert parsed(get(port))[("up",)] == 1
+    assert said.getvalue().splitlines()[1:] == ["<5>the metrics are all right again"]
+    assert capfd.readouterr().err == ""  # no traceback beside the journal's field
+
+
+def test_a_client_that_goes_away_is_no_news(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    for _time in range(3):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert parsed(get(port))[("up",)] == 1
+    assert capfd.readouterr().err == ""
 
 
 def test_a_client_that_says_nothing_does_not_hold_up_others(

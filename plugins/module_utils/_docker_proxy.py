@@ -16,12 +16,11 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
-import struct
 import time
 import typing as t
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _sockets as sockets
 from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
 
 #: (protocol, port, address or b"" for any) of a socket of docker-proxy's
@@ -29,8 +28,6 @@ Listener = t.Tuple[int, int, bytes]
 #: (address, link, port on it): a container that starts anew has a new port
 Place = t.Tuple[bytes, int, int]
 
-#: proc_pid_net(5), include/net/tcp_states.h: those in which a socket may hold what its owner has not read.
-_ESTABLISHED, _CLOSE_WAIT = 1, 8
 _TABLES = (
     (socket.IPPROTO_TCP, "tcp"),
     (socket.IPPROTO_TCP, "tcp6"),
@@ -83,31 +80,21 @@ def _holding(listeners: t.Collection[Listener], proc: str) -> bool:
         if not any(one == protocol for one, _port in wanted):
             continue
         try:
-            with open(os.path.join(proc, name), encoding="ascii") as table:
-                next(table, "")
-                for line in table:
-                    fields = line.split()
-                    address, _colon, port = fields[1].partition(":")
-                    if (protocol, int(port, 16)) in wanted and _held(protocol, fields):
-                        its = _packed(address)
-                        if any((protocol, int(port, 16), one) in listeners for one in (b"", its)):
-                            return True
+            for row in sockets.rows(name, proc):
+                local = row[sockets.LOCAL]
+                port = sockets.port_of(local)
+                if (protocol, port) in wanted and _held(protocol, row):
+                    its = sockets.address_of(local).ljust(16, b"\0")  # as a ruleset has it
+                    if any((protocol, port, one) in listeners for one in (b"", its)):
+                        return True
         except OSError:
             if not name.endswith("6"):  # a host may be without IPv6
                 return True
     return False
 
 
-def _held(protocol: int, fields: t.Sequence[str]) -> bool:
+def _held(protocol: int, row: t.Sequence[str]) -> bool:
+    """Whether the socket is in a state in which it may hold what its owner has not read."""
     if protocol == socket.IPPROTO_TCP:
-        return int(fields[3], 16) in (_ESTABLISHED, _CLOSE_WAIT)
-    return int(fields[4].partition(":")[2], 16) > 0  # bytes in its receive queue
-
-
-def _packed(text: str) -> bytes:
-    """An address as the table has it, in words of the host's byte order, as a ruleset has it: padded to 16 bytes."""
-    words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
-    packed = struct.pack(f"={len(words)}I", *words)
-    if packed[:12] == bytes(10) + b"\xff\xff":
-        packed = packed[12:]
-    return packed.ljust(16, b"\0")
+        return int(row[sockets.STATE], 16) in (sockets.ESTABLISHED, sockets.CLOSE_WAIT)
+    return sockets.port_of(row[sockets.QUEUES]) > 0  # bytes in its receive queue

@@ -21,15 +21,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import os
 import socket
 import time
 import typing as t
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import (
     Connection,
+    Decision,
     Judge,
     Ruleset,
     compile,
@@ -59,6 +58,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._resolve import resolve, sentences
 from ansible_collections.bridgewarden.docker.plugins.module_utils._selectors import Host
+from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Session, Sshd, look
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 
 Json = t.Dict[str, t.Any]
@@ -366,76 +366,98 @@ def _text(lines: t.Sequence[str]) -> str:
 # Not cutting anybody off
 
 
-def refuse_lockout(plan: Plan, connection: t.Optional[t.Tuple[str, str, int]] = None) -> None:
-    """Raises RefusedError where the plan would take the default route or the controller's own path."""
-    for link in plan.facts.get("default_route_links") or []:
-        for pattern in plan.ruleset.guards:
-            if glob_match(pattern, link):
-                raise RefusedError(
-                    f'the guard pattern "{pattern}" matches {link}, which carries the default route',
-                    "guards",
-                    "narrow the pattern, or set force if all traffic of this link shall be judged",
-                )
-    found = connection or controller_connection()
-    if found is None or plan.ruleset.mode:
-        return
-    client, server, port = found
-    judge = Judge(plan.ruleset)
-    # A controller that is itself a container of this host comes from behind a guard.
-    kind = Kind.GUARDED if judge.identity(client, Kind.GUARDED) else Kind.WORLD
-    decision = judge.decide(Connection(client, server, 6, port, kind, Kind.HOST))
-    if decision.action != "allow":
-        by = (
-            f'the rule "{plan.ruleset.rule_name(decision.index - REASON_MAX)}"'
-            if decision.index >= REASON_MAX
-            else f"the default of {decision.direction_class}"
-        )
-        raise RefusedError(
-            f"this policy would cut the connection it comes over, {client} to port {port} of {server}",
-            by,
-            f"allow {client} to reach host on {port}/tcp, or set force",
-        )
+def refuse_lockout(plan: Plan, ways_in: t.Optional[Sshd] = None) -> None:
+    """Raises RefusedError where the plan would take the default route, or the way in by SSH.
 
-
-def controller_connection(pid: t.Optional[int] = None) -> t.Optional[t.Tuple[str, str, int]]:
-    """(client, server, server's port) of the SSH session this process descends from; None without one.
-
-    sudo drops SSH_CONNECTION from the environment, so the ancestors are asked.
+    A guard must match neither a link with a default route nor one that a session
+    of sshd's runs over.  Sessions must be allowed; where there is none, each port
+    that sshd listens on must be allowed to somebody outside.  A peer that is a
+    container of this host comes from behind a guard by right, and is judged.
     """
-    texts = [os.environ.get("SSH_CONNECTION", "")] if pid is None else []
-    current = pid or os.getpid()
-    while current > 1:
-        texts.append(_environment(current).get("SSH_CONNECTION", ""))
-        current = _parent(current)
-    for text in texts:
-        parts = text.split()
-        if len(parts) == 4 and parts[3].isdigit():
-            with contextlib.suppress(ValueError):
-                return _plain(parts[0]), _plain(parts[2]), int(parts[3])
-    return None
+    for link in plan.facts.get("default_route_links") or []:
+        _refuse_guard(plan, link, "which carries the default route")
+    sshd = ways_in if ways_in is not None else look()
+    judge = Judge(plan.ruleset)
+    for session in sshd.sessions:
+        contained = bool(judge.identity(session.peer, Kind.GUARDED))
+        if not contained:
+            for link in session.links:
+                said = (
+                    f"over which {session.peer} has an SSH session to port {session.port} of {session.server}"
+                )
+                _refuse_guard(plan, link, said)
+        if not plan.ruleset.mode:
+            _refuse_cut(plan, judge, session, Kind.GUARDED if contained else Kind.WORLD)
+    if not sshd.sessions and not plan.ruleset.mode:
+        for port in sorted({listener.port for listener in sshd.listeners}):
+            _refuse_closed(plan, judge, sshd, port)
 
 
-def _plain(text: str) -> str:
-    address = ipaddress.ip_address(text.split("%", 1)[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+def _guard_of(plan: Plan, link: str) -> t.Optional[str]:
+    return next((pattern for pattern in plan.ruleset.guards if glob_match(pattern, link)), None)
 
 
-def _environment(pid: int) -> t.Dict[str, str]:
-    try:
-        content = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return {}
-    pairs = (item.decode("utf-8", "replace").partition("=") for item in content.split(b"\0"))
-    return {key: value for key, _equals, value in pairs}
+def _refuse_guard(plan: Plan, link: str, why: str) -> None:
+    pattern = _guard_of(plan, link)
+    if pattern is not None:
+        raise RefusedError(
+            f'the guard pattern "{pattern}" matches {link}, {why}',
+            "guards",
+            "narrow the pattern, or set bridgewarden_force if all traffic of this link shall be judged",
+        )
 
 
-def _parent(pid: int) -> int:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[1])  # the name before may hold blanks and brackets
+def _refuse_cut(plan: Plan, judge: Judge, session: Session, kind: Kind) -> None:
+    decision = judge.decide(Connection(session.peer, session.server, 6, session.port, kind, Kind.HOST))
+    if decision.action != "allow":
+        raise RefusedError(
+            f"this policy would cut an SSH session, {session.peer} to port {session.port} of {session.server}",
+            _by(plan, decision),
+            f"allow {session.peer} to reach host on {session.port}/tcp, or set bridgewarden_force",
+        )
+
+
+def _refuse_closed(plan: Plan, judge: Judge, sshd: Sshd, port: int) -> None:
+    """Where somebody outside may come in at one address at least, the port is open."""
+    refused: t.Optional[Decision] = None
+    listeners = [listener for listener in sshd.listeners if listener.port == port]
+    for link, server in sshd.addresses:
+        # A guarded bridge's own address is no way in from outside.
+        if _guard_of(plan, link) is None and any(listener.serves(server) for listener in listeners):
+            for source in _outside(plan, server):
+                decision = judge.decide(Connection(source, server, 6, port, Kind.WORLD, Kind.HOST))
+                if decision.action == "allow":
+                    return
+                refused = refused or decision
+    if refused is not None:
+        raise RefusedError(
+            f"this policy would let nobody outside reach sshd, which listens on port {port}",
+            _by(plan, refused),
+            f"allow those who manage this host to reach host on {port}/tcp, or set bridgewarden_force",
+        )
+
+
+def _outside(plan: Plan, server: str) -> t.Iterator[str]:
+    """One address for each kind of outside peer that the policy tells apart, of the server's family."""
+    subnets = [
+        ipaddress.ip_network(subnet)
+        for network in plan.facts.get("networks") or []
+        for subnet in network.get("Subnets") or []
+        if network.get("Bridge")
+    ]
+    seen = set()
+    for packed, identity, _host in plan.ruleset.cells6 if ":" in server else plan.ruleset.cells4:
+        address = ipaddress.ip_address(packed)
+        if identity in seen or address.is_loopback or any(address in subnet for subnet in subnets):
+            continue
+        seen.add(identity)
+        yield str(address)
+
+
+def _by(plan: Plan, decision: Decision) -> str:
+    if decision.index >= REASON_MAX:
+        return f'the rule "{plan.ruleset.rule_name(decision.index - REASON_MAX)}"'
+    return f"the default of {decision.direction_class}"
 
 
 # The files' side

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Reads links, namespace numbers and default routes from the kernel.
+"""Reads links, addresses, neighbours, namespace numbers and routes from the kernel.
 
 Takes from each message the few attributes that are asked for and skips the
 rest unread: a library that decodes them all takes a third of a second for the
@@ -20,7 +20,9 @@ import typing as t
 from dataclasses import dataclass
 
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
+_RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
+_RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _RTM_NEWNSID, _RTM_GETNSID = 88, 90
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
@@ -28,7 +30,11 @@ _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID =
 _IFLA_INFO_KIND = 1
 _WANTED = frozenset((_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID))
 _SKIP_STATISTICS = 1 << 3
-_RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE = 4, 9, 15
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE = 1, 2, 4, 9, 15
+_RTN_LOCAL = 2
+_NDA_DST = 1
+_NUD_INCOMPLETE, _NUD_FAILED = 0x01, 0x20
 _RT_TABLE_MAIN = 254
 _NETNSA_NSID, _NETNSA_FD = 1, 3
 _HEADER = struct.Struct("=IHHII")
@@ -86,6 +92,38 @@ class Rtnl:
                 if not data[start + 1]:  # the length of its destination
                     found.update(_outputs(data, start, end))
         return found
+
+    def addresses(self) -> t.List[t.Tuple[int, bytes]]:
+        """(link's index, address) of this namespace's own addresses."""
+        found = []
+        for data, start, end in self._dump(_RTM_GETADDR, _RTM_NEWADDR, struct.pack("=4BI", 0, 0, 0, 0, 0)):
+            its = {kind: data[begin:stop] for kind, begin, stop in _attributes(data, start + 8, end)}
+            address = its.get(_IFA_LOCAL) or its.get(_IFA_ADDRESS)  # on a point-to-point link they differ
+            if address:
+                found.append((struct.unpack_from("=I", data, start + 4)[0], address))
+        return found
+
+    def neighbours(self) -> t.Set[t.Tuple[int, bytes]]:
+        """(link's index, address) of those that this host knows on its links, over IPv6."""
+        found = set()
+        request = struct.pack("=BxxxiHBB", socket.AF_INET6, 0, 0, 0, 0)
+        for data, start, end in self._dump(_RTM_GETNEIGH, _RTM_NEWNEIGH, request):
+            index, state = struct.unpack_from("=iH", data, start + 4)
+            for kind, begin, stop in _attributes(data, start + 12, end):
+                if kind == _NDA_DST and not state & (_NUD_INCOMPLETE | _NUD_FAILED):
+                    found.add((index, data[begin:stop]))
+        return found
+
+    def route(self, target: bytes, source: bytes) -> t.Optional[t.Tuple[int, bool]]:
+        """(index of the link, whether it is this host itself) that a packet of `source`, ours, goes to `target`."""
+        family, bits = (socket.AF_INET, 32) if len(target) == 4 else (socket.AF_INET6, 128)
+        request = struct.pack("=8BI", family, bits, bits, 0, 0, 0, 0, 0, 0)
+        request += _attribute(_RTA_DST, target) + _attribute(_RTA_SRC, source)
+        for data, start, end in self._ask(_RTM_GETROUTE, _NLM_F_REQUEST, _RTM_NEWROUTE, request):
+            for kind, begin, _stop in _attributes(data, start + 12, end):
+                if kind == _RTA_OIF:
+                    return struct.unpack_from("=I", data, begin)[0], data[start + 7] == _RTN_LOCAL
+        return None
 
     def nsid(self, path: str) -> int:
         """The number this namespace has for the one at `path`; -1 where there is none."""

@@ -102,8 +102,11 @@ options:
     default: 0
   force:
     description:
-      - Commit although a guard matches the link with the default route, or although the policy would cut off the
-        connection that Ansible itself uses.
+      - Commit although the policy would lock people out of the host.
+      - Without it the module refuses a guard that matches a link with a default route, or one over which an SSH session runs.
+      - In mode V(enforce) it also refuses a policy that does not allow each open SSH session to the host, and, where there is
+        no session, a policy that lets nobody outside reach a port that sshd listens on.
+      - This does not depend on the connection that Ansible uses, and holds in check mode.
     type: bool
     default: false
   docker_socket:

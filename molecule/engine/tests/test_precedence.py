@@ -142,7 +142,7 @@ def test_rule_opens_its_class_only(
 def test_host_ingress_must_leave_the_controller_its_way(bench: Bench) -> None:
     answer = bench.apply(policy={"defaults": defaults("deny", host_ingress="deny")})
     assert answer["kind"] == "RefusedError"
-    assert "would cut the connection it comes over" in answer["error"]
+    assert "would cut an SSH session" in answer["error"]
 
 
 def test_host_ingress_with_the_controllers_way_is_accepted(bench: Bench) -> None:

@@ -24,6 +24,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Stale,
     StoreCorrupt,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Listener, Session, Sshd
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 from fake import FakeKernel
 
@@ -94,7 +95,7 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture(autouse=True)
 def no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "controller_connection", lambda: None)
+    monkeypatch.setattr(engine, "look", Sshd)
 
 
 def plan(policy: Json = POLICY, *containers: Json, **options: t.Any) -> engine.Plan:
@@ -340,7 +341,13 @@ def test_guard_on_the_default_route_is_refused(kernel: FakeKernel, store: Store)
     assert engine.apply(plan(policy), kernel, store, options=engine.Options(force=True)).changed
 
 
-SSH = ("10.1.1.1", "10.2.2.2", 22)
+SSH = Session("10.1.1.1", "10.2.2.2", 22, ("eth0",))
+#: A host where sshd listens and nobody is connected.
+SSHD = Sshd(
+    (),
+    (Listener("0.0.0.0", 22), Listener("::", 22)),
+    (("eth0", "10.2.2.2"), ("eth0", "2001:db8:2::2"), ("br-front", "172.18.0.1")),
+)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +364,7 @@ SSH = ("10.1.1.1", "10.2.2.2", 22)
 def test_controllers_own_path(
     extra: Json, refused: bool, kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "controller_connection", lambda: SSH)
+    monkeypatch.setattr(engine, "look", lambda: Sshd((SSH,)))
     extra = copy.deepcopy(extra)
     policy: Json = {"rules": []}
     for action in ("allow", "deny"):
@@ -377,15 +384,6 @@ def test_controllers_own_path(
         engine.apply(plan(policy), kernel, store, options=engine.Options(force=True))
     else:
         engine.apply(plan(policy), kernel, store)
-
-
-def test_controller_is_a_container_of_this_host() -> None:
-    policy: Json = {
-        "rules": [{"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}]
-    }
-    engine.refuse_lockout(plan(policy), ("172.18.0.2", "172.18.0.1", 22))
-    with pytest.raises(RefusedError, match="the default of to_host"):
-        engine.refuse_lockout(plan({}), ("172.18.0.2", "172.18.0.1", 22))
 
 
 # Bad input reaches nobody

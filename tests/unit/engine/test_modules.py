@@ -18,6 +18,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     RefusedError,
     Stale,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Session, Sshd
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
 from fake import FakeKernel
 
@@ -55,7 +56,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeKernel:
         monkeypatch.setattr(module, "Kernel", lambda: made)
         monkeypatch.setattr(module, "Store", lambda: store, raising=False)
     monkeypatch.setattr(policy, "collect", lambda _socket, warn: {})
-    monkeypatch.setattr(engine, "controller_connection", lambda: None)
+    monkeypatch.setattr(engine, "look", Sshd)
     return made
 
 
@@ -74,6 +75,18 @@ def test_policy(kernel: FakeKernel) -> None:
     assert second["generation"] == first["generation"] == 1
     assert first["policy_digest"] == kernel.info().policy_digest
     assert "allow all: any -> containers all" in first["effective"]
+
+
+def test_what_would_lock_people_out_is_refused_in_check_mode_too(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "look", lambda: Sshd((Session("10.2.0.5", "10.2.0.1", 22, ("br-mgmt",)),)))
+    wide = dict(POLICY, guards=["br-*"])
+    for check_mode in (True, False):
+        with pytest.raises(RefusedError, match="br-mgmt, over which"):
+            policy.applied(t.cast(t.Any, Module(check_mode, policy=wide)))
+    assert policy.applied(t.cast(t.Any, Module(True, policy=wide, force=True)))["changed"]
+    assert kernel.commits == 0
 
 
 def test_a_container_that_cannot_be_inspected_is_a_warning(

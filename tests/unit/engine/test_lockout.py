@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nobody is locked out: which plans are refused, for the ways in by SSH that a host has."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import RefusedError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Listener, Session, Sshd
+from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from fake import FakeKernel
+from test_engine import POLICY, SSHD, facts, kernel, plan, store
+
+Json = t.Dict[str, t.Any]
+
+__all__ = ["kernel", "store"]
+
+MANAGED = Session("10.20.0.5", "10.20.0.1", 22, ("br-mgmt",))
+
+
+def refused(policy: Json, sshd: Sshd, where: t.Optional[Json] = None) -> t.Optional[RefusedError]:
+    try:
+        engine.refuse_lockout(engine.plan(policy, where or facts()), sshd)
+    except RefusedError as error:
+        return error
+    return None
+
+
+# Guards
+
+
+@pytest.mark.parametrize("mode", ["enforce", "audit"])
+@pytest.mark.parametrize(
+    ("guards", "link"),
+    [(["br-*"], "br-mgmt"), (["docker0", "br-m*"], "br-mgmt"), (None, None), (["docker0", "br-front"], None)],
+)
+def test_a_guard_over_a_link_with_a_session(guards: t.Optional[t.List[str]], link: str, mode: str) -> None:
+    """In audit mode too: bridgewarden.service closes the guards before it commits."""
+    policy = {**POLICY, "mode": mode, **({"guards": guards} if guards else {})}
+    for peer, server in (("10.20.0.5", "10.20.0.1"), ("fd00:20::5", "fd00:20::1"), ("fe80::5", "fe80::1")):
+        session = Session(peer, server, 22, ("br-mgmt",))
+        error = refused(policy, Sshd((Session("10.1.1.1", "10.2.2.2", 22, ("eth0",)), session)))
+        if link is None:
+            assert error is None
+            continue
+        assert error is not None
+        assert f"matches {link}, over which {peer} has an SSH session to port 22 of {server}" in error.thing
+        assert "narrow the pattern" in error.mend and "bridgewarden_force" in error.mend
+        assert error.place == "guards"
+
+
+def test_a_session_whose_answers_take_another_link() -> None:
+    """It comes in over one and is routed back over another: neither may be guarded."""
+    session = Session("10.20.0.5", "10.2.2.2", 22, ("br-mgmt", "eth0"))
+    assert refused({"guards": ["br-m*"]}, Sshd((session,))) is not None
+    assert refused({"guards": ["br-front"]}, Sshd((session,))) is None
+
+
+def test_the_whole_way_through_apply(
+    kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In check mode, without the module, and with force."""
+    monkeypatch.setattr(engine, "look", lambda: Sshd((MANAGED,)))
+    policy = {**POLICY, "guards": ["br-*"]}
+    for on, dry_run in ((kernel, False), (kernel, True), (None, True)):
+        with pytest.raises(RefusedError, match="br-mgmt"):
+            engine.apply(plan(policy), on, store, dry_run=dry_run)
+    assert kernel.commits == 0 and not store.present()
+    assert engine.apply(plan(policy), kernel, store, options=engine.Options(force=True)).changed
+
+
+def test_a_controller_in_a_container_is_judged_by_the_policy() -> None:
+    session = Session("172.18.0.2", "172.18.0.1", 22, ("br-front",))
+    rule = {"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}
+    assert refused({"rules": [rule]}, Sshd((session,))) is None
+    error = refused({}, Sshd((session,)))
+    assert error is not None and error.place == "the default of to_host"
+    assert refused({"mode": "audit"}, Sshd((session,))) is None
+    # One of the same bridge that is no container's is unmanaged: no rule can let it in.
+    stranger = session._replace(peer="172.18.0.99")
+    for mode in ("enforce", "audit"):
+        error = refused({"mode": mode, "rules": [rule]}, Sshd((stranger,)))
+        assert error is not None and "br-front, over which 172.18.0.99 has an SSH session" in error.thing
+
+
+# Sessions from outside
+
+
+def test_each_session_must_be_allowed() -> None:
+    office = {"name": "office", "from": ["10.1.1.0/24"], "to": ["host"], "ports": ["22/tcp"]}
+    policy = {"defaults": {"host_ingress": "deny"}, "rules": [office]}
+    inside = Session("10.1.1.1", "10.2.2.2", 22, ("eth0",))
+    outside = inside._replace(peer="203.0.113.5")
+    assert refused(policy, Sshd((inside,))) is None
+    error = refused(policy, Sshd((inside, outside)))
+    assert error is not None
+    assert (
+        "203.0.113.5 to port 22 of 10.2.2.2" in error.thing and error.place == "the default of host_ingress"
+    )
+    assert "allow 203.0.113.5 to reach host on 22/tcp" in error.mend
+    # Another port than the one that is allowed.
+    assert refused(policy, Sshd((inside._replace(port=2222),))) is not None
+
+
+# No session, as with ansible-pull
+
+
+def rule(**more: t.Any) -> Json:
+    return {"name": "admin", "from": ["10.1.1.0/24"], "to": ["host"], "ports": ["22/tcp"], **more}
+
+
+@pytest.mark.parametrize(
+    ("policy", "place"),
+    [
+        ({}, None),
+        ({"defaults": {"host_ingress": "deny"}}, "the default of host_ingress"),
+        ({"defaults": {"host_ingress": "reject"}}, "the default of host_ingress"),
+        ({"defaults": {"host_ingress": "deny"}, "mode": "audit"}, None),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule()]}, None),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["world"]})]}, None),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(ports=["20-30/tcp"])]}, None),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(to=["10.2.2.2/32"])]}, None),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["2001:db8::/64"]})]}, None),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(ports=["2222/tcp"])]}, "the default of host_ingress"),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(ports=["22/udp"])]}, "the default of host_ingress"),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(to=["10.9.9.9/32"])]}, "the default of host_ingress"),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["containers"]})]}, "the default of host_ingress"),
+        # Nobody outside has a container's address, nor the loopback's.
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["172.18.0.0/16"]})]}, "the default of host_ingress"),
+        ({"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["127.0.0.0/8"]})]}, "the default of host_ingress"),
+        ({"rules": [rule(action="deny", **{"from": ["world"]})]}, 'the rule "admin"'),
+        ({"rules": [rule(action="deny")]}, None),
+        (
+            {"defaults": {"host_ingress": "deny"}, "rules": [rule(), rule(name="no", action="deny", **{"from": ["any"]})]},
+            'the rule "no"',
+        ),
+    ],
+)  # fmt: skip
+def test_somebody_outside_must_be_allowed(policy: Json, place: t.Optional[str]) -> None:
+    error = refused(policy, SSHD)
+    if place is None:
+        assert error is None
+        return
+    assert error is not None and error.place == place
+    assert "port 22" in error.thing
+    assert "reach host on 22/tcp" in error.mend and "bridgewarden_force" in error.mend
+    # It is the port that makes the difference: the very same policy is accepted where no sshd listens.
+    assert refused(policy, SSHD._replace(listeners=())) is None
+
+
+def test_each_port_counts_and_each_family() -> None:
+    deny = {"defaults": {"host_ingress": "deny"}, "rules": [rule()]}
+    two = SSHD._replace(listeners=(Listener("0.0.0.0", 22), Listener("0.0.0.0", 2222)))
+    error = refused(deny, two)
+    assert error is not None and "port 2222" in error.thing
+    six = {"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["2001:db8::/64"]})]}
+    assert refused(six, SSHD._replace(listeners=(Listener("0.0.0.0", 22),))) is not None
+    assert refused(six, SSHD._replace(listeners=(Listener("0.0.0.0", 22), Listener("::", 22)))) is None
+    one = SSHD._replace(listeners=(Listener("10.2.2.2", 22),))
+    assert refused(deny, one) is None
+    # An address on a guarded bridge is no way in from outside, so a listener there asks for nothing.
+    bridge = SSHD._replace(listeners=(Listener("172.18.0.1", 22),))
+    assert refused({"defaults": {"host_ingress": "deny"}}, bridge) is None
+    assert refused({"defaults": {"host_ingress": "deny"}}, one) is not None
+
+
+def test_without_an_sshd_nothing_is_said_about_its_ports() -> None:
+    assert refused({"defaults": {"host_ingress": "deny"}}, Sshd()) is None

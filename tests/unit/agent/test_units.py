@@ -88,7 +88,7 @@ def test_each_folder_that_the_store_writes_to_is_the_unit_s_own(name: str) -> No
 
 
 def test_the_folder_of_the_locks_is_there_after_a_boot() -> None:
-    line = (TEMPLATES.parent / "files" / "tmpfiles.conf").read_text().splitlines()[-1]
+    line = (TEMPLATES / "tmpfiles.conf.j2").read_text().splitlines()[-1]
     assert line.split() == ["d", os.path.dirname(_store.LOCK), "0700", "root", "root", "-"]
 
 

@@ -7,34 +7,24 @@ The only host cannot be reached: a run that gets as far as asking it anything en
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from running import PLAYBOOKS, ansible_playbook, lost
 
-TOP = Path(__file__).resolve().parents[2]
 RULE = {"name": "office reaches web", "from": ["office"], "to": ["web"], "ports": ["8080/tcp"]}
 GROUPS = {"office": {"cidrs": ["10.10.10.0/24"]}, "web": {"labels": {"tier": "web"}}}
 
 
 def harden(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
-    host = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_common_args": "-o BatchMode=yes"}
-    (folder / "hosts.yml").write_text(json.dumps({"docker_hosts": {"hosts": {"h1": host}}}), encoding="utf-8")
+    inventory = {"docker_hosts": {"hosts": {"h1": lost()}}}
+    (folder / "hosts.yml").write_text(json.dumps(inventory), encoding="utf-8")
     values = {"bridgewarden_groups": GROUPS, "bridgewarden_rules": [RULE], **variables}
-    return subprocess.run(
-        [
-            str(Path(sys.executable).parent / "ansible-playbook"),
-            *("--inventory", str(folder / "hosts.yml"), "--extra-vars", json.dumps(values)),
-            str(TOP / "playbooks" / "harden-docker.yml"),
-        ],
-        cwd=TOP,
-        env={**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    return ansible_playbook(
+        *("--inventory", str(folder / "hosts.yml"), "--extra-vars", json.dumps(values)),
+        str(PLAYBOOKS / "harden-docker.yml"),
     )
 
 

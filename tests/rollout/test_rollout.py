@@ -8,19 +8,14 @@ replaced by a stub that notes the host's name. A host is lost by pointing its co
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from running import PLAYBOOKS, TOP, ansible_playbook, lost
 
-TOP = Path(__file__).resolve().parents[2]
-PLAYBOOKS = TOP / "playbooks"
 GATE = PLAYBOOKS / "tasks" / "gate.yml"
 HOSTS = [f"h{number:02d}" for number in range(1, 11)]  # default batches: h01, then h02, then the other eight
 COMMIT = "Commit the policy"
@@ -74,22 +69,9 @@ class Rollout:
         values = {"lost": "", "fails": "", "step": "", "log": str(log), **variables}
         (folder / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False), encoding="utf-8")
         (folder / "hosts.yml").write_text(yaml.safe_dump(inventory()), encoding="utf-8")
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).parent / "ansible-playbook"),
-                "--inventory",
-                "hosts.yml",
-                "--forks",
-                "10",
-                "--extra-vars",
-                json.dumps(values),
-                "play.yml",
-            ],
+        done = ansible_playbook(
+            *("--inventory", "hosts.yml", "--forks", "10", "--extra-vars", json.dumps(values), "play.yml"),
             cwd=folder,
-            env={**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
         )
         self.code, self.output = done.returncode, done.stdout + done.stderr
         self.visits = [tuple(line.split("/", 1)) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -101,20 +83,8 @@ class Rollout:
         return {host for host, at in self.visits if at == step}
 
 
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def inventory() -> dict[str, Any]:
-    variables = {
-        "ansible_host": "127.0.0.1",
-        "ansible_port": closed_port(),
-        "ansible_ssh_common_args": "-o ConnectTimeout=5 -o BatchMode=yes",
-        "ansible_python_interpreter": sys.executable,
-    }
-    return {"docker_hosts": {"hosts": {host: {} for host in HOSTS}, "vars": variables}}
+    return {"docker_hosts": {"hosts": {host: {} for host in HOSTS}, "vars": lost()}}
 
 
 def test_without_a_loss_every_host_is_done_in_batches(tmp_path: Path) -> None:
@@ -200,6 +170,19 @@ def task_lists() -> Iterator[tuple[Path, list[Task]]]:
             for part in ("pre_tasks", "tasks", "post_tasks"):
                 yield path, entry.get(part, [])
         yield path, [entry for entry in content if "hosts" not in entry]
+
+
+def test_no_task_on_the_controller_asks_for_root() -> None:
+    """Else a `become` of the configuration or the inventory asks the controller for sudo."""
+    found = [
+        (path, task)
+        for path, tasks in task_lists()
+        for task in tasks
+        if task.get("delegate_to") == "localhost" or task.get("connection") == "local"
+    ]
+    assert found
+    for path, task in found:
+        assert task.get("vars", {}).get("ansible_become") is False, f"{path}: {task['name']}"
 
 
 def test_every_rescue_of_ours_ends_in_fail() -> None:

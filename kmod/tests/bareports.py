@@ -443,9 +443,7 @@ def main():
         for name in tunnels:
             subprocess.run(["ip", "link", "del", name], check=False)
         packets.world_down(saved)
-    print("1..%d" % packets.COUNT)
-    print("%d passed, %d failed" % (packets.COUNT - len(packets.FAILED), len(packets.FAILED)))
-    return bool(packets.FAILED)
+    return packets.conclude()
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ from packets import (
     Refused,
     Ruleset,
     both,
+    bridge_settings,
     check,
     connect,
     echo,
@@ -132,12 +133,6 @@ def judged_inside(ruleset, children=("m", "n", "i")):
 
 def namespaces(g):
     return struct.unpack("=I", g.ask(INFO)[0][A_NAMESPACES][0])[0]
-
-
-def bridge_settings(value):
-    for name in ("iptables", "ip6tables"):
-        with open("/proc/sys/net/bridge/bridge-nf-call-" + name, "w") as f:
-            f.write(value)
 
 
 def count_of(g, rule):
@@ -496,9 +491,7 @@ def main():
         Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())
         children_down()
         packets.world_down(saved)
-    print("1..%d" % packets.COUNT)
-    print("%d passed, %d failed" % (packets.COUNT - len(packets.FAILED), len(packets.FAILED)))
-    return bool(packets.FAILED)
+    return packets.conclude()
 
 
 if __name__ == "__main__":

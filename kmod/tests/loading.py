@@ -36,6 +36,7 @@ from packets import (
     Ruleset,
     at_once,
     both,
+    bridge_settings,
     check,
     inside,
     known,
@@ -106,12 +107,6 @@ def container_down():
     quiet = {"check": False, "stderr": subprocess.DEVNULL}
     subprocess.run(["ip", "-force", "-batch", "-"], input=lines.encode(), **quiet)
     subprocess.run(["ip", "netns", "del", "bwt-p"], **quiet)
-
-
-def bridge_settings(value):
-    for name in ("iptables", "ip6tables"):
-        with open("/proc/sys/net/bridge/bridge-nf-call-" + name, "w") as f:
-            f.write(value)
 
 
 WAYS = {
@@ -373,9 +368,7 @@ def main():
             run("insmod", KO)
         Ruleset(guards=(), defaults=(0,) * 6).commit(Genl())
         packets.world_down(saved)
-    print("1..%d" % packets.COUNT)
-    print("%d passed, %d failed" % (packets.COUNT - len(packets.FAILED), len(packets.FAILED)))
-    return bool(packets.FAILED)
+    return packets.conclude()
 
 
 if __name__ == "__main__":

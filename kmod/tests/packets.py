@@ -425,6 +425,13 @@ def world_down(saved=None):
             f.write(value)
 
 
+def bridge_settings(value):
+    """Both of net.bridge's, as text."""
+    for name in ("iptables", "ip6tables"):
+        with open("/proc/sys/net/bridge/bridge-nf-call-" + name, "w") as f:
+            f.write(value)
+
+
 def ifindex(name):
     return socket.if_nametoindex(name)
 
@@ -548,6 +555,13 @@ def check(what, got, want):
     )
     if not good:
         FAILED.append(what)
+
+
+def conclude():
+    """The plan and a sum; whether any check failed."""
+    print("1..%d" % COUNT)
+    print("%d passed, %d failed" % (COUNT - len(FAILED), len(FAILED)))
+    return bool(FAILED)
 
 
 def refusal(fn, *args, **kwargs):
@@ -1649,9 +1663,7 @@ def main():
         if A_SEALED not in Genl().ask(INFO)[0]:
             Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())
         world_down(saved)
-    print("1..%d" % COUNT)
-    print("%d passed, %d failed" % (COUNT - len(FAILED), len(FAILED)))
-    return bool(FAILED)
+    return conclude()
 
 
 if __name__ == "__main__":

@@ -732,9 +732,7 @@ def main():
     finally:
         Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())
         packets.world_down(saved)
-    print("1..%d" % packets.COUNT)
-    print("%d passed, %d failed" % (packets.COUNT - len(packets.FAILED), len(packets.FAILED)))
-    return bool(packets.FAILED)
+    return packets.conclude()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ short_description: Undo a commit that is not confirmed yet
 version_added: 0.1.0
 description:
   - Restores the ruleset before the commit whose confirm window is open, now and not only when the window runs out.
-  - Changes nothing where no window is open. A commit that was confirmed stays; apply the former policy to go back to it.
+  - Changes nothing where no window is open, and says so in RV(undone).
+  - A commit that was confirmed stays; apply the former policy to go back to it.
 author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
@@ -55,6 +56,15 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+undone:
+  description: Whether a commit was undone, or would be in check mode. V(false) where no confirm window was open.
+  returned: success
+  type: bool
+actions:
+  description: What was done, or would be done in check mode, or why nothing was.
+  returned: success
+  type: list
+  elements: str
 generation:
   description: The generation in force.
   returned: success
@@ -68,8 +78,17 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     RefusedError,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._module import about_generation
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+
+
+def nothing(info: Info, why: str) -> t.Dict[str, t.Any]:
+    return {
+        "changed": False,
+        "undone": False,
+        "actions": [f"{why}: generation {info.generation} stays in force"],
+        "generation": info.generation,
+    }
 
 
 def rollback(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]:
@@ -82,12 +101,16 @@ def rollback(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any
                     "",
                     "apply the former policy to go back to it",
                 )
-            return {"changed": False, "generation": info.generation}
+            return nothing(info, "no commit waits for its confirmation")
         if generation is not None and generation != info.generation:
-            return {"changed": False, "generation": info.generation}
-        if check_mode:
-            return {"changed": True, "generation": info.generation}
-        return {"changed": True, "generation": engine.rollback(kernel, Store(), generation)}
+            return nothing(info, f"the commit of generation {generation} is undone already")
+        now = info.generation if check_mode else engine.rollback(kernel, Store(), generation)
+        return {
+            "changed": True,
+            "undone": True,
+            "actions": [f"undo the commit of generation {info.generation}"],
+            "generation": now,
+        }
 
 
 def main() -> None:

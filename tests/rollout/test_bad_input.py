@@ -62,6 +62,11 @@ def rule(**change: Any) -> dict[str, Any]:
         pytest.param(rule(action="permit"), ["permit", "allow"], id="unknown action"),
         pytest.param({"bridgewarden_mode": "on"}, ["bridgewarden_mode", "enforce"], id="unknown mode"),
         pytest.param({"bridgewarden_defaults": {"ingres": "deny"}}, ["ingres"], id="unknown direction class"),
+        pytest.param(
+            {"bridgewarden_confirm_timeout": 60},
+            ["bridgewarden_confirm_timeout is 60", "no role confirms"],
+            id="a window that nothing would confirm",
+        ),
         pytest.param({"bridgewarden_rules": "none"}, ["bridgewarden_rules"], id="rules that are no list"),
     ],
 )
@@ -75,3 +80,27 @@ def test_a_bad_policy_is_refused_before_any_host_is_asked(
     errors = [line for line in output.splitlines() if "[ERROR]" in line or " msg: " in line]
     assert errors, output
     assert all(word in output for word in words), output
+
+
+def test_the_role_by_itself_refuses_a_window_that_nothing_would_confirm(tmp_path: Path) -> None:
+    play = {
+        "hosts": "h1",
+        "gather_facts": False,
+        "tasks": [{"ansible.builtin.import_role": {"name": "bridgewarden.docker.policy"}}],
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
+    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"h1": lost()}}}), encoding="utf-8")
+    found = []
+    for window in ("0", "60"):
+        run = ansible_playbook(
+            *(
+                "--inventory",
+                str(tmp_path / "hosts.yml"),
+                "--extra-vars",
+                f"bridgewarden_confirm_timeout={window}",
+            ),
+            str(tmp_path / "play.yml"),
+        )
+        output = run.stdout + run.stderr
+        found.append(("UNREACHABLE" in output, "no role confirms a commit yet" in output))
+    assert found == [(True, False), (False, True)]

@@ -161,10 +161,20 @@ def test_seal(kernel: FakeKernel) -> None:
 
 def test_rollback(kernel: FakeKernel) -> None:
     applied(window=60)
-    assert rollback.rollback(None, check_mode=True) == {"changed": True, "generation": 1}
-    assert rollback.rollback(1, check_mode=False) == {"changed": True, "generation": 0}
-    assert rollback.rollback(1, check_mode=False) == {"changed": False, "generation": 0}
-    assert rollback.rollback(None, check_mode=False) == {"changed": False, "generation": 0}
+    done = {"changed": True, "undone": True, "actions": ["undo the commit of generation 1"]}
+    assert rollback.rollback(None, check_mode=True) == {**done, "generation": 1}
+    assert rollback.rollback(1, check_mode=False) == {**done, "generation": 0}
+    again = rollback.rollback(1, check_mode=False)
+    assert again == {**again, "changed": False, "undone": False, "generation": 0}
+    assert rollback.rollback(None, check_mode=False) == again
+    assert again["actions"] == ["no commit waits for its confirmation: generation 0 stays in force"]
+
+
+def test_rollback_of_another_window(kernel: FakeKernel) -> None:
+    applied(60)
+    found = rollback.rollback(7, check_mode=False)
+    assert (found["undone"], found["generation"]) == (False, 1)
+    assert found["actions"] == ["the commit of generation 7 is undone already: generation 1 stays in force"]
 
 
 def test_rollback_of_what_is_confirmed(kernel: FakeKernel) -> None:

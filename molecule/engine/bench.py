@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import select
 import socket
 import struct
@@ -37,6 +38,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils import (
 Json = dict[str, Any]
 REQUESTS: dict[str, Callable[..., Any]] = {}
 ETH_P_ALL = 3
+ETH_P_MARKER = 0x88B5  # for local experiments: nobody here judges it, every bridge carries it
+PATIENCE = 60  # seconds, for what must come
 PACKET_OUTGOING = 4
 SIOCGIFHWADDR = 0x8927
 IP_MTU, IPV6_MTU = 14, 24
@@ -108,6 +111,52 @@ def counters() -> dict[str, int]:
         }
 
 
+#: States of TCP in which an end sends something by itself, as /proc/net/tcp numbers them: FIN_WAIT1, LAST_ACK, CLOSING; elsewhere
+#: than on the host also CLOSE_WAIT, which docker-proxy keeps for minutes while it waits for a container.
+CLOSING, CLOSE_WAIT = {4, 9, 11}, 8
+RETRANSMITS = ("01", "04")
+SSH = ":0016"
+
+
+def moving() -> list[str]:
+    """The connections that end, or repeat what nobody has acknowledged, anywhere on this machine, as /proc/net/tcp has them."""
+    found = []
+    for name in ["host", *places().containers, *os.listdir("/run/netns")]:
+        with inside(name):
+            for table in ("tcp", "tcp6"):
+                for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
+                    words = line.split()
+                    state, timer = int(words[3], 16), words[5][:2]
+                    closing = state in CLOSING or (state == CLOSE_WAIT and name != "host")
+                    if not words[1].endswith(SSH) and (closing or (state == 1 and timer in RETRANSMITS)):
+                        found.append(f"{name}: {line}")
+    return found
+
+
+def rest() -> None:
+    """Waits until no connection moves by itself."""
+    end = time.monotonic() + PATIENCE
+    while still := moving():
+        if time.monotonic() > end:
+            raise RuntimeError(f"connections still move after {PATIENCE} s: {still}")
+        time.sleep(0.02)
+
+
+@request
+def settled() -> dict[str, int]:
+    """The counters, once everything is counted that came before: no connection moves, and they stay as they are."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        rest()
+        found = []
+        for _ in range(3):
+            found.append(counters())
+            time.sleep(0.02)
+        if found[0] == found[1] == found[2]:
+            return found[0]
+    raise RuntimeError(f"the counters still change after {PATIENCE} s: {found}")
+
+
 @request
 def explain(flows: list[list[Any]]) -> list[Any]:
     with _netlink.Kernel() as kernel:
@@ -131,6 +180,7 @@ def trace(options: Json, probes: list[Json], seconds: float = 1.0) -> Json:
         with _trace.Trace(_trace.Options(**options)) as running:
             results = probe(probes)
             time.sleep(seconds)
+            rest()
             running.stop()
             paths = list(running.paths())
             return {"results": results, "paths": paths, "summary": running.summary(), "hooks": running.hooks}
@@ -150,6 +200,8 @@ def connect(flows: list[Json], seconds: float = 8) -> dict[str, str]:
         kind = socket.SOCK_STREAM if flow.get("proto", "tcp") == "tcp" else socket.SOCK_DGRAM
         with inside(flow["from"]):
             sock = socket.socket(family, kind)
+        # Its close sends a reset, once, and keeps nothing to repeat.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.settimeout(seconds)
         try:
             sock.bind(("", int(flow.get("source_port", 0))))
@@ -299,7 +351,8 @@ def shoot(shots: list[Json], seconds: float = 1.0) -> list[list[str]]:
     """Sends packets and says for each in which of the namespaces `at` it (or what `want` describes) came in.
 
     A shot: {"from", "network", "via", "l3": [hex, ...], "want": hex, "at": [namespace, ...]}. All are sent, then all are
-    waited for. `from` is a container or office/stranger; `via` a container on that network, or "gateway".
+    waited for: `seconds`, and until frames came that were sent the same way behind them. `from` is a container or
+    office/stranger; `via` a container on that network, or "gateway".
     """
     names = {place for shot in shots for place in shot["at"]} | {shot["from"] for shot in shots}
     ears: dict[str, socket.socket] = {}
@@ -318,7 +371,7 @@ def shoot(shots: list[Json], seconds: float = 1.0) -> list[list[str]]:
             frame = header + struct.pack("!H", kind) + packet
             ears[shot["from"]].sendto(frame.ljust(60, b"\0"), (devices[shot["from"]][own], 0))
             time.sleep(shot.get("pause", 0.0))
-    heard = _hear(ears, seconds)
+    heard = _hear(ears, seconds, lambda: _mark(shots, ears, devices))
     for ear in ears.values():
         ear.close()
     return [
@@ -327,16 +380,52 @@ def shoot(shots: list[Json], seconds: float = 1.0) -> list[list[str]]:
     ]
 
 
-def _hear(ears: dict[str, socket.socket], seconds: float) -> dict[str, list[bytes]]:
+def _hear(ears: dict[str, socket.socket], seconds: float, mark: Callable[[], None]) -> dict[str, list[bytes]]:
     heard: dict[str, list[bytes]] = {name: [] for name in ears}
     by_socket = {ear: name for name, ear in ears.items()}
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        for ear in select.select(list(by_socket), [], [], left)[0]:
-            frame, address = ear.recvfrom(4096)
-            if address[2] != PACKET_OUTGOING:
-                heard[by_socket[ear]].append(frame)
+
+    def listen(end: float) -> None:
+        """Until then, and until everything is read that has come."""
+        while True:
+            ready = select.select(list(by_socket), [], [], max(0.0, end - time.monotonic()))[0]
+            if not ready:
+                return
+            for ear in ready:
+                frame, address = ear.recvfrom(4096)
+                if address[2] != PACKET_OUTGOING:
+                    heard[by_socket[ear]].append(frame)
+
+    listen(time.monotonic() + seconds)
+    mark()
+    listen(0)
     return heard
+
+
+def _mark(shots: list[Json], ears: dict[str, socket.socket], devices: dict[str, dict[str, str]]) -> None:
+    """Returns when frames have come that nobody judges: from each sender where its shots went first, then from the host on."""
+    first = {(shot["from"], shot["network"], shot["via"]) for shot in shots}
+    for sender, network, via in sorted(first):
+        own, to = _mac(sender, network), _mac(via, network)
+        _follow(ears[sender], devices[sender][own], own, to, "host" if via == "gateway" else via)
+    bridges = {network["Name"]: network["Bridge"] for network in facts()["networks"]}
+    networks = {one["Name"]: list(one["Networks"]) for one in facts()["containers"]}
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as host:
+        for at in sorted({at for shot in shots for at in shot["at"]}):
+            for network in networks.get(at, ["lan"]):
+                link = bridges.get(network, "up0")
+                _follow(host, link, _mac("gateway", network), _mac(at, network), at)
+
+
+def _follow(sender: socket.socket, device: str, source: str, to: str, at: str) -> None:
+    """Sends a frame and waits until it has come in."""
+    frame = bytes.fromhex((to + source).replace(":", "")) + struct.pack("!H", ETH_P_MARKER) + os.urandom(46)
+    with inside(at):
+        ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_MARKER))
+    ear.settimeout(PATIENCE)
+    with ear:
+        sender.sendto(frame, (device, 0))
+        while ear.recv(4096) != frame:
+            pass
 
 
 # All else

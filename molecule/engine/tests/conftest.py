@@ -110,9 +110,9 @@ class Bench:
             return "forbidden"
         return "half-open" if slow else str(answer["result"])
 
-    def grown(self, before: dict[str, int]) -> dict[str, int]:
-        """What the counters say since then; without what did not move."""
-        now = self.ask("counters")
+    def grown(self, before: dict[str, int], after: dict[str, int] | None = None) -> dict[str, int]:
+        """What the counters say since then, once they have settled; without what did not move."""
+        now = after or self.ask("settled")
         moved = {name: count - before.get(name, 0) for name, count in now.items()}
         return {name: count for name, count in moved.items() if count}
 

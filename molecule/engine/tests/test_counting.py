@@ -55,10 +55,12 @@ def denied(bench: Bench) -> dict[tuple[str, int], dict[str, int]]:
     )  # neighbours known
     bench.sh(command="conntrack -F")
     bench.commit(*rules("deny"))
+    before = bench.settled()
     for place, (way, v) in enumerate(CASES):
-        before = bench.counters()
-        bench.shoot(shots=[shot(way, v, 46000 + 20 * place)], seconds=0.3)
-        found[way, v] = without_neighbours(bench.grown(before))
+        bench.shoot(shots=[shot(way, v, 46000 + 20 * place)], seconds=0.1)
+        after = bench.settled()
+        found[way, v] = without_neighbours(bench.grown(before, after))
+        before = after
     return found
 
 
@@ -69,14 +71,16 @@ def allowed(bench: Bench) -> dict[tuple[str, int], dict[str, int]]:
     for at, port in (("office", 7300), ("host", 7301)):
         bench.listen(at=at, port=port, proto="udp")
     bench.commit(*rules("allow"))
+    before = bench.settled()
     for way, v in CASES:
         sender, _, _, _, to, port = WAYS[way]
         flow = {"id": "asking", "from": sender, "host": to[v], "port": port, "proto": "udp"}
-        before = bench.counters()
         bench.connect(flows=[flow])
         for number in range(N):
             assert bench.talk(ids=["asking"], text=f"turn {number}") == {"asking": "yes"}
-        found[way, v] = without_neighbours(bench.grown(before))
+        after = bench.settled()
+        found[way, v] = without_neighbours(bench.grown(before, after))
+        before = after
         bench.close(ids=["asking"])
     return found
 
@@ -112,7 +116,7 @@ def from_host(bench: Bench) -> dict[str, int]:
             {"id": f"h{v}", "from": "host", "host": ALPHA[v], "port": 9000, "proto": "udp"} for v in (4, 6)
         ]
     )
-    before = bench.counters()
+    before = bench.settled()
     for number in range(N):
         assert bench.talk(ids=["h4", "h6"], text=f"turn {number}") == {"h4": "yes", "h6": "yes"}
     grown = bench.grown(before)

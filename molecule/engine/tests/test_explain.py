@@ -71,11 +71,13 @@ def outcome(bench: Bench) -> dict[tuple[str, int], dict[str, Any]]:
     ways = [(FLOWS[name][0][0], FLOWS[name][0][1][v], FLOWS[name][0][2]) for name, v in CASES]
     words = bench.reach(*ways)
     found = {}
+    before = bench.settled()
     for case, way, answer, word in zip(CASES, ways, answers, words, strict=True):
         mine = [one for one in answer if (":" in one["from"]) == (case[1] == 6)]
-        before = bench.counters()
         bench.reach(way, seconds=0.3)  # one by one, to see which counter moves
-        found[case] = {"answers": mine, "word": word, "grown": bench.grown(before)}
+        after = bench.settled()
+        found[case] = {"answers": mine, "word": word, "grown": bench.grown(before, after)}
+        before = after
     return found
 
 

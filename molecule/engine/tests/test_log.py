@@ -7,6 +7,7 @@ Their rate, and what it keeps back: kmod/tests/packets.py.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -64,6 +65,9 @@ RULES = (
     {"name": "opened", "from": ["any"], "to": ["container:alpha"], "ports": ["8090/tcp"], "log": True},
 )
 PROBES = (("beta", ALPHA, 8080), ("beta", ALPHA, 8081), ("office", UPLINK, 18080), ("beta", ALPHA, 9000))
+#: Tried after them: once its line is there, theirs are. How each reader writes its port.
+LAST = ("beta", ALPHA[4], 9009)
+LAST_LINE = r'(DPT=|\.|"to_port": )9009\b'
 
 
 @pytest.fixture(scope="module", params=READERS)
@@ -72,12 +76,15 @@ def read(request: Any, bench: Bench) -> tuple[str, list[str]]:
     bench.sh(command=f"rm -rf {FOLDER}; mkdir -p {FOLDER}")
     bench.sh(command=f"({READERS[request.param]})")
     assert bench.reach(*PROBES) == ["timeout timeout"] * len(PROBES)
+    bench.reach(LAST, seconds=0.3)
     found = bench.sh(
-        command=f"""for i in $(seq 200); do [ -s {FOLDER}/lines ] && break; sleep 0.1; done
-            sleep 1; pid=$(cat {FOLDER}/pid); kill $pid; cat {FOLDER}/lines
+        command=f"""for i in $(seq 600); do grep -qE '{LAST_LINE}' {FOLDER}/lines && break; sleep 0.1; done
+            pid=$(cat {FOLDER}/pid); kill $pid; cat {FOLDER}/lines
             for i in $(seq 100); do [ -d /proc/$pid ] || exit 0; sleep 0.1; done; exit 1"""
     )
-    return request.param, found["out"].splitlines()
+    lines = found["out"].splitlines()
+    assert re.search(LAST_LINE, found["out"]), lines
+    return request.param, lines
 
 
 def matching(lines: list[str], *words: str) -> list[str]:

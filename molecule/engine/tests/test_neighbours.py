@@ -26,7 +26,7 @@ def flushed(bench: Bench) -> dict[str, Any]:
             else "ip -6 neigh flush dev $(ip -o route get 172.28.1.10 | sed 's/.*dev \\([^ ]*\\).*/\\1/')",
             at=place,
         )
-    before = bench.counters()
+    before = bench.settled()
     found: dict[str, Any] = {"reached": bench.reach(("beta", ALPHA, 8080), ("gamma", ALPHA, 8080))}
     found["neighbours"] = bench.grown(before).get("neighbour", 0)
     found["known"] = bench.sh(command=f"ip -6 neigh show {ALPHA[6]}", at="beta")["out"]

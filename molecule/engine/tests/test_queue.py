@@ -69,7 +69,8 @@ def suricata(bench: Bench) -> Any:
         found["good"] = talk(bench, "good", "a harmless request")
         found["bad"] = talk(bench, "bad", MARK)
         found["good again"] = talk(bench, "good", "another harmless request")
-        found["counted"] = bench.grown(before)
+        # Not grown(): the bad ones still repeat themselves.
+        found["counted"] = bench.counters()["inspected"] - before["inspected"]
         found["log"] = bench.sh(command=f"cat {FOLDER}/fast.log")["out"].splitlines()
     finally:
         bench.sh(command=KILL)
@@ -101,7 +102,7 @@ class TestSuricata:
 def test_suricata_says_that_it_dropped_them(suricata: Any) -> None:
     lines = [line for line in suricata["log"] if "[Drop]" in line and "marked" in line]
     assert len(lines) >= len(FLOWS)
-    assert suricata["counted"]["inspected"] > 6 * len(FLOWS)
+    assert suricata["counted"] > 6 * len(FLOWS)
 
 
 @pytest.mark.parametrize("way", WAYS)

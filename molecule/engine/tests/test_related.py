@@ -99,7 +99,7 @@ def by_hand(bench: Bench) -> Iterator[dict[tuple[str, int], str]]:
     )
 
     def send(when: str, ports: dict[int, tuple[int, int]]) -> None:
-        before = bench.counters()
+        before = bench.settled()
         bench.shoot(
             shots=[
                 {
@@ -187,7 +187,7 @@ def path_mtu(bench: Bench) -> Iterator[dict[str, dict[str, int]]]:
                     "via": "gateway",
                     "l3": [error.hex()],
                     "want": "ff",
-                    "at": [],
+                    "at": ["alpha"],
                 }
             )
         bench.commit()

@@ -59,9 +59,12 @@ def claimed(bench: Bench) -> dict[str, tuple[list[list[str]], dict[str, int]]]:
         command="for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done; conntrack -F"
     )  # or the host's own check would come first
     found = {}
+    before = bench.settled()
     for name, (packets, _) in CLAIMS.items():
-        before = bench.counters()
-        found[name] = bench.shoot(shots=packets, seconds=0.5), bench.grown(before)
+        arrived = bench.shoot(shots=packets, seconds=0.2)
+        after = bench.settled()
+        found[name] = arrived, bench.grown(before, after)
+        before = after
     return found
 
 
@@ -88,7 +91,7 @@ def handed_on(bench: Bench) -> Any:
     found["beta itself"] = bench.reach(("beta", ALPHA, 8080), ("alpha", BETA, 8080), ("host", BETA, 8080))
     try:
         bench.sh(command=f"docker stop -t 0 beta && {new}")
-        before = bench.counters()
+        before = bench.settled()
         found["at once"] = bench.reach(*ways)
         found["counted as"] = {
             name for name in bench.grown(before) if name in ("spoofed", "unmanaged", SHARE["name"])

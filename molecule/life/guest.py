@@ -29,6 +29,7 @@ import threading
 import time
 import traceback
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -391,6 +392,26 @@ def watch(pairs: list[Json], pace: float = 0.5) -> float:
         PROBER.pairs = pairs
         PROBER.pace = pace
     return now()
+
+
+@request
+def tried(times: int, seconds: float = 60) -> None:
+    """Returns when each pair was tried so often from now on; an attempt for want of a namespace is none."""
+    since = now()
+    while True:
+        begun = {
+            (record["id"], record["began"]) for record in list(PROBER.done) if record["word"] != "absent"
+        }
+        begun |= {(name, attempt.began) for name, attempt in list(PROBER.active)}
+        often = Counter(name for name, began in begun if began >= since)
+        rare = {pair["id"]: often[pair["id"]] for pair in PROBER.pairs if often[pair["id"]] < times}
+        if PROBER.trouble:
+            raise RuntimeError(PROBER.trouble)
+        if not rare:
+            return
+        if now() > since + seconds:
+            raise RuntimeError(f"not tried {times} times within {seconds:.0f} s: {rare}")
+        time.sleep(0.05)
 
 
 @request

@@ -121,6 +121,20 @@ class Life:
             time.sleep(0.3)
         return time.monotonic() - began
 
+    def steady(self, read: Callable[[], Any], seconds: float) -> Any:
+        """What it reads, once that has been the same for so long."""
+        last, since = read(), time.monotonic()
+
+        def same() -> bool:
+            nonlocal last, since
+            now = read()
+            if now != last:
+                last, since = now, time.monotonic()
+            return time.monotonic() - since >= seconds
+
+        self.until(same, 60 + seconds, f"the same for {seconds:.0f} s")
+        return last
+
     def until_known(self, seconds: float = 60) -> float:
         """Until the kernel knows exactly the containers that run."""
 
@@ -151,6 +165,11 @@ class Watch:
     def again(self) -> Watch:
         """From now on."""
         self.since = self.life.now()
+        return self
+
+    def tried(self, times: int) -> Watch:
+        """Until each pair was tried so often from now on: two a second, or fewer on a busy machine."""
+        self.life.tried(times)
         return self
 
     def seen(self) -> dict[str, Any]:

@@ -90,11 +90,11 @@ def test_both_files_are_damaged(life: Any, watch: Callable[..., Any], damage: Ca
     damage(LAST_GOOD)
     life.sh(f"systemctl restart {AGENT}")
     life.run("guest", LAST, friend=True)
-    life.sh("sleep 4")
+    seen.tried(8)
     found = seen.all_open()
     for row in TO_GUEST:
         assert found[row["id"]]["closed"] > 2 and not found[row["id"]]["open"], row
-    assert POLICY in " ".join(life.told(since))
+    life.until(lambda: POLICY in " ".join(life.told(since)), 20, "the agent says it")
     life.sh(f"cp -p /run/policy.json {POLICY}")
     life.until_open(ids(TO_GUEST))
 

@@ -36,19 +36,16 @@ def restart_docker(life: Any) -> None:
 
 @pytest.mark.parametrize("flush", FLUSHES)
 def test_a_flush(life: Any, watch: Callable[..., Any], record: Callable[..., None], flush: str) -> None:
-    seen = watch()
-    life.sh("sleep 2")
+    seen = watch().tried(4)
     generation = life.status()["generation"]
     life.sh(FLUSHES[flush])
-    life.sh("sleep 6")
+    seen.tried(12)
     found = seen.seen()
     record(f"firewall-{flush.replace(' ', '-').replace(',', '')}", shut_seconds=gaps(found), seen=found)
     state = life.status()
     assert state["generation"] == generation
     assert state["hooks_in_place"]
-    since = watch()
-    life.sh("sleep 3")
-    after = since.seen()
+    after = watch().tried(6).seen()
     for name in ("ada-bob ipv4", "ada-bob ipv6") if flush != "iptables -F" else ():
         assert after[name]["open"] and not after[name]["closed"], after[name]
 
@@ -66,8 +63,7 @@ def firewalld(life: Any) -> Iterator[None]:
 
 @pytest.mark.usefixtures("firewalld")
 def test_firewalld_reloads(life: Any, watch: Callable[..., Any], record: Callable[..., None]) -> None:
-    seen = watch()
-    life.sh("sleep 3")
+    seen = watch().tried(6)
     found = {}
     for what, command in {
         "at rest": "true",
@@ -78,8 +74,8 @@ def test_firewalld_reloads(life: Any, watch: Callable[..., Any], record: Callabl
         "stopped": "systemctl stop firewalld",
     }.items():
         seen.again()
-        life.sh(f"{command}; sleep 5")
-        found[what] = seen.seen()
+        life.sh(command)
+        found[what] = seen.tried(10).seen()
     record("firewall-firewalld", **{what: gaps(rows) for what, rows in found.items()})
     assert life.status()["hooks_in_place"]
     life.sh("firewall-cmd --set-default-zone=public", check=False)

@@ -62,9 +62,7 @@ def test_the_clock_is_stepped(
     life.remove("guest")
     life.run("guest", LAST)
     life.until_known()
-    seen.again()
-    life.sh("sleep 3")
-    found = seen.all_open()
+    found = seen.again().tried(6).all_open()
     for row in to_guest:
         assert found[row["id"]]["closed"] > 2 and not found[row["id"]]["open"], row
     assert life.agent()["pid"] == agent

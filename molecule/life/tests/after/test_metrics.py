@@ -48,9 +48,7 @@ def test_it_says_what_the_kernel_holds(life: Any) -> None:
 
 def test_packets_are_counted_where_they_were_decided(life: Any, watch: Callable[..., Any]) -> None:
     before = scrape(life)
-    seen = watch()
-    life.sh("sleep 3")
-    seen.all_open()
+    watch().tried(6).all_open()
     after = scrape(life)
     for name in (
         ("rule_packets_total", "allow", "friends talk"),
@@ -67,8 +65,7 @@ def test_the_unknown_and_the_agents_lag(life: Any, watch: Callable[..., Any]) ->
     before = scrape(life)
     life.sh(f"systemctl kill -s STOP {AGENT}")
     life.run("guest", LAST, friend=True)
-    seen = watch(*to_guest)
-    life.sh("sleep 3")
+    seen = watch(*to_guest).tried(8)
     found = seen.all_open()
     assert all(found[name]["closed"] and not found[name]["open"] for name in ids(to_guest))
     life.sh(f"systemctl kill -s CONT {AGENT}")
@@ -84,8 +81,7 @@ def test_nobody_outside_reads_it(life: Any, watch: Callable[..., Any]) -> None:
     """The same probe connects from the host itself, where the page is (and says nothing unasked)."""
     rows = pair("office-metrics", "office", HOST, 9899)
     seen = watch(*rows, {"id": "host-metrics", "from": "host", "hosts": ["127.0.0.1"], "port": 9899})
-    life.sh("sleep 2")
-    found = seen.all_open()
+    found = seen.tried(4).all_open()
     assert found["host-metrics"]["half"] and not found["host-metrics"]["closed"], found["host-metrics"]
     for name in ids(rows):
         assert found[name]["closed"] and not found[name]["open"] + found[name]["half"], found[name]

@@ -19,12 +19,10 @@ WAYS_BACK = {
 def test_nobody_unloads_it_by_mistake(life: Any, watch: Callable[..., Any]) -> None:
     """As firewalld's complete reload does with all that uses conntrack."""
     life.until_known()
-    seen = watch()
-    life.sh("sleep 2")
+    seen = watch().tried(4)
     for command in ("modprobe -r bridgewarden", "rmmod bridgewarden"):
         assert "in use" in life.sh(command, check=False)
-    life.sh("sleep 2")
-    seen.all_open()
+    seen.tried(4).all_open()
 
 
 @pytest.mark.parametrize("back", WAYS_BACK)
@@ -34,8 +32,7 @@ def test_the_module_is_unloaded(
     life.until_known()
     agent = life.agent()
     seen = watch()
-    life.sh("sleep 2")
-    seen.all_open()
+    seen.tried(4).all_open()
     life.sh(f"{LET_GO} && modprobe -r bridgewarden")
     life.until_open(ids(DENIED))  # so it was the module that denied
     life.sh(f"set -f; {WAYS_BACK[back]}")

@@ -11,9 +11,7 @@ from conftest import STARTS
 
 def test_every_pair_is_as_the_rules_say(life: Any, watch: Callable[..., Any]) -> None:
     life.until_known()
-    seen = watch()
-    life.sh("sleep 3")
-    seen.all_open()
+    watch().tried(6).all_open()
 
 
 def test_starts(life: Any, record: Callable[..., None]) -> None:

@@ -33,6 +33,8 @@ from packets import (
     Genl,
     Ruleset,
     check,
+    connect,
+    echo,
     ifindex,
     inside,
     known,
@@ -60,7 +62,7 @@ def u32(number):
     return struct.pack("=I", number)
 
 
-def term(proto=0, port=0, one="", other="", link=0, netns=0):
+def term(proto=0, port=0, one="", other="", link=0, netns=0, flags=0):
     packed, family = [], 0
     for text in (one, other):
         address, _, length = text.partition("/")
@@ -71,7 +73,7 @@ def term(proto=0, port=0, one="", other="", link=0, netns=0):
         else:
             packed.append((0, bytes(16)))
     (n, a), (m, b) = packed
-    return struct.pack("=BBHBBHII16s16s", family, proto, port, n, m, 0, link, netns, a, b)
+    return struct.pack("=BBHBBHII16s16s", family, proto, port, n, m, flags, link, netns, a, b)
 
 
 class Trace:
@@ -197,6 +199,43 @@ def of_packet(events, flags):
 
 
 SYN, SYNACK = "02", "12"
+
+
+EXCEPT = 1
+
+
+def test_except(g):
+    """A term that leaves out, alone and beside one that asks for more; one connection, in every namespace, and its twin."""
+    known(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    for where, peer in ((V4, "b"), (V6, "b"), (V4, "w"), (V6, "w")):
+        one, other = where["a"], where[peer]
+        with connect("a", other, 8080) as left_out, connect("a", other, 8080) as shown:
+            ports = [s.getsockname()[1] for s in (left_out, shown)]
+            terms = {
+                "alone": (term(TCP, ports[0], one, other, flags=EXCEPT),),
+                "beside another": (term(TCP, one=one), term(TCP, ports[0], one, other, flags=EXCEPT)),
+                "without": (term(TCP, one=one),),
+            }
+            for what, given in terms.items():
+                with Trace(*given) as trace:
+                    talked = echo(left_out) and echo(shown)
+                    trace.settled()
+                    events = trace.events()
+                seen = [
+                    {
+                        name_of(e)
+                        for e in events
+                        if e["proto"] == str(TCP) and str(port) in (e["sport"], e["dport"])
+                    }
+                    for port in ports
+                ]
+                everywhere = {"host", "a", peer}
+                check(
+                    "%s to %s, %s: the one, the other" % (one, other, what),
+                    (talked, *seen),
+                    (True, everywhere if what == "without" else set(), everywhere),
+                )
+    check("an unknown flag", refusal(Trace, term(TCP, flags=2)), "EINVAL")
 
 
 def test_off(g):
@@ -707,6 +746,7 @@ TESTS = (
     test_same_bridge,
     test_witness,
     test_filters,
+    test_except,
     test_bounds,
     test_lost,
     test_owner,

@@ -472,6 +472,7 @@ def cmd_trace(args: argparse.Namespace) -> Reply:
         events=args.events,
         rate=args.rate,
         docker_socket=args.docker_socket,
+        include_session=args.include_session,
     )
     keep = bool(args.record or args.html)
     paths: t.List[Json] = []
@@ -745,6 +746,9 @@ def add_trace_options(trace: Parser) -> None:
     )
     where.add_argument("--guard", default="", metavar="LINK", help="a bridge or another link of the host")
     what.add_argument("--dropped", action="store_true", help="show only what was dropped, rejected or lost")
+    what.add_argument(
+        "--include-session", action="store_true", help="show the SSH session that this command runs in, too"
+    )
     end = trace.add_argument_group("when to end")
     end.add_argument("--count", type=int, default=0, metavar="N", help="after so many packets")
     end.add_argument(

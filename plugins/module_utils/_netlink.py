@@ -67,6 +67,7 @@ SERVICE_MAX = 0xFFFFFF
 RULE_NONE = 0xFFFFFFFF
 RULE_F_LOG = 1 << 0
 RULE_F_BYPASS = 1 << 1
+TERM_F_EXCEPT = 1 << 0
 REASON_MAX = 64
 
 #: An attribute's length is a 16-bit number; 32 KiB stays clear of it and of the socket's buffer.
@@ -369,7 +370,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Term:
-    """What a trace shows: all that is set holds, in either direction."""
+    """What a trace shows, or with `leave_out` does not: all that is set holds, in either direction."""
 
     proto: int = 0
     port: int = 0
@@ -377,6 +378,7 @@ class Term:
     other: str = ""
     link: int = 0  # ifindex in the host's namespace
     netns: int = 0  # inode number
+    leave_out: bool = False
 
     def packed(self) -> bytes:
         one, other = _prefix(self.one), _prefix(self.other)
@@ -388,7 +390,7 @@ class Term:
             self.port,
             one[1],
             other[1],
-            0,
+            TERM_F_EXCEPT if self.leave_out else 0,
             self.link,
             self.netns,
             one[2],

@@ -73,7 +73,7 @@ def look(proc: str = "/proc", pid: t.Optional[int] = None) -> Sshd:
             places = _Places(rtnl)
             sessions = [places.session(*ends) for ends in found]
             if own is not None and not any(session and session[:3] == own[:3] for session in sessions):
-                sessions.append(places.session(*own))
+                sessions.append(places.session(*own[:4]))
             return Sshd(
                 tuple(session for session in sessions if session is not None),
                 tuple(sorted(listener for listener in listeners if not _loopback(listener.address))),
@@ -237,10 +237,18 @@ def _text(address: bytes) -> str:
 # The session of this process.
 
 
-def controller_connection(
-    pid: t.Optional[int] = None, proc: str = "/proc"
-) -> t.Optional[t.Tuple[str, str, int, str]]:
-    """(client, server, server's port, link-local's link) of the SSH session this process descends from; None without one.
+class Controller(t.NamedTuple):
+    """The SSH connection that a process descends from."""
+
+    client: str
+    server: str
+    port: int  # of the server
+    link: str  # of a link-local client
+    client_port: int
+
+
+def controller_connection(pid: t.Optional[int] = None, proc: str = "/proc") -> t.Optional[Controller]:
+    """None without one.
 
     sudo drops SSH_CONNECTION from the environment, so the ancestors are asked.
     """
@@ -251,9 +259,10 @@ def controller_connection(
         current = _parent(current, proc)
     for text in texts:
         parts = text.split()
-        if len(parts) == 4 and parts[3].isdigit():
+        if len(parts) == 4 and parts[1].isdigit() and parts[3].isdigit():
             with contextlib.suppress(ValueError):
-                return _plain(parts[0]), _plain(parts[2]), int(parts[3]), parts[0].partition("%")[2]
+                client, server = _plain(parts[0]), _plain(parts[2])
+                return Controller(client, server, int(parts[3]), parts[0].partition("%")[2], int(parts[1]))
     return None
 
 

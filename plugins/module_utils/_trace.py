@@ -40,6 +40,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._paths import 
     parse,
     record,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import (
+    Controller,
+    controller_connection,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._tracefs import (
     BUFFER_KB,
     Instance,
@@ -80,6 +84,7 @@ class Options(t.NamedTuple):
     events: int = 100000
     rate: int = 5000
     docker_socket: str = "unix:///var/run/docker.sock"
+    include_session: bool = False  # the SSH session the trace runs in
 
 
 # What to trace.
@@ -109,13 +114,19 @@ def terms(options: Options, facts: t.Optional[Json]) -> t.List[Term]:
     else:
         found = [Term(**base)] if any(base.values()) else []
     found += [term for term in _as_published(options, base, containers) if found and term not in found]
-    if len(found) > MAX_TERMS:
+    most = MAX_TERMS - 1  # one is for the session
+    if len(found) > most:
         raise BridgewardenError(
-            "the filter names %d places, the kernel takes %d" % (len(found), MAX_TERMS),
+            "the filter names %d places, the kernel takes %d" % (len(found), most),
             "trace",
             "give a container, an address or a port",
         )
     return found
+
+
+def session_term(session: Controller) -> Term:
+    """The trace's own SSH session: each line it prints would be the next packet to show."""
+    return Term(socket.IPPROTO_TCP, session.client_port, session.client, session.server, leave_out=True)
 
 
 def _protocol(word: str) -> int:
@@ -362,6 +373,7 @@ class Trace:
         self._newest = 0.0
         self.hooks: t.Dict[str, t.List[Json]] = {}
         self.report: t.Optional[TraceReport] = None
+        self.session: t.Optional[Controller] = None  # left out
         self.ended = ""
         # A missing module is what to say, rather than that its events are not there.
         self._kernel.open()
@@ -397,6 +409,9 @@ class Trace:
                     "%s cannot be %d" % (name, given), name, "give %d to %d" % (least, most)
                 )
         wanted = terms(options, self.namespaces.facts)
+        self.session = None if options.include_session else controller_connection()
+        if self.session is not None:
+            wanted.append(session_term(self.session))
         self.report = self._kernel.trace_begin(wanted, options.seconds, options.events, options.rate)
         self._origin = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
         self._instance.open(self.report.id)
@@ -547,6 +562,11 @@ class Trace:
             )
         if report.state == "events":
             notes.append("ended after %d events, its bound" % report.reported)
+        if self.session is not None:
+            notes.append(
+                "the SSH session this trace runs in (%s port %d) is left out: include_session shows it"
+                % (self.session.client, self.session.client_port)
+            )
         if self.namespaces.facts is None:
             notes.append("Docker does not answer: namespaces have numbers instead of names")
         return {

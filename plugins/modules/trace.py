@@ -53,6 +53,13 @@ options:
     description: Return only packets that were dropped, rejected or lost.
     type: bool
     default: false
+  include_session:
+    description:
+      - Record the SSH session that Ansible itself comes over, too.
+      - Without it that session is left out, and RV(summary) says so.
+    type: bool
+    default: false
+    version_added: 0.2.0
   packets:
     description: End after so many packets. V(0) means when the time is up.
     type: int
@@ -180,6 +187,7 @@ def main() -> None:
             "namespace": {"type": "str", "default": ""},
             "guard": {"type": "str", "default": ""},
             "dropped": {"type": "bool", "default": False},
+            "include_session": {"type": "bool", "default": False},
             "packets": {"type": "int", "default": 0},
             "seconds": {"type": "int", "default": 10},
             "events": {"type": "int", "default": 100000},

@@ -237,6 +237,7 @@ def test_python_constants() -> None:
         "MAX_TRACE_EVENTS",
         "MAX_TRACE_RATE",
         "WHO_LEN",
+        "TERM_F_EXCEPT",
         "SERVICE_MAX",
         "RULE_NONE",
     ):

@@ -377,6 +377,35 @@ def test_a_trace_ends_after_its_packets(fed: t.Type[Fed]) -> None:
     assert len(found["paths"]) == 2 and found["summary"]["ended"] == "packets" and found["schema"] == 1
 
 
+@pytest.mark.parametrize(
+    "connection, client, server",
+    [
+        ("10.9.0.1 40000 10.0.2.15 22", "10.9.0.1", "10.0.2.15"),
+        ("::ffff:10.9.0.1 40000 ::ffff:10.0.2.15 22", "10.9.0.1", "10.0.2.15"),
+        ("fe80::1%eth0 40000 fe80::2%eth0 22", "fe80::1", "fe80::2"),
+    ],
+)
+def test_the_session_it_runs_in_is_left_out(
+    fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch, connection: str, client: str, server: str
+) -> None:
+    """Also where other options ask for more, and not where it is asked for."""
+    asked: t.List[t.List[Term]] = []
+
+    def trace_begin(_self: Kernel, wanted: t.Sequence[Term], *_bounds: int) -> TraceReport:
+        asked.append(list(wanted))
+        return Kernel.report
+
+    monkeypatch.setattr(Kernel, "trace_begin", trace_begin)
+    monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
+    monkeypatch.setenv("SSH_CONNECTION", connection)
+    session = Term(6, 40000, client, server, leave_out=True)
+    options = (Options(), Options(port=22), Options(include_session=True))
+    notes = [" ".join(run(one)["summary"]["notes"]) for one in options]
+    assert asked == [[session], [Term(port=22), session], []]
+    assert [f"{client} port 40000" in note for note in notes] == [True, True, False]
+    assert session.packed() != Term(6, 40000, client, server).packed()
+
+
 def test_a_trace_ends_with_the_kernels(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     fed.fed = stamped("nftdrop")
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))

@@ -16,6 +16,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import normalise
+from ansible_collections.bridgewarden.docker.plugins.plugin_utils._culprit import culprit
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -37,21 +38,3 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             normalise(policy)
         except PolicyError as error:
             raise AnsibleActionFail(error.text(), obj=culprit(policy, error.path)) from None
-
-
-def culprit(policy: t.Any, path: t.Sequence[t.Union[str, int]]) -> t.Any:
-    """The value at the path, or the nearest one around it that can know where it was written.
-
-    Truth values and nulls remember nothing, and a key that is missing has no
-    value: then the mapping or list around it is pointed at.
-    """
-    found = policy
-    for step in path:
-        try:
-            inner = found[step]
-        except (KeyError, IndexError, TypeError):
-            break
-        if inner is None or isinstance(inner, bool):
-            break
-        found = inner
-    return found

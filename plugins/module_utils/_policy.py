@@ -211,11 +211,12 @@ def _refuse_queue_inside(policy: Policy) -> None:
 
 def _mapping(value: t.Any, path: Path, what: str) -> t.Mapping[str, t.Any]:
     if not isinstance(value, t.Mapping):
-        raise PolicyError(f"{what} must be a mapping, not {_kind(value)}", path, "write key: value pairs")
+        raise PolicyError(f"{what} must be a mapping, not {kind_text(value)}", path, "write key: value pairs")
     return value
 
 
-def _kind(value: t.Any) -> str:
+def kind_text(value: t.Any) -> str:
+    """What a value is, for a message."""
     if value is None:
         return "empty"
     if isinstance(value, bool):
@@ -252,12 +253,12 @@ def _strings(value: t.Any, path: Path, what: str, empty: bool = False) -> t.List
     elif isinstance(value, (list, tuple)):
         items = [(item, (*path, number)) for number, item in enumerate(value)]
     else:
-        raise PolicyError(f"{what} must be a list of strings, not {_kind(value)}", path, "write [a, b]")
+        raise PolicyError(f"{what} must be a list of strings, not {kind_text(value)}", path, "write [a, b]")
     if not items and not empty:
         raise PolicyError(f"{what} is empty", path, 'name at least one; "any" stands for everybody')
     for item, place in items:
         if not isinstance(item, str):
-            raise PolicyError(f"{what} must hold strings, not {_kind(item)}", place, "write it in quotes")
+            raise PolicyError(f"{what} must hold strings, not {kind_text(item)}", place, "write it in quotes")
         if not item.strip() or item != item.strip():
             raise PolicyError(
                 f'"{item}" in {what} is blank or has blanks around it', place, "remove the blanks"
@@ -267,7 +268,9 @@ def _strings(value: t.Any, path: Path, what: str, empty: bool = False) -> t.List
 
 def _flag(value: t.Any, path: Path, what: str) -> bool:
     if not isinstance(value, bool):
-        raise PolicyError(f"{what} must be true or false, not {_kind(value)}", path, "write true or false")
+        raise PolicyError(
+            f"{what} must be true or false, not {kind_text(value)}", path, "write true or false"
+        )
     return value
 
 
@@ -276,7 +279,9 @@ def _number(value: t.Any, lo: int, hi: int, path: Path, what: str) -> int:
     if isinstance(value, str) and re.match(r"[0-9]{1,9}\Z", value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not lo <= value <= hi:
-        raise PolicyError(f"{what} cannot be {_kind(value)}", path, "use a number from %d to %d" % (lo, hi))
+        raise PolicyError(
+            f"{what} cannot be {kind_text(value)}", path, "use a number from %d to %d" % (lo, hi)
+        )
     return value
 
 
@@ -284,7 +289,7 @@ def _choice(value: t.Any, choices: t.Sequence[str], path: Path, what: str) -> st
     if not isinstance(value, str) or value not in choices:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         raise PolicyError(
-            f"{what} cannot be {_kind(value)}", path, "use one of {}.{}".format(", ".join(choices), hint)
+            f"{what} cannot be {kind_text(value)}", path, "use one of {}.{}".format(", ".join(choices), hint)
         )
     return str(value)
 
@@ -485,6 +490,15 @@ def _group(name: str, body: t.Mapping[str, t.Any], path: Path) -> Group:
     )
 
 
+def same_group(one: t.Any, other: t.Any) -> bool:
+    """Whether two bodies of a group are good and mean the same."""
+    try:
+        first, second = (_group("", _mapping(body, (), "a group"), ()) for body in (one, other))
+    except PolicyError:
+        return False
+    return first == second
+
+
 def _sorted(items: t.Iterable[t.Tuple[str, Path]]) -> t.Tuple[str, ...]:
     return tuple(sorted({item for item, _path in items}))
 
@@ -563,7 +577,7 @@ def _labels(value: t.Any, path: Path) -> t.Tuple[t.Tuple[str, str], ...]:
         if not isinstance(wanted, str):
             # YAML turns yes, 1.10 and ~ into something that is not what Docker has.
             raise PolicyError(
-                f"the label {key} cannot be {_kind(wanted)}",
+                f"the label {key} cannot be {kind_text(wanted)}",
                 (*path, str(key)),
                 'write the value in quotes; "*" stands for any value',
             )
@@ -576,7 +590,7 @@ def _query(value: t.Any, path: Path) -> str:
         return ""
     if not isinstance(value, str) or not value.strip():
         raise PolicyError(
-            f"a query must be a JMESPath expression, not {_kind(value)}", path, "write it in quotes"
+            f"a query must be a JMESPath expression, not {kind_text(value)}", path, "write it in quotes"
         )
     try:
         import jmespath
@@ -729,7 +743,9 @@ def _rules(value: t.Any, groups: t.Mapping[str, Group]) -> t.Tuple[Rule, ...]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):
-        raise PolicyError(f"rules must be a list, not {_kind(value)}", ("rules",), "write a list of rules")
+        raise PolicyError(
+            f"rules must be a list, not {kind_text(value)}", ("rules",), "write a list of rules"
+        )
     rules: t.Dict[str, Rule] = {}
     for index, body in enumerate(value):
         rule = _rule(body, index, groups)
@@ -773,6 +789,17 @@ def _rule(body: t.Any, index: int, groups: t.Mapping[str, Group]) -> Rule:
     return rule
 
 
+def rules_differ(one: t.Any, other: t.Any, groups: t.Mapping[str, t.Any]) -> bool:
+    """Whether two rules are good and mean something different. What is wrong with one, normalise() reports."""
+    if one == other:
+        return False
+    try:
+        known = {group.name: group for group in _groups(groups)}
+        return _rule(one, 0, known) != _rule(other, 0, known)
+    except PolicyError:
+        return False
+
+
 def _queue(body: t.Mapping[str, t.Any], action: str, path: Path) -> t.Optional[Queue]:
     value = body.get("queue")
     if action != "queue":
@@ -807,7 +834,7 @@ def _rule_name(body: t.Mapping[str, t.Any], path: Path) -> str:
     name = body["name"]
     path = (*path, "name")
     if not isinstance(name, str) or not name.strip():
-        raise PolicyError(f"a rule's name must be a text, not {_kind(name)}", path, "write some words")
+        raise PolicyError(f"a rule's name must be a text, not {kind_text(name)}", path, "write some words")
     if name != name.strip() or _CONTROL.search(name):
         raise PolicyError(
             f'the name "{name}" has blanks around it or control characters', path, "remove them"

@@ -55,7 +55,7 @@ def rule(**change: Any) -> dict[str, Any]:
             id="no name",
         ),
         pytest.param(
-            {"bridgewarden_rules": [RULE], "bridgewarden_host_rules": [{**RULE, "ports": ["81/tcp"]}]},
+            {"bridgewarden_rules": [RULE], "bridgewarden_rules_h1": [{**RULE, "ports": ["81/tcp"]}]},
             ["office reaches web"],
             id="same name twice",
         ),
@@ -68,6 +68,11 @@ def rule(**change: Any) -> dict[str, Any]:
             id="a window that nothing would confirm",
         ),
         pytest.param({"bridgewarden_rules": "none"}, ["bridgewarden_rules"], id="rules that are no list"),
+        pytest.param(
+            {"bridgewarden_rules_shop": "none"},
+            ["bridgewarden_rules_shop"],
+            id="a group's rules that are no list",
+        ),
     ],
 )
 def test_a_bad_policy_is_refused_before_any_host_is_asked(

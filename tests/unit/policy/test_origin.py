@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 VARS = """\
-bridgewarden_group_rules:
+bridgewarden_rules_office:
   - name: office
     from: [world]
     to: [containers]
     ports: [8080/tcp]
-bridgewarden_host_rules:
+bridgewarden_rules_shop:
   - name: shop
     from: [world]
     to:
@@ -35,7 +35,9 @@ PLAY = """\
     - bridgewarden.docker.policy:
         state: rendered
         policy:
-          rules: "{{ bridgewarden_group_rules + bridgewarden_host_rules }}"
+          rules: "{{ (dict(names | zip(query('ansible.builtin.vars', *names))) | bridgewarden.docker.join_policy).rules }}"
+      vars:
+        names: "{{ query('ansible.builtin.varnames', '^bridgewarden_rules_') }}"
 """
 
 

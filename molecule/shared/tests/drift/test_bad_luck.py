@@ -37,7 +37,7 @@ def test_dockerd_is_not_running(playbooks: Any) -> None:
 
 def test_a_selector_without_a_match_if_that_is_an_error(playbooks: Any) -> None:
     stray = {"name": "nobody is there", "from": ["office"], "to": ["container:nobody"], "ports": ["80/tcp"]}
-    run = playbooks.harden(bridgewarden_host_rules=[stray], bridgewarden_on_empty_selector="fail")
+    run = playbooks.harden(bridgewarden_rules_stray=[stray], bridgewarden_on_empty_selector="fail")
     assert run.code != 0
     assert run.recap["changed"] == 0
     assert "nobody is there" in run.output.split("fatal:", 1)[1]

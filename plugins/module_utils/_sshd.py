@@ -259,11 +259,20 @@ def controller_connection(pid: t.Optional[int] = None, proc: str = "/proc") -> t
         current = _parent(current, proc)
     for text in texts:
         parts = text.split()
-        if len(parts) == 4 and parts[1].isdigit() and parts[3].isdigit():
+        if len(parts) == 4:  # "UNKNOWN" where sshd has no socket
             with contextlib.suppress(ValueError):
                 client, server = _plain(parts[0]), _plain(parts[2])
-                return Controller(client, server, int(parts[3]), parts[0].partition("%")[2], int(parts[1]))
+                return Controller(
+                    client, server, _port(parts[3]), parts[0].partition("%")[2], _port(parts[1])
+                )
     return None
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise ValueError(text)
+    return number
 
 
 def _plain(text: str) -> str:

@@ -117,7 +117,7 @@ def terms(options: Options, facts: t.Optional[Json]) -> t.List[Term]:
     most = MAX_TERMS - 1  # one is for the session
     if len(found) > most:
         raise BridgewardenError(
-            "the filter names %d places, the kernel takes %d" % (len(found), most),
+            "the filter names %d places, a trace takes %d" % (len(found), most),
             "trace",
             "give a container, an address or a port",
         )
@@ -564,8 +564,8 @@ class Trace:
             notes.append("ended after %d events, its bound" % report.reported)
         if self.session is not None:
             notes.append(
-                "the SSH session this trace runs in (%s port %d) is left out: include_session shows it"
-                % (self.session.client, self.session.client_port)
+                "the SSH session this trace runs in (%s port %d) is left out; to show it, give --include-session"
+                " (include_session of the module)" % (self.session.client, self.session.client_port)
             )
         if self.namespaces.facts is None:
             notes.append("Docker does not answer: namespaces have numbers instead of names")

@@ -164,11 +164,11 @@ def run_module(monkeypatch: pytest.MonkeyPatch, **params: t.Any) -> t.Tuple[Json
 def test_the_module_asks_for_all_of_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {
         "proto": "tcp", "from": "10.0.0.1", "to": "10.0.0.2", "port": 80, "container": "web", "dropped": True,
-        "packets": 3, "seconds": 4, "events": 5, "rate": 6, "docker_socket": "unix:///x",
+        "packets": 3, "seconds": 4, "events": 5, "rate": 6, "docker_socket": "unix:///x", "include_session": True,
     }  # fmt: skip
     said, asked = run_module(monkeypatch, **wanted)
     assert asked == [
-        tracing.Options("tcp", "10.0.0.1", "10.0.0.2", 80, "web", "", "", True, 3, 4, 5, 6, "unix:///x")
+        tracing.Options("tcp", "10.0.0.1", "10.0.0.2", 80, "web", "", "", True, 3, 4, 5, 6, "unix:///x", True)
     ]
     assert said["words"] == ["tcp SYN 10.0.0.1:9 -> 10.0.0.2:80: delivered to web"]
     assert said["changed"] is False and "page" not in said
@@ -276,6 +276,16 @@ def test_a_signal_ends_a_trace_in_order(
     assert t.cast(t.Any, Running).options[:4] == ("tcp", "", "", 80)
     assert json.loads(target.read_text())["paths"][0]["sentence"] == "delivered to web"
     assert t.cast(t.Any, Running).closed
+
+
+@pytest.mark.parametrize("flags, included", [([], False), (["--include-session"], True)])
+def test_the_command_leaves_its_session_out_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: t.List[str], included: bool
+) -> None:
+    monkeypatch.setattr(tracing, "Trace", Running)
+    with pytest.raises(SystemExit):
+        cli.main(["trace", *flags])
+    assert t.cast(t.Any, Running).options.include_session is included
 
 
 @pytest.mark.parametrize(("answer_takes", "most"), [(0.1, 50), (5.0, 2)])

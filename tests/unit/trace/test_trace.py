@@ -13,13 +13,19 @@ import typing as t
 from pathlib import Path as File
 
 import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _sshd
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _tracefs as tracefs
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     ModuleMissing,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import HookRow, Term, TraceReport
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+    MAX_TERMS,
+    HookRow,
+    Term,
+    TraceReport,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import Options, terms
 
 Json = t.Dict[str, t.Any]
@@ -403,7 +409,40 @@ def test_the_session_it_runs_in_is_left_out(
     notes = [" ".join(run(one)["summary"]["notes"]) for one in options]
     assert asked == [[session], [Term(port=22), session], []]
     assert [f"{client} port 40000" in note for note in notes] == [True, True, False]
+    assert "--include-session" in notes[0]
     assert session.packed() != Term(6, 40000, client, server).packed()
+
+
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_session_of_an_impossible_port_is_none(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    """In a term, port 0 is every port, and would leave out all connections of the two; 65536 does not fit in it."""
+    for text, found in (("10.9.0.1 65535 10.0.2.15 22", True), (f"10.9.0.1 {port} 10.0.2.15 22", False)):
+        monkeypatch.setenv("SSH_CONNECTION", text)
+        monkeypatch.setattr(_sshd, "_environment", lambda _pid, _proc: {})
+        assert (_sshd.controller_connection() is not None) is found
+
+
+def test_a_filter_leaves_room_for_the_session(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: t.List[int] = []
+
+    def trace_begin(_self: Kernel, wanted: t.Sequence[Term], *_bounds: int) -> TraceReport:
+        asked.append(len(wanted))
+        return Kernel.report
+
+    def published(number: int) -> Json:
+        ports = [dict(PUBLISHED, HostPort=port) for port in range(1, number + 1)]
+        return dict(FACTS, containers=[container("web", ports=ports)])  # and its namespace and address
+
+    monkeypatch.setattr(Kernel, "trace_begin", trace_begin)
+    monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
+    monkeypatch.setenv("SSH_CONNECTION", "10.9.0.1 40000 10.0.2.15 22")
+    monkeypatch.setattr(tracing.Trace, "_collect", lambda self: published(MAX_TERMS - 3))
+    run(Options(container="web"))
+    assert asked == [MAX_TERMS]
+    monkeypatch.setattr(tracing.Trace, "_collect", lambda self: published(MAX_TERMS - 2))
+    with pytest.raises(BridgewardenError, match="the filter names 64 places, a trace takes 63"):
+        run(Options(container="web"))
+    assert asked == [MAX_TERMS]
 
 
 def test_a_trace_ends_with_the_kernels(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:

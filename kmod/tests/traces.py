@@ -236,7 +236,16 @@ def test_except(g):
                     (True, everywhere if what == "without" else set(), everywhere),
                 )
     check("an unknown flag", refusal(Trace, term(TCP, flags=2)), "EINVAL")
-    Ruleset(guards=()).commit(g)
+    asked = term(TCP, 8080)
+    for what, given, told in (
+        ("verdicts are told", (asked,), {"bw_crossing", "bw_verdict"}),
+        ("not of what is left out", (asked, term(TCP, 8080, V4["b"], flags=EXCEPT)), set()),
+    ):
+        with Trace(*given) as trace:
+            check("open: " + what, try_tcp("b", V4["a"], 8080), "open")
+            trace.settled()
+            check(what, {e["event"] for e in trace.events()}, told)
+    Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(g)
 
 
 def test_off(g):

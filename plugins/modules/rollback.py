@@ -103,7 +103,7 @@ def rollback(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any
                 )
             return nothing(info, "no commit waits for its confirmation")
         if generation is not None and generation != info.generation:
-            return nothing(info, f"the commit of generation {generation} is undone already")
+            return nothing(info, f"generation {generation} is not in force")
         now = info.generation if check_mode else engine.rollback(kernel, Store(), generation)
         return {
             "changed": True,

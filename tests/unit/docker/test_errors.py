@@ -176,6 +176,10 @@ def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pyt
     wait = _docker.Daemon._wait
 
     def watched(self: t.Any, waiting: t.Any, found: t.Any) -> None:
+        # The server may be slow to read what was asked; asked one after another it would not get far.
+        end = time.monotonic() + 30
+        while len(docker.held) < 31 and time.monotonic() < end:
+            time.sleep(0.01)
         held.append(len(docker.held))
         wait(self, waiting, found)
 

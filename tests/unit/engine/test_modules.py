@@ -174,7 +174,7 @@ def test_rollback_of_another_window(kernel: FakeKernel) -> None:
     applied(60)
     found = rollback.rollback(7, check_mode=False)
     assert (found["undone"], found["generation"]) == (False, 1)
-    assert found["actions"] == ["the commit of generation 7 is undone already: generation 1 stays in force"]
+    assert found["actions"] == ["generation 7 is not in force: generation 1 stays in force"]
 
 
 def test_rollback_of_what_is_confirmed(kernel: FakeKernel) -> None:

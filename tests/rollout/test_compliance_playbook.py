@@ -139,6 +139,13 @@ def test_one_host_that_fails_makes_all_of_it_red(tmp_path: Path) -> None:
     assert run.statuses() == {"good": "pass", "bad": "fail"}
 
 
+def test_one_report_whatever_the_strategy(tmp_path: Path) -> None:
+    hosts = docker_hosts(h1=passes(), h2=passes(), h3=passes())
+    run = StubbedCheck(tmp_path, hosts, env={"ANSIBLE_STRATEGY": "free"})
+    assert run.code == 0, run.output
+    assert run.output.count("=> (item=report.json)") == 1
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["lost host first", "lost host last"])
 def test_a_host_that_does_not_answer_is_a_red_row(tmp_path: Path, first: bool) -> None:
     gone, there = ("a", "b") if first else ("b", "a")

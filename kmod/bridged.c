@@ -14,6 +14,7 @@
 #include "bridged.h"
 #include "counters.h"
 #include "guard.h"
+#include "hook.h"
 
 /* What a PPPoE session's frame begins with; RFC 2516, section 4. */
 struct bw_pppoe {
@@ -73,15 +74,8 @@ static unsigned int bw_bridged_hook(void *priv, struct sk_buff *skb,
 	return NF_DROP;
 }
 
-static const struct nf_hook_ops bw_bridged_ops = {
-	.hook = bw_bridged_hook,
-	.pf = NFPROTO_BRIDGE,
-	.hooknum = NF_BR_FORWARD,
-	.priority = NF_BR_PRI_LAST,
-};
-
-/* A kernel without the bridge family has no bridged traffic to judge. */
-#define BW_BRIDGED_POSSIBLE	IS_ENABLED(CONFIG_NETFILTER_FAMILY_BRIDGE)
+static const struct nf_hook_ops bw_bridged_ops =
+	BW_HOOK(NFPROTO_BRIDGE, NF_BR_FORWARD, NF_BR_PRI_LAST, bw_bridged_hook);
 
 static bool bw_bridged_on;
 
@@ -89,7 +83,7 @@ int bw_bridged_open(void)
 {
 	int err;
 
-	if (!BW_BRIDGED_POSSIBLE || bw_bridged_on)
+	if (!BW_BRIDGE_FAMILY || bw_bridged_on)
 		return 0;
 	err = nf_register_net_hook(&init_net, &bw_bridged_ops);
 	bw_bridged_on = !err;

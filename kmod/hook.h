@@ -40,6 +40,10 @@ bool bw_hook_is_ours(nf_hookfn *fn);
 /* Who runs before us (at LOCAL_OUT: behind us), in words; fn must not sleep. */
 int bw_hook_tell_ahead(const struct net *net,
 		       int (*fn)(const char *who, void *arg), void *arg);
+
+/* A kernel without the bridge family has no bridged traffic to judge. */
+#define BW_BRIDGE_FAMILY	IS_ENABLED(CONFIG_NETFILTER_FAMILY_BRIDGE)
+
 #define BW_HOOK(family, place, order, function) {	\
 	.hook = function,				\
 	.pf = family,					\

@@ -10,6 +10,7 @@
 
 #include "counters.h"
 #include "guard.h"
+#include "hook.h"
 #include "state.h"
 #include "tag.h"
 
@@ -40,24 +41,17 @@ static unsigned int bw_tag_hook(void *priv, struct sk_buff *skb,
 	return NF_ACCEPT;
 }
 
-static const struct nf_hook_ops bw_tag_ops = {
-	.hook = bw_tag_hook,
-	.pf = NFPROTO_BRIDGE,
-	.hooknum = NF_BR_PRE_ROUTING,
-	.priority = NF_BR_PRI_FIRST,
-};
-
-/* A kernel without the bridge family has no bridged traffic to judge. */
-#define BW_TAG_POSSIBLE	IS_ENABLED(CONFIG_NETFILTER_FAMILY_BRIDGE)
+static const struct nf_hook_ops bw_tag_ops =
+	BW_HOOK(NFPROTO_BRIDGE, NF_BR_PRE_ROUTING, NF_BR_PRI_FIRST, bw_tag_hook);
 
 int bw_tag_init(struct net *net)
 {
-	return BW_TAG_POSSIBLE ? nf_register_net_hook(net, &bw_tag_ops) : 0;
+	return BW_BRIDGE_FAMILY ? nf_register_net_hook(net, &bw_tag_ops) : 0;
 }
 
 void bw_tag_exit(struct net *net)
 {
-	if (!BW_TAG_POSSIBLE)
+	if (!BW_BRIDGE_FAMILY)
 		return;
 	nf_unregister_net_hook(net, &bw_tag_ops);
 	synchronize_net();

@@ -39,7 +39,7 @@ from packets import (
     udp,
 )
 
-BARE_PORT, BARE_PORT_NEIGHBOUR, CLOSED = 14, 15, 13
+BARE_PORT, BARE_PORT_NEIGHBOUR = 14, 15
 AUDIT, CONTAINER = 1, 2
 HOST4, HOST6 = "10.201.0.1", "fd00:201::1"
 FOREIGN, BEHIND = "192.0.2.77", "10.206.0.2"
@@ -129,7 +129,10 @@ def vxlan(inner, to_mac):
 
 def kinds(tunnels):
     """What is sent: a name, and for a text that tells the frames apart an ethertype and a packet."""
-    inner = lambda text: udp4(BEHIND, V4["w"], text)  # noqa: E731
+
+    def inner(text):
+        return udp4(BEHIND, V4["w"], text)
+
     found = {
         "IPv4": lambda text: (0x0800, udp4(V4["a"], HOST4, text)),
         "foreign IPv4": lambda text: (0x0800, udp4(FOREIGN, HOST4, text)),

@@ -50,7 +50,9 @@ class Listener(t.NamedTuple):
 
     def serves(self, address: str) -> bool:
         """Whether it takes connections to this address of the host. A listener at :: takes those over IPv4 too."""
-        return self.address in (address, "::") or (self.address == "0.0.0.0" and ":" not in address)  # noqa: S104
+        if ipaddress.ip_address(self.address).is_unspecified:
+            return ":" in self.address or ":" not in address
+        return self.address == address
 
 
 class Sshd(t.NamedTuple):

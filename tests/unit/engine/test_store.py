@@ -145,7 +145,7 @@ def run() -> t.Iterator[Path]:
 NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become nobody")
+@pytest.mark.root
 @pytest.mark.parametrize("first", [True, False], ids=["before the first run", "afterwards"])
 @pytest.mark.parametrize("agent", [False, True], ids=["writer", "agent"])
 def test_an_unprivileged_user_cannot_hold_the_locks(run: Path, first: bool, agent: bool) -> None:
@@ -173,7 +173,7 @@ def test_an_unprivileged_user_cannot_hold_the_locks(run: Path, first: bool, agen
             pass
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the file of before is root's")
+@pytest.mark.root
 def test_a_writer_of_before_the_locks_moved_is_waited_for(run: Path) -> None:
     """As during an upgrade: the agent that runs still uses the former place."""
     store = Store("", "", f"{run}{_store.LOCK}", f"{run}{_store.FORMER_LOCK}")

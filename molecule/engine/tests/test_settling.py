@@ -16,9 +16,7 @@ DELAY = 0.7  # seconds
 def slow(bench: Bench) -> Iterator[None]:
     alpha = next(one for one in bench.facts()["containers"] if one["Name"] == "alpha")
     link = f"dev {alpha['Networks']['left']['Port']} root"
-    made = bench.sh(command=f"tc qdisc add {link} netem delay {round(1000 * DELAY)}ms", check=False)
-    if made["code"]:
-        pytest.skip(f"no netem in this kernel: {made['err']}")
+    bench.sh(command=f"tc qdisc add {link} netem delay {round(1000 * DELAY)}ms")
     bench.commit(
         {
             "name": "beta asks",

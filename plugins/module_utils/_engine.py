@@ -370,17 +370,19 @@ def refuse_lockout(plan: Plan, ways_in: t.Optional[Sshd] = None) -> None:
     """Raises RefusedError where the plan would take the default route, or the way in by SSH.
 
     A guard must match neither a link with a default route nor one that a session
-    of sshd's runs over.  Sessions must be allowed; where there is none, each port
-    that sshd listens on must be allowed to somebody outside.  A peer that is a
+    of sshd's runs over.  Sessions must be allowed; where none comes from outside,
+    each port that sshd listens on must be allowed to somebody outside.  A peer that is a
     container of this host comes from behind a guard by right, and is judged.
     """
     for link in plan.facts.get("default_route_links") or []:
         _refuse_guard(plan, link, "which carries the default route")
     sshd = ways_in if ways_in is not None else look()
     judge = Judge(plan.ruleset)
+    outside = False
     for session in sshd.sessions:
         contained = bool(judge.identity(session.peer, Kind.GUARDED))
         if not contained:
+            outside = True
             for link in session.links:
                 said = (
                     f"over which {session.peer} has an SSH session to port {session.port} of {session.server}"
@@ -388,7 +390,7 @@ def refuse_lockout(plan: Plan, ways_in: t.Optional[Sshd] = None) -> None:
                 _refuse_guard(plan, link, said)
         if not plan.ruleset.mode:
             _refuse_cut(plan, judge, session, Kind.GUARDED if contained else Kind.WORLD)
-    if not sshd.sessions and not plan.ruleset.mode:
+    if not outside and not plan.ruleset.mode:
         for port in sorted({listener.port for listener in sshd.listeners}):
             _refuse_closed(plan, judge, sshd, port)
 

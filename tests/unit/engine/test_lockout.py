@@ -71,6 +71,16 @@ def test_the_whole_way_through_apply(
     assert engine.apply(plan(policy), kernel, store, options=engine.Options(force=True)).changed
 
 
+def test_a_session_of_a_container_does_not_stand_for_those_outside() -> None:
+    session = Session("172.18.0.2", "172.18.0.1", 22, ("br-front",))
+    runner = {"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}
+    closed = {"defaults": {"host_ingress": "deny"}, "rules": [runner]}
+    error = refused(closed, SSHD._replace(sessions=(session,)))
+    assert error is not None and "let nobody outside reach sshd" in error.thing
+    opened = {**closed, "rules": [runner, rule()]}
+    assert refused(opened, SSHD._replace(sessions=(session,))) is None
+
+
 def test_a_controller_in_a_container_is_judged_by_the_policy() -> None:
     session = Session("172.18.0.2", "172.18.0.1", 22, ("br-front",))
     rule = {"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}

@@ -72,8 +72,12 @@ def initrd(base: Path, modules: dict[str, Path], plan: list[dict[str, Any]], scr
         shutil.copy(HERE / name, bench / "bench")
     for name, path in modules.items():
         shutil.copy(path, bench / f"{name}.ko")
-    for path in (TOP / "plugins" / "module_utils").glob("*.py"):
-        shutil.copy(path, bench / "lib" / LIBRARY)
+    shutil.copytree(
+        TOP / "plugins" / "module_utils",
+        bench / "lib" / LIBRARY,
+        ignore=shutil.ignore_patterns("__pycache__"),
+        dirs_exist_ok=True,
+    )
     for name in plans.rulesets_of(plan):
         found = plans.RULESETS[name]()
         found.to_sections()  # packing them is not the kernel's part

@@ -23,11 +23,15 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent as agent
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import Watch
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Attr, Cmd, Info, Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import UnixConnection
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Attr, Cmd
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.daemon import Agent
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import Settings
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.follower import Follower
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import UnixConnection
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 
 from tests.dockerd import Dockerd, why_not
 
@@ -84,9 +88,9 @@ def follow(socket: str, folder: str) -> int:
     """The agent itself; begun by main() in dockerd's namespaces."""
     store = Store(folder + "/etc", folder + "/var", folder + "/lock")
     store.write_policy(POLICY)
-    settings = agent.Settings(docker_socket=socket)
-    follower = agent.Follower(store, Watch(socket, settings.patience, tolerant=True), Recorded)
-    return agent.Agent(settings, store, sync_once=follower).run()
+    settings = Settings(docker_socket=socket)
+    follower = Follower(store, Watch(socket, settings.patience, tolerant=True), Recorded)
+    return Agent(settings, store, sync_once=follower).run()
 
 
 class Host:

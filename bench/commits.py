@@ -13,8 +13,10 @@ import subprocess
 import time
 from typing import Any
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import STRUCTS, Cmd, Info, Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import STRUCTS, Cmd
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
 from bench import rulesets
 from bench.__main__ import OUT, TOP

@@ -158,9 +158,9 @@ def ruleset(name: str) -> Any:
 
 def commit(name: str) -> tuple[float, float]:
     """Seconds of all of it, and of the kernel's part: checking, building, exchanging."""
-    from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 
-    class Timed(_netlink.Kernel):
+    class Timed(Kernel):
         seconds = 0.0
 
         def _commit_patiently(self, *args: Any) -> Any:
@@ -192,12 +192,13 @@ def swap_under_load(names: list[str], entries: int, count: int) -> None:
 
 def trace(port: int) -> None:
     """A trace of that port, with its events enabled and nobody reading them."""
-    from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink, _tracefs
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel, Term
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import tracefs as _tracefs
 
     run("mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing", check=False)
-    kernel = _netlink.Kernel()
+    kernel = Kernel()
     kernel.open()
-    term = _netlink.Term(proto=socket.IPPROTO_UDP, port=port)
+    term = Term(proto=socket.IPPROTO_UDP, port=port)
     report = kernel.trace_begin([term], seconds=3600, events=10_000_000, rate=1_000_000)
     instance = _tracefs.Instance()
     instance.open(report.id, drops=False)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Action
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Action
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
 from bench.peers import LEGACY, ON_NFT
 from bench.rulesets import ruleset

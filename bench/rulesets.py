@@ -9,8 +9,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     DIGEST_LEN,
     RULE_NONE,
     Action,
@@ -18,6 +17,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink impor
     Mode,
     Placement,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
 #: Of `bd`, by guest.py.
 LINK = 101

@@ -88,8 +88,10 @@ class Dockerd:
         return json.loads(done.stdout)
 
     def facts(self) -> t.Dict[str, t.Any]:
-        code = "from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect\n"
-        return t.cast(t.Dict[str, t.Any], self.python(code + f"print(json.dumps(collect({self.socket!r})))"))
+        code = "from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts\n"
+        return t.cast(
+            t.Dict[str, t.Any], self.python(code + f"print(json.dumps(collect_facts({self.socket!r})))")
+        )
 
     def make_image(self) -> None:
         """An image from nothing: one program that waits."""

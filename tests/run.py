@@ -62,6 +62,7 @@ STAGES = (
     Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", "lint"),
     Stage("checkpatch", "tests/tools/checkpatch.sh", "lint"),
     Stage("changelog", "antsibull-changelog lint", "lint"),
+    Stage("usage", "python tests/usage.py --check", "lint"),
     Stage("unit", f"{PYTEST} tests/unit --junit-xml build/test/unit.xml"),
     Stage("kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml"),
     Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml"),

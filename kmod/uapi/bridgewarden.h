@@ -3,7 +3,7 @@
  * bridgewarden: what user space and the module say to each other.
  *
  * The generic netlink family is specified in ../bridgewarden.yaml; the numbers
- * here and in plugins/module_utils/_netlink.py are checked against that file
+ * here and in plugins/module_utils/_abi.py are checked against that file
  * by tests/unit/test_netlink_spec.py.  Bulk sections are arrays of the structs
  * below, sent as binary attributes: integers in host byte order, addresses in
  * network byte order, no implicit padding.

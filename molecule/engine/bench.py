@@ -26,14 +26,16 @@ from typing import Any, Callable
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bw_probe
-from ansible_collections.bridgewarden.docker.plugins.module_utils import (
-    _docker,
-    _engine,
-    _errors,
-    _netlink,
-    _store,
-    _trace,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils import _errors as _errors
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Reason
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import apply_plan
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import CommitOptions, make_plan
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import store as _store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import Trace
 
 Json = dict[str, Any]
 REQUESTS: dict[str, Callable[..., Any]] = {}
@@ -65,7 +67,7 @@ class Cache:
 @request
 def facts() -> Json:
     if Cache.facts is None:
-        Cache.facts = _docker.collect()
+        Cache.facts = collect_facts()
     return Cache.facts
 
 
@@ -91,10 +93,10 @@ def inside(name: str) -> Any:
 def apply(policy: Json, force: bool = False, dry_run: bool = False, confirm: int = 0) -> Json:
     """Through the very calls of the policy module; errors come back as records."""
     try:
-        wanted = _engine.plan(policy, facts())
-        with _netlink.Kernel() as kernel:
-            result = _engine.apply(
-                wanted, kernel, _store.Store(), dry_run, confirm, options=_engine.Options(force=force)
+        wanted = make_plan(policy, facts())
+        with Kernel() as kernel:
+            result = apply_plan(
+                wanted, kernel, _store.Store(), dry_run, confirm, options=CommitOptions(force=force)
             )
         return {"generation": result.generation, "warnings": wanted.warnings}
     except _errors.BridgewardenError as error:
@@ -104,10 +106,9 @@ def apply(policy: Json, force: bool = False, dry_run: bool = False, confirm: int
 @request
 def counters() -> dict[str, int]:
     """Packets of each rule by its name, and of each built-in reason by the name it has in the kernel's header."""
-    with _netlink.Kernel() as kernel:
+    with Kernel() as kernel:
         return {
-            _netlink.Reason(row.index).name.lower() if row.builtin else row.name: row.packets
-            for row in kernel.rules()
+            Reason(row.index).name.lower() if row.builtin else row.name: row.packets for row in kernel.rules()
         }
 
 
@@ -159,8 +160,8 @@ def settled() -> dict[str, int]:
 
 @request
 def explain(flows: list[list[Any]]) -> list[Any]:
-    with _netlink.Kernel() as kernel:
-        return [_engine.explain(kernel, facts(), *flow) for flow in flows]
+    with Kernel() as kernel:
+        return [explain_peers(kernel, facts(), *flow) for flow in flows]
 
 
 # Connections
@@ -177,7 +178,7 @@ def probe(probes: list[Json]) -> list[Json]:
 def trace(options: Json, probes: list[Json], seconds: float = 1.0) -> Json:
     """What a trace records while the probes run, and so long after them."""
     try:
-        with _trace.Trace(_trace.Options(**options)) as running:
+        with Trace(TraceOptions(**options)) as running:
             results = probe(probes)
             time.sleep(seconds)
             rest()

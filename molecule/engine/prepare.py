@@ -52,8 +52,9 @@ def archive(module: Path) -> bytes:
         }
     )
     files["kernel/bridgewarden.yaml"] = PROJECT / "kmod" / "bridgewarden.yaml"
-    for path in (PROJECT / "plugins" / "module_utils").glob("*.py"):
-        files[f"{LIBRARY}/{path.name}"] = path
+    library = PROJECT / "plugins" / "module_utils"
+    for path in library.rglob("*.py"):
+        files[f"{LIBRARY}/{path.relative_to(library)}"] = path
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, path in sorted(files.items()):

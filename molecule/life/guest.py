@@ -193,7 +193,7 @@ def containers() -> dict[str, list[Any]]:
 @request
 def endpoints() -> dict[str, list[str]]:
     """Addresses of containers: the kernel's account, and Docker's."""
-    with library("_netlink").Kernel() as kernel:
+    with library("_kernel.client").Kernel() as kernel:
         known = [str(endpoint.address) for endpoint in kernel.endpoints() if endpoint.identity]
     wanted = [
         network[key]
@@ -503,7 +503,7 @@ def agent() -> Json:
 @request
 def status() -> Json:
     """What the kernel says of itself."""
-    with library("_netlink").Kernel() as kernel:
+    with library("_kernel.client").Kernel() as kernel:
         info = kernel.info()
     return {"generation": info.generation, "mode": info.mode, "hooks_in_place": info.hooks_in_place}
 
@@ -560,29 +560,32 @@ def files() -> dict[str, str]:
 @request
 def apply(**changes: Any) -> Json:
     """The desired policy with something changed, through the very calls of the policy module; an error comes back as a record."""
-    _engine, _errors, _netlink, _store = map(library, ("_engine", "_errors", "_netlink", "_store"))
-    store = _store.Store()
+    commits, client, errors, store_room = map(
+        library, ("_commit.apply", "_kernel.client", "_errors", "_host.store")
+    )
+    store = store_room.Store()
     try:
         plan = changed(store, changes)
-        with _netlink.Kernel() as kernel:
-            return {"generation": _engine.apply(plan, kernel, store).generation}
-    except _errors.BridgewardenError as error:
+        with client.Kernel() as kernel:
+            return {"generation": commits.apply_plan(plan, kernel, store).generation}
+    except errors.BridgewardenError as error:
         return {"error": error.text(), "kind": type(error).__name__}
 
 
 @request
 def confirm_and_die(**changes: Any) -> Json:
     """The same with a window, confirmed in the kernel; then as if the process had died before it wrote the files."""
-    _engine, _netlink, _store = map(library, ("_engine", "_netlink", "_store"))
-    store = _store.Store()
+    commits, client, store_room = map(library, ("_commit.apply", "_kernel.client", "_host.store"))
+    store = store_room.Store()
     plan = changed(store, changes)
-    with _netlink.Kernel() as kernel:
-        _engine.apply(plan, kernel, store, confirm_timeout=60)
+    with client.Kernel() as kernel:
+        commits.apply_plan(plan, kernel, store, confirm_timeout=60)
         return {"generation": kernel.confirm()}
 
 
 def changed(store: Any, changes: Json) -> Any:
-    return library("_engine").plan({**(store.read_policy() or {}), **changes}, library("_docker").collect())
+    facts = library("_docker.watch").collect_facts()
+    return library("_commit.plan").make_plan({**(store.read_policy() or {}), **changes}, facts)
 
 
 DRAINED = threading.Event()

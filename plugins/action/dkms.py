@@ -18,7 +18,7 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.bridgewarden.docker.plugins.module_utils._dkms import BUILD_PRODUCTS, tree_files
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.dkms import BUILD_PRODUCTS, tree_files
 
 
 def pack(folder: str, exclude: t.Sequence[str] = BUILD_PRODUCTS) -> bytes:

@@ -15,7 +15,7 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 from ansible_collections.bridgewarden.docker.plugins.plugin_utils._culprit import culprit
 
 

@@ -19,18 +19,20 @@ import typing as t
 import zipfile
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli, _usage
 from ansible_collections.bridgewarden.docker.plugins.modules.zipapp import SPEC
 
 PACKAGE = "ansible_collections/bridgewarden/docker/plugins/module_utils"
 LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "module_utils")
 
+#: The manual page and the completion, made by tests/usage.py.
+MADE = os.path.join(os.path.dirname(os.path.dirname(LIBRARY)), "roles", "agent", "files")
+
 # -I: neither the environment nor root's own packages decide what this command imports.
 SHEBANG = b"#!/usr/bin/python3 -I\n"
-MAIN = "from {package}._cli import main\n\nmain()\n".format(package=PACKAGE.replace("/", "."))
+MAIN = "from {package}._cli.main import main\n\nmain()\n".format(package=PACKAGE.replace("/", "."))
 
 #: What modules share towards Ansible; a host has none.
-FOR_ANSIBLE = "_module.py"
+FOR_ANSIBLE = "_ansible.py"
 
 #: The oldest date a zip can tell.
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -41,10 +43,15 @@ def members(library: str = LIBRARY) -> t.Dict[str, bytes]:
     parts = PACKAGE.split("/")
     for depth in range(1, len(parts) + 1):
         found["/".join(parts[:depth]) + "/__init__.py"] = b""
-    for name in os.listdir(library):
-        if name.startswith("_") and name.endswith(".py") and name != FOR_ANSIBLE:
-            with open(os.path.join(library, name), "rb") as handle:
-                found[f"{PACKAGE}/{name}"] = handle.read()
+    for folder, _folders, names in os.walk(library):
+        room = os.path.relpath(folder, library)
+        inside = [PACKAGE] if room == "." else [PACKAGE, room]
+        for name in names:
+            if name.endswith(".py") and name != FOR_ANSIBLE:
+                # A zip's folders are packages only with this file.
+                found["/".join([*inside, "__init__.py"])] = b""
+                with open(os.path.join(folder, name), "rb") as handle:
+                    found["/".join([*inside, name])] = handle.read()
     return found
 
 
@@ -60,6 +67,11 @@ def pack(library: str = LIBRARY) -> bytes:
     return SHEBANG + buffer.getvalue()
 
 
+def made(name: str) -> bytes:
+    with open(os.path.join(MADE, name), "rb") as handle:
+        return handle.read()
+
+
 class ActionModule(ActionBase):
     TRANSFERS_FILES = True
     _VALID_ARGS = frozenset(SPEC)
@@ -72,11 +84,10 @@ class ActionModule(ActionBase):
         if arguments["state"] == "absent":
             result.update(self._execute_module(task_vars=task_vars))
             return result
-        parser = _cli.parser()
         wanted = {
             arguments["dest"]: (pack(), "0755"),
-            arguments["manual"]: (_cli.manual().encode("utf-8"), "0644"),
-            arguments["completion"]: (_usage.completion(parser).encode("utf-8"), "0644"),
+            arguments["manual"]: (made("bridgewarden.8"), "0644"),
+            arguments["completion"]: (made("bridgewarden.bash"), "0644"),
         }
         result.update(changed=False, dest=arguments["dest"])
         there = self._there(list(wanted), task_vars)

@@ -114,12 +114,12 @@ bridges:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._bridge import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.bridges import (
     ask_docker,
-    converge,
+    converge_bridges,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with failing(module):
-        outcome = converge(
+        outcome = converge_bridges(
             module.params["state"],
             module.params["scope"],
             module.params["guards"],

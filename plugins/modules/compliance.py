@@ -116,8 +116,9 @@ meta:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance import Host, Wanted, examine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance.controls import examine_host
+from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance.host import HostState, Wanted
 
 
 def main() -> None:
@@ -133,7 +134,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with failing(module):
-        result = examine(Host(Wanted(**module.params)))
+        result = examine_host(HostState(Wanted(**module.params)))
     module.exit_json(changed=False, **result)
 
 

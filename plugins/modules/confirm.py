@@ -56,11 +56,11 @@ generation:
 
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import about_generation
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.window import confirm_commit
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Stale
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import about_generation
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 
 
 def confirm(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]:
@@ -76,7 +76,7 @@ def confirm(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]
             return {"changed": False, "generation": info.generation}
         if check_mode:
             return {"changed": bool(info.confirm_remaining), "generation": info.generation}
-        return {"changed": True, "generation": engine.confirm(kernel, Store(), generation)}
+        return {"changed": True, "generation": confirm_commit(kernel, Store(), generation)}
 
 
 def main() -> None:

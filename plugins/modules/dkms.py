@@ -131,15 +131,15 @@ import tempfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._dkms import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.dkms import (
     BUILD_PRODUCTS,
+    Desired,
     Dkms,
     DkmsError,
-    Wish,
-    converge,
+    converge_dkms,
     unpack,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
 
 
 def source_folder(module: AnsibleModule, scratch: str) -> t.Optional[str]:
@@ -181,9 +181,9 @@ def main() -> None:
             raise DkmsError(
                 "source is a folder of the controller", "dkms", "call the module through its action plugin"
             )
-        outcome = converge(
+        outcome = converge_dkms(
             Dkms(module.params["name"]),
-            Wish(
+            Desired(
                 state=module.params["state"],
                 version=module.params["version"],
                 kernel=kernel,

@@ -80,17 +80,17 @@ answers:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 
 
 def explain(module: AnsibleModule) -> t.Dict[str, t.Any]:
     params = module.params
     with Kernel() as kernel:
-        facts = collect(params["docker_socket"], warn=module.warn)
-        answers = engine.explain(
+        facts = collect_facts(params["docker_socket"], warn=module.warn)
+        answers = explain_peers(
             kernel, facts, params["from"], params["to"], params["service"], params["direct"]
         )
     actions = {answer["action"] for answer in answers}

@@ -153,11 +153,10 @@ import typing as t
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    ModuleMissing,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import ModuleMissing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 
 
 def state(info: Info) -> t.Dict[str, t.Any]:

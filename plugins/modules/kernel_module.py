@@ -113,8 +113,11 @@ kernel_log:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel_module import KernelModule, converge
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import (
+    KernelModule,
+    converge_module,
+)
 
 
 def main() -> None:
@@ -129,7 +132,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with failing(module):
-        outcome = converge(
+        outcome = converge_module(
             KernelModule(module.params["name"]),
             module.params["state"],
             module.params["reload"],

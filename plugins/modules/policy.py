@@ -206,15 +206,22 @@ error_kind:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    ModuleMissing,
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
+    CommitResult,
+    apply_plan,
+    remove_policy,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import normalise
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
+    CommitOptions,
+    Plan,
+    make_plan,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import ModuleMissing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 
 
 def argument_spec() -> t.Dict[str, t.Any]:
@@ -250,7 +257,7 @@ def wanted(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
     return {key: value for key, value in params["policy"].items() if value is not None}
 
 
-def described(plan: engine.Plan) -> t.Dict[str, t.Any]:
+def described(plan: Plan) -> t.Dict[str, t.Any]:
     return {
         "policy_digest": plan.policy_digest,
         "ruleset_digest": plan.ruleset_digest,
@@ -261,27 +268,27 @@ def described(plan: engine.Plan) -> t.Dict[str, t.Any]:
 
 
 def facts(module: AnsibleModule) -> t.Dict[str, t.Any]:
-    return collect(module.params["docker_socket"], warn=module.warn)
+    return collect_facts(module.params["docker_socket"], warn=module.warn)
 
 
 def rendered(module: AnsibleModule) -> t.Dict[str, t.Any]:
-    options = engine.Options(module.params["on_empty_selector"])
-    plan = engine.plan(wanted(module.params), facts(module), options)
+    options = CommitOptions(module.params["on_empty_selector"])
+    plan = make_plan(wanted(module.params), facts(module), options)
     for text in plan.warnings:
         module.warn(text)
     return dict(described(plan), changed=False, actions=[])
 
 
 def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
-    options = engine.Options(module.params["on_empty_selector"], module.params["force"])
+    options = CommitOptions(module.params["on_empty_selector"], module.params["force"])
 
-    def plan() -> engine.Plan:
-        return engine.plan(wanted(module.params), facts(module), options)
+    def plan() -> Plan:
+        return make_plan(wanted(module.params), facts(module), options)
 
     first = plan()
     kernel = kernel_or_none(needed=not module.check_mode)
     try:
-        result = engine.apply(
+        result = apply_plan(
             first, kernel, Store(), module.check_mode, module.params["confirm_timeout"], plan, options
         )
     finally:
@@ -302,13 +309,13 @@ def checked(module: AnsibleModule) -> t.Dict[str, t.Any]:
 def absent(module: AnsibleModule) -> t.Dict[str, t.Any]:
     kernel = kernel_or_none(needed=False)
     try:
-        return outcome(engine.remove(kernel, Store(), module.check_mode))
+        return outcome(remove_policy(kernel, Store(), module.check_mode))
     finally:
         if kernel is not None:
             kernel.close()
 
 
-def outcome(result: engine.Result) -> t.Dict[str, t.Any]:
+def outcome(result: CommitResult) -> t.Dict[str, t.Any]:
     return {
         "changed": result.changed,
         "generation": result.generation,

@@ -126,7 +126,7 @@ facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._preflight import examine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.preflight import examine
 
 
 def main() -> None:

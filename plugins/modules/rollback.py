@@ -73,13 +73,12 @@ generation:
 
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    RefusedError,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import about_generation
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info, Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import about_generation
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.window import roll_back
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import RefusedError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 
 
 def nothing(info: Info, why: str) -> t.Dict[str, t.Any]:
@@ -104,7 +103,7 @@ def rollback(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any
             return nothing(info, "no commit waits for its confirmation")
         if generation is not None and generation != info.generation:
             return nothing(info, f"generation {generation} is not in force")
-        now = info.generation if check_mode else engine.rollback(kernel, Store(), generation)
+        now = info.generation if check_mode else roll_back(kernel, Store(), generation)
         return {
             "changed": True,
             "undone": True,

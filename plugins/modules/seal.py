@@ -52,10 +52,10 @@ generation:
 
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import about_generation
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import about_generation
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.window import seal_policy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 
 
 def seal(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]:
@@ -65,7 +65,7 @@ def seal(generation: t.Optional[int], check_mode: bool) -> t.Dict[str, t.Any]:
             return {"changed": False, "generation": info.generation}
         if check_mode:
             return {"changed": True, "generation": info.generation}
-        return {"changed": True, "generation": engine.seal(kernel, Store(), generation)}
+        return {"changed": True, "generation": seal_policy(kernel, Store(), generation)}
 
 
 def main() -> None:

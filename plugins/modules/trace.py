@@ -157,22 +157,23 @@ import socket
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._module import failing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._picture import page
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.page import trace_page
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import run_trace
 
 
 def record(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
-    options = tracing.Options(
+    options = TraceOptions(
         protocol=params["proto"],
         source=params["from"],
         target=params["to"],
-        **{name: params[name] for name in tracing.Options._fields if name in params},
+        **{name: params[name] for name in TraceOptions._fields if name in params},
     )
-    found = tracing.trace(options)
+    found = run_trace(options)
     found["words"] = ["{detail} {from} -> {to}: {sentence}".format(**path) for path in found["paths"]]
     if params["page"]:
-        found["page"] = page(found, "bridgewarden trace on " + socket.gethostname())
+        found["page"] = trace_page(found, "bridgewarden trace on " + socket.gethostname())
     return found
 
 

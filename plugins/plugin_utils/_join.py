@@ -15,16 +15,10 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    Path,
-    PolicyError,
-    path_text,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import (
-    kind_text,
-    rules_differ,
-    same_group,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Path, PolicyError, path_text
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields import kind_text
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.groups import same_group
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import rules_differ
 
 GROUPS = "bridgewarden_groups"
 #: Former names of members of the family, and what to write instead.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The netlink interface is written down three times: as specification (kmod/bridgewarden.yaml),
-for C (kmod/uapi/bridgewarden.h) and for Python (plugins/module_utils/_netlink.py). They must agree."""
+for C (kmod/uapi/bridgewarden.h) and for Python (plugins/module_utils/_abi.py). They must agree."""
 
 from __future__ import annotations
 
@@ -185,15 +185,15 @@ def test_one_version() -> None:
 
 # The Python side.
 
-netlink = pytest.importorskip("ansible_collections.bridgewarden.docker.plugins.module_utils._netlink")
+abi = pytest.importorskip("ansible_collections.bridgewarden.docker.plugins.module_utils._abi")
 
 
 def test_python_commands() -> None:
-    assert {"BW_CMD_" + c.name: c.value for c in netlink.Cmd} == SPEC_CMDS
+    assert {"BW_CMD_" + c.name: c.value for c in abi.Cmd} == SPEC_CMDS
 
 
 def test_python_attributes() -> None:
-    assert without_unspec({"BW_ATTR_" + a.name: a.value for a in netlink.Attr}) == SPEC_ATTRS
+    assert without_unspec({"BW_ATTR_" + a.name: a.value for a in abi.Attr}) == SPEC_ATTRS
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_python_attributes() -> None:
 )
 def test_python_enums(name: str, enum: str) -> None:
     prefix = "BW_%s_" % name.removesuffix("-state").upper()
-    numbers = {prefix + member.name: member.value for member in getattr(netlink, enum)}
+    numbers = {prefix + member.name: member.value for member in getattr(abi, enum)}
     assert numbers == {
         member: number for member, number in spec_enum(name).items() if member != "BW_REASON_MAX"
     }
@@ -241,13 +241,13 @@ def test_python_constants() -> None:
         "SERVICE_MAX",
         "RULE_NONE",
     ):
-        assert getattr(netlink, name) == header_constant("BW_" + name), name
-    assert header_enum("reason")["BW_REASON_MAX"] == netlink.REASON_MAX
+        assert getattr(abi, name) == header_constant("BW_" + name), name
+    assert header_enum("reason")["BW_REASON_MAX"] == abi.REASON_MAX
 
 
 def test_python_structs() -> None:
     of_section = {constant(a["name"]): a["struct"] for a in ATTRIBUTES if "struct" in a}
-    layouts = {**netlink.STRUCTS, **netlink.TRACE_STRUCTS}
+    layouts = {**abi.STRUCTS, **abi.TRACE_STRUCTS}
     assert {attr.name for attr in layouts} == set(of_section)
     for attr, layout in layouts.items():
         fields = header_struct(of_section[attr.name].replace("-", "_"))

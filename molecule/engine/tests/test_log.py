@@ -47,7 +47,7 @@ READERS = {
         for i in $(seq 100); do grep -q listening {FOLDER}/err && exit; sleep 0.1; done; exit 1""",
     "bridgewarden log": f"""
         cd /root/engine
-        timeout 60 python3 -u -c "from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import main; main()" \\
+        timeout 60 python3 -u -c "from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import main; main()" \\
             log --json >{FOLDER}/lines 2>{FOLDER}/err & echo $! >{FOLDER}/pid
         for i in $(seq 200); do awk '$1 == {GROUP} {{ found = 1 }} END {{ exit !found }}' \\
             /proc/net/netfilter/nfnetlink_log && exit; sleep 0.1; done; cat {FOLDER}/err >&2; exit 1""",

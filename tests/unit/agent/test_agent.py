@@ -15,19 +15,30 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent as agent
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import boot as boot_room
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import events
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.daemon import Agent
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import (
+    EventStream,
+    Message,
+    Settings,
+    message_of,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.follower import Change, Synced
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import Log, sd_notify
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import CommitResult
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     DockerUnavailable,
     Locked,
     ModuleMissing,
     PolicyError,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Info
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS, glob_match
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
-from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log, sd_notify
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import glob_match
 
-QUICK = agent.Settings(settle=0.02, settle_limit=0.1, check=30.0, poll=0.05, retry=0.05, retry_limit=0.4)
+QUICK = Settings(settle=0.02, settle_limit=0.1, check=30.0, poll=0.05, retry=0.05, retry_limit=0.4)
 
 
 def info(**settings: t.Any) -> Info:
@@ -48,8 +59,8 @@ def info(**settings: t.Any) -> Info:
     return Info(**{**base, **settings})
 
 
-def synced(changed: bool = True, **settings: t.Any) -> agent.Synced:
-    return agent.Synced(changed, 3, 2, ["committed"], [], info(**settings))
+def synced(changed: bool = True, **settings: t.Any) -> Synced:
+    return Synced(changed, 3, 2, ["committed"], [], info(**settings))
 
 
 class Worker:
@@ -57,10 +68,10 @@ class Worker:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.changes: t.List[agent.Change] = []
-        self.answer: t.Union[agent.Synced, Exception, None] = synced()
+        self.changes: t.List[Change] = []
+        self.answer: t.Union[Synced, Exception, None] = synced()
 
-    def __call__(self, change: agent.Change) -> t.Optional[agent.Synced]:
+    def __call__(self, change: Change) -> t.Optional[Synced]:
         self.calls += 1
         self.changes.append(change)
         if isinstance(self.answer, Exception):
@@ -84,12 +95,12 @@ def out() -> io.StringIO:
 
 
 @pytest.fixture
-def one(worker: Worker, store: Store, out: io.StringIO, tmp_path: Path) -> agent.Agent:
+def one(worker: Worker, store: Store, out: io.StringIO, tmp_path: Path) -> Agent:
     nowhere = QUICK._replace(docker_socket=f"unix://{tmp_path}/nowhere.sock")
-    return agent.Agent(nowhere, store, Log(out), worker)
+    return Agent(nowhere, store, Log(out), worker)
 
 
-def reason(one: agent.Agent) -> str:
+def reason(one: Agent) -> str:
     change = one.next_change(30)
     assert change is not None
     return change.reason
@@ -98,22 +109,22 @@ def reason(one: agent.Agent) -> str:
 # When it works.
 
 
-def test_the_events_of_one_burst_are_one_reason(one: agent.Agent) -> None:
+def test_the_events_of_one_burst_are_one_reason(one: Agent) -> None:
     for number in range(5):
-        one.wake.put(agent.Word("event", f"container c{number}: start", f"{number}", at=float(10 - number)))
+        one.wake.put(Message("event", f"container c{number}: start", f"{number}", at=float(10 - number)))
     began = time.monotonic()
     change = one.next_change(30)
-    assert change == agent.Change("container c0: start and 4 more", "events", frozenset("01234"), False, 6.0)
+    assert change == Change("container c0: start and 4 more", "events", frozenset("01234"), False, 6.0)
     assert time.monotonic() - began < 10  # of the 30 it may wait
 
 
-def test_a_storm_does_not_put_it_off_for_ever(one: agent.Agent) -> None:
+def test_a_storm_does_not_put_it_off_for_ever(one: Agent) -> None:
     class Storm:
         now = 0.0
 
-        def get(self, timeout: float) -> agent.Word:
+        def get(self, timeout: float) -> Message:
             self.now += 0.005  # always sooner than the burst settles
-            return agent.Word("event", "container x: start")
+            return Message("event", "container x: start")
 
     storm = Storm()
     one.wake, one.clock = t.cast(t.Any, storm), lambda: storm.now
@@ -121,28 +132,28 @@ def test_a_storm_does_not_put_it_off_for_ever(one: agent.Agent) -> None:
     assert QUICK.settle_limit < storm.now < 2 * QUICK.settle_limit
 
 
-def test_a_new_connection_is_a_reason_and_a_lost_one_is_not(one: agent.Agent, out: io.StringIO) -> None:
-    one.wake.put(agent.Word("lost", "dockerd closed the stream"))
-    one.wake.put(agent.Word("connected"))
+def test_a_new_connection_is_a_reason_and_a_lost_one_is_not(one: Agent, out: io.StringIO) -> None:
+    one.wake.put(Message("lost", "dockerd closed the stream"))
+    one.wake.put(Message("connected"))
     assert reason(one) == "Docker answers"
     assert out.getvalue().startswith("<3>Docker's events are lost: dockerd closed the stream")
 
 
-def test_after_a_quiet_time_it_checks(one: agent.Agent) -> None:
-    assert one.next_change(0.05) == agent.Change("check", "list")
+def test_after_a_quiet_time_it_checks(one: Agent) -> None:
+    assert one.next_change(0.05) == Change("check", "list")
 
 
-def test_a_changed_policy_file_is_a_reason(one: agent.Agent, store: Store) -> None:
+def test_a_changed_policy_file_is_a_reason(one: Agent, store: Store) -> None:
     threading.Timer(0.1, lambda: store.write_policy({"rules": []})).start()
     assert reason(one) == "the policy file changed"
 
 
-def test_hangup_means_now(one: agent.Agent) -> None:
+def test_hangup_means_now(one: Agent) -> None:
     one._on_reload(signal.SIGHUP, None)
     assert reason(one) == "asked to reload"
 
 
-def test_termination_ends_it(one: agent.Agent) -> None:
+def test_termination_ends_it(one: Agent) -> None:
     one._on_stop(signal.SIGTERM, None)
     assert one.next_change(30) is None
 
@@ -150,65 +161,63 @@ def test_termination_ends_it(one: agent.Agent) -> None:
 # What it does with failures.
 
 
-def test_docker_down_keeps_the_rules_and_waits(one: agent.Agent, worker: Worker, out: io.StringIO) -> None:
+def test_docker_down_keeps_the_rules_and_waits(one: Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = DockerUnavailable("dockerd is not running", "/var/run/docker.sock", "start it")
-    assert one.step(agent.Change("start")) == QUICK.check
+    assert one.step(Change("start")) == QUICK.check
     assert out.getvalue() == "<3>dockerd is not running (/var/run/docker.sock): start it\n"
 
 
-def test_other_failures_are_tried_again_less_and_less_often(one: agent.Agent, worker: Worker) -> None:
+def test_other_failures_are_tried_again_less_and_less_often(one: Agent, worker: Worker) -> None:
     worker.answer = ModuleMissing("not loaded", "here", "load it")
-    assert [one.step(agent.Change("check")) for _try in range(5)] == [0.05, 0.1, 0.2, 0.4, 0.4]
+    assert [one.step(Change("check")) for _try in range(5)] == [0.05, 0.1, 0.2, 0.4, 0.4]
     worker.answer = synced()
-    assert one.step(agent.Change("check")) == QUICK.check
+    assert one.step(Change("check")) == QUICK.check
     worker.answer = ModuleMissing("not loaded", "here", "load it")
-    assert one.step(agent.Change("check")) == 0.05
+    assert one.step(Change("check")) == 0.05
 
 
-def test_trouble_is_told_once_and_so_is_its_end(one: agent.Agent, worker: Worker, out: io.StringIO) -> None:
+def test_trouble_is_told_once_and_so_is_its_end(one: Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = PolicyError("unknown peer", ("rules", 0), "did you mean web?")
     for _try in range(3):
-        one.step(agent.Change("check"))
+        one.step(Change("check"))
     worker.answer = synced(changed=False)
-    one.step(agent.Change("check"))
-    one.step(agent.Change("check"))
+    one.step(Change("check"))
+    one.step(Change("check"))
     assert out.getvalue() == "<3>unknown peer (rules[0]): did you mean web?\n<5>all is well again\n"
 
 
-def test_no_policy_is_no_failure(one: agent.Agent, worker: Worker, out: io.StringIO) -> None:
+def test_no_policy_is_no_failure(one: Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = None
-    assert one.step(agent.Change("start")) == QUICK.check
+    assert one.step(Change("start")) == QUICK.check
     assert out.getvalue() == ""
 
 
-def test_a_change_is_logged_with_its_reason(one: agent.Agent, out: io.StringIO) -> None:
-    one.step(agent.Change("container web: start"))
+def test_a_change_is_logged_with_its_reason(one: Agent, out: io.StringIO) -> None:
+    one.step(Change("container web: start"))
     assert out.getvalue().startswith("<6>generation 3, 2 endpoints, ")
     assert out.getvalue().endswith("after: container web: start\n")
 
 
-def test_somebody_in_front_of_our_hooks_is_told_once(
-    one: agent.Agent, worker: Worker, out: io.StringIO
-) -> None:
+def test_somebody_in_front_of_our_hooks_is_told_once(one: Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = synced(changed=False, hooks_first=3)
-    one.step(agent.Change("check"))
-    one.step(agent.Change("check"))
+    one.step(Change("check"))
+    one.step(Change("check"))
     worker.answer = synced(changed=False)
-    one.step(agent.Change("check"))
+    one.step(Change("check"))
     assert [line[:3] for line in out.getvalue().splitlines()] == ["<4>", "<6>"]
 
 
 def test_a_mistake_of_ours_is_told_with_its_place_and_ends_nothing(
-    one: agent.Agent, worker: Worker, out: io.StringIO
+    one: Agent, worker: Worker, out: io.StringIO
 ) -> None:
     worker.answer = KeyError("Networks")
-    assert [one.step(agent.Change("check", "list")) for _try in range(3)] == [0.05, 0.1, 0.2]
+    assert [one.step(Change("check", "list")) for _try in range(3)] == [0.05, 0.1, 0.2]
     (line,) = out.getvalue().splitlines()
     assert re.match(
         r"<3>a mistake in the agent, KeyError: 'Networks' \(test_agent\.py:\d+ in __call__\)", line
     )
     worker.answer = synced(changed=False)
-    assert one.step(agent.Change("check", "list")) == QUICK.check
+    assert one.step(Change("check", "list")) == QUICK.check
 
 
 class Kept(Log):
@@ -239,11 +248,11 @@ def test_metrics_that_fail_end_nothing(
 
     log = Kept(out)
     settings = QUICK._replace(docker_socket="unix:///nowhere", poll=0.01)
-    one = agent.Agent(settings, store, log, worker, publish=publish)
+    one = Agent(settings, store, log, worker, publish=publish)
     worker.answer = synced(changed=False)
     for _time in range(3):
-        assert one.step(agent.Change("check", "list")) == QUICK.check
-        assert one.next_change(0.1) == agent.Change("check", "list")
+        assert one.step(Change("check", "list")) == QUICK.check
+        assert one.next_change(0.1) == Change("check", "list")
     (line,) = out.getvalue().splitlines()
     assert re.match(
         rf"<3>a mistake in the metrics, {type(error).__name__}: .*\(test_agent\.py:\d+ in publish\)", line
@@ -251,41 +260,41 @@ def test_metrics_that_fail_end_nothing(
     (fields,) = log.fields
     assert fields["error_kind"] == "mistake" and "in publish\n" in fields["traceback"]
     error = ValueError("another")
-    one.step(agent.Change("check", "list"))
+    one.step(Change("check", "list"))
     assert "ValueError: another" in out.getvalue().splitlines()[1]
     fails = False
-    one.step(agent.Change("check", "list"))
-    one.step(agent.Change("check", "list"))
+    one.step(Change("check", "list"))
+    one.step(Change("check", "list"))
     assert out.getvalue().splitlines()[2:] == ["<5>the metrics are all right again"]
     assert worker.calls == 6
 
 
-def test_after_a_failure_nothing_of_before_is_trusted(one: agent.Agent, worker: Worker) -> None:
-    one.step(agent.Change("start"))
-    one.step(agent.Change("x", "events"))
+def test_after_a_failure_nothing_of_before_is_trusted(one: Agent, worker: Worker) -> None:
+    one.step(Change("start"))
+    one.step(Change("x", "events"))
     worker.answer = DockerUnavailable("dockerd is not running")
-    one.step(agent.Change("x", "events"))
+    one.step(Change("x", "events"))
     worker.answer = synced()
-    one.step(agent.Change("x", "events"))
-    one.step(agent.Change("x", "events"))
+    one.step(Change("x", "events"))
+    one.step(Change("x", "events"))
     assert [change.scope for change in worker.changes] == ["all", "events", "events", "all", "events"]
 
 
 def test_a_stuck_container_is_told_and_asked_about_again_soon(
-    one: agent.Agent, worker: Worker, out: io.StringIO
+    one: Agent, worker: Worker, out: io.StringIO
 ) -> None:
     worker.answer = synced(changed=False)._replace(stuck={"0123456789abcdef": "", "fedcba9876543210": "nil"})
-    assert [one.step(agent.Change("check", "list")) for _try in range(2)] == [QUICK.retry_limit] * 2
+    assert [one.step(Change("check", "list")) for _try in range(2)] == [QUICK.retry_limit] * 2
     assert out.getvalue().count("dockerd does not answer about 0123456789ab, fedcba987654 (nil)") == 1
     worker.answer = synced(changed=False)
-    one.step(agent.Change("check", "list"))
+    one.step(Change("check", "list"))
     assert out.getvalue().endswith("<5>all is well again\n")
 
 
-def test_how_long_it_took_since_the_event(one: agent.Agent) -> None:
+def test_how_long_it_took_since_the_event(one: Agent) -> None:
     for ago in (0.0, 0.2, 20.0):
-        one.step(agent.Change("x", "events", since=time.monotonic() - ago))
-    one.step(agent.Change("check", "list"))
+        one.step(Change("x", "events", since=time.monotonic() - ago))
+    one.step(Change("check", "list"))
     counts = dict(zip((*one.state.BUCKETS, None), one.state.lag_counts))
     assert {limit: count for limit, count in counts.items() if count} in (
         {0.01: 1, 0.25: 1, None: 1},
@@ -297,7 +306,7 @@ def test_how_long_it_took_since_the_event(one: agent.Agent) -> None:
 # One agent a host.
 
 
-def test_a_second_agent_refuses(one: agent.Agent, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_agent_refuses(one: Agent, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.setattr(signal, "signal", lambda *_all: None)
     with store.agent_lock(0.0), pytest.raises(Locked, match=f"another agent .process {os.getpid()}"):
@@ -307,7 +316,7 @@ def test_a_second_agent_refuses(one: agent.Agent, store: Store, monkeypatch: pyt
 
 
 def test_under_systemd_a_second_agent_waits_for_the_first(
-    one: agent.Agent, store: Store, out: io.StringIO, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+    one: Agent, store: Store, out: io.StringIO, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_all: None)
     first = store.agent_lock(0.0)
@@ -324,9 +333,9 @@ def test_under_systemd_a_second_agent_waits_for_the_first(
 
 
 def test_without_its_thread_the_agent_ends_with_words(
-    one: agent.Agent, out: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    one: Agent, out: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent.EventStream, "run", lambda _self: None)
+    monkeypatch.setattr(EventStream, "run", lambda _self: None)
     monkeypatch.setattr(signal, "signal", lambda *_all: None)
     assert one.run() == 1
     assert "the thread that reads Docker's events has ended" in out.getvalue()
@@ -345,7 +354,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Iterator[socke
 
 
 def test_ready_watchdog_and_stopping(
-    one: agent.Agent, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+    one: Agent, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     monkeypatch.setattr(signal, "signal", lambda *_all: None)
@@ -405,8 +414,8 @@ def test_the_stream_says_what_happens_and_comes_back(tmp_path: Path) -> None:
     docker = FakeDocker(tmp_path / "docker.sock")
     docker.start()
     wake: t.Any = queue.SimpleQueue()
-    agent.EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
-    assert wake.get(timeout=5) == agent.Word("connected")
+    EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
+    assert wake.get(timeout=5) == Message("connected")
     peer = docker.peers.get(timeout=5)
     event = '{"Type":"network","Action":"connect","Actor":{"ID":"0123456789abcdef","Attributes":{"name":"front"}}}\n'
     peer.sendall(chunk(event[:40]))
@@ -420,10 +429,10 @@ def test_the_stream_says_what_happens_and_comes_back(tmp_path: Path) -> None:
     )
     peer.close()
     assert wake.get(timeout=5).kind == "lost"
-    assert wake.get(timeout=5) == agent.Word("connected")
+    assert wake.get(timeout=5) == Message("connected")
     docker.peers.get(timeout=5).sendall(chunk("not json\n"))
     assert wake.get(timeout=5).kind == "lost"
-    assert wake.get(timeout=5) == agent.Word("connected")
+    assert wake.get(timeout=5) == Message("connected")
     docker.server.close()
     assert docker.asked[0].startswith("GET /events?") and "since=" in docker.asked[0]
     assert "exec" not in docker.asked[0] and "connect" in docker.asked[0]
@@ -431,28 +440,26 @@ def test_the_stream_says_what_happens_and_comes_back(tmp_path: Path) -> None:
 
 def test_no_docker_is_lost_again_and_again(tmp_path: Path) -> None:
     wake: t.Any = queue.SimpleQueue()
-    agent.EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
+    EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
     assert [wake.get(timeout=5).kind for _try in range(3)] == ["lost", "lost", "lost"]
 
 
 def test_a_stream_that_ends_wildly_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = FakeDocker(tmp_path / "docker.sock")
     docker.start()
-    monkeypatch.setattr(agent, "word_of", lambda _event: 1 // 0)
+    monkeypatch.setattr(events, "message_of", lambda _event: 1 // 0)
     wake: t.Any = queue.SimpleQueue()
-    agent.EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
+    EventStream(f"unix://{tmp_path}/docker.sock", wake, QUICK).start()
     docker.peers.get(timeout=5).sendall(chunk("{}\n"))
     assert [wake.get(timeout=5).kind for _word in range(3)] == ["connected", "lost", "connected"]
     docker.server.close()
 
 
-def test_a_replaced_socket_is_noticed_although_the_old_stream_is_open(
-    one: agent.Agent, tmp_path: Path
-) -> None:
+def test_a_replaced_socket_is_noticed_although_the_old_stream_is_open(one: Agent, tmp_path: Path) -> None:
     """As when a second dockerd takes the path over, or one is started beside a hung one."""
     first = FakeDocker(tmp_path / "docker.sock")
     first.start()
-    one.stream = agent.EventStream(f"unix://{tmp_path}/docker.sock", one.wake, QUICK)
+    one.stream = EventStream(f"unix://{tmp_path}/docker.sock", one.wake, QUICK)
     one.stream.start()
     assert one.wake.get(timeout=5).kind == "connected"
     one._look_at_the_stream()
@@ -477,15 +484,15 @@ def test_words_of_events() -> None:
         "Actor": {"ID": "ab" * 32, "Attributes": {"name": "web", "password": "hunter2"}},
         "timeNano": int((now - 5) * 1e9),
     }
-    word = agent.word_of(event)
+    word = message_of(event)
     assert (word.words, word.container, word.networks) == ("container web: start", "ab" * 32, False)
     assert abs(word.at - (then - 5)) < 0.1  # whenever it is asked
     assert "hunter2" not in repr(word)
     for clock in (now + 3600, now - 3600, 0):  # dockerd's clock and ours are far apart: one was set
-        assert then <= agent.word_of(dict(event, timeNano=int(clock * 1e9))).at <= time.monotonic()
+        assert then <= message_of(dict(event, timeNano=int(clock * 1e9))).at <= time.monotonic()
     network = {"Type": "network", "Action": "connect", "Actor": {"ID": "n", "Attributes": {"container": "c"}}}
-    assert agent.word_of(network)[2:4] == ("c", False)
-    assert agent.word_of(dict(network, Action="destroy"))[3]
+    assert message_of(network)[2:4] == ("c", False)
+    assert message_of(dict(network, Action="destroy"))[3]
 
 
 # Before Docker starts.
@@ -515,9 +522,9 @@ class Boot:
         self.loaded = False
         self.generation = 0
         self.modprobe = 0
-        monkeypatch.setattr(agent, "run", self._run)
-        monkeypatch.setattr(agent, "module_loaded", lambda _name: self.loaded)
-        monkeypatch.setattr(agent.engine, "apply", self._apply)
+        monkeypatch.setattr(boot_room, "run", self._run)
+        monkeypatch.setattr(boot_room, "is_loaded", lambda _name: self.loaded)
+        monkeypatch.setattr(boot_room, "apply_plan", self._apply)
 
     def _run(self, argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
         self.commands.append(" ".join(argv))
@@ -525,11 +532,11 @@ class Boot:
 
     def _apply(self, plan: t.Any, kernel: t.Any, store: Store, options: t.Any) -> t.Any:
         self.applied.append((plan.policy, options))
-        return agent.engine.Result(True, 1, 0, [], "", "")
+        return CommitResult(True, 1, 0, [], "", "")
 
     def __call__(self) -> int:
         factory = t.cast(t.Any, lambda: FakeKernel(self.generation))
-        return agent.boot(self.store, Log(self.out), factory)
+        return boot_room.boot(self.store, Log(self.out), factory)
 
 
 @pytest.fixture

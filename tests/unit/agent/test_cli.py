@@ -9,14 +9,28 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
 from ansible_collections.bridgewarden.docker.plugins.module_utils import _errors as errors
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
-    REASON_MAX,
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import (
+    commits,
+    containers,
+    counters,
+    log,
+    status,
+    trace,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import main
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
+    NOT_WELL,
+    USAGE,
+    table_lines,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
     EndpointRow,
     Info,
     RuleRow,
@@ -58,14 +72,15 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> t.Type[FakeKernel]:
     class Mine(FakeKernel):
         pass
 
-    monkeypatch.setattr(cli, "Kernel", Mine)
-    monkeypatch.setattr(cli, "container_names", lambda _socket: {"172.18.0.2": "web"})
+    for command in (commits, containers, counters, log, status, trace):
+        monkeypatch.setattr(command, "Kernel", Mine)
+    monkeypatch.setattr(containers, "container_names", lambda _socket: {"172.18.0.2": "web"})
     return Mine
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> t.Tuple[int, str, str]:
     with pytest.raises(SystemExit) as exit:
-        cli.main(arguments)
+        main(arguments)
     captured = capsys.readouterr()
     return int(exit.value.code or 0), captured.out, captured.err
 
@@ -86,11 +101,11 @@ def test_status_of_one_where_it_is_not(
 ) -> None:
     kernel.hooks_first = 0x1F1B
     code, out, _err = call(capsys, "status", "--json")
-    assert code == cli.NOT_WELL
+    assert code == NOT_WELL
     assert json.loads(out)["hooks_behind"] == ["IPv4 FORWARD"]
     kernel.hooks_first, kernel.generation = 0x1F1F, 0
-    assert call(capsys, "status")[0] == cli.NOT_WELL
-    assert call(capsys, "ready")[0] == cli.NOT_WELL
+    assert call(capsys, "status")[0] == NOT_WELL
+    assert call(capsys, "ready")[0] == NOT_WELL
 
 
 def test_every_command_without_the_module_says_so(
@@ -133,8 +148,8 @@ def test_top_shows_what_was_added_a_second(
 
     clock = iter([0.0, 2.0, 4.0])
     monkeypatch.setattr(kernel, "rules", rules)
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(cli.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     code, out, _err = call(capsys, "top", "--json", "--count", "2")
     first, second = map(json.loads, out.splitlines())
     assert code == 0 and first["seconds"] == 2.0 and first["generation"] == 4
@@ -151,7 +166,7 @@ def test_top_for_people(kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixtur
     assert code == 0 and "\033" not in out
     assert out.count("generation 4, mode enforce, 2 endpoints, every 0.05 s") == 2
     assert re.search(r"^allow +0 +0 +1234 +99999  office reaches the web shop$", out, re.MULTILINE)
-    assert call(capsys, "top", "--interval", "0")[0] == cli.USAGE
+    assert call(capsys, "top", "--interval", "0")[0] == USAGE
 
 
 def test_endpoints_with_names_where_they_are_known(
@@ -168,20 +183,20 @@ def test_endpoints_with_names_where_they_are_known(
 def test_wrong_usage_has_a_code_of_its_own(
     capsys: pytest.CaptureFixture[str], arguments: t.Tuple[str, ...]
 ) -> None:
-    assert call(capsys, *arguments)[0] == cli.USAGE
+    assert call(capsys, *arguments)[0] == USAGE
 
 
 def test_help_documents_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     _code, out, _err = call(capsys, "--help")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    for code in {kind.exit_code for kind in kinds} | {cli.NOT_WELL, cli.USAGE, 0}:
+    for code in {kind.exit_code for kind in kinds} | {NOT_WELL, USAGE, 0}:
         assert re.search(rf"^  {code} +\S", out, re.MULTILINE), code
 
 
 def test_tables_line_up() -> None:
-    lines = cli.table([("a", 5, "x"), ("longer", 1234, "y")], ("name", "count", "end"))
+    lines = table_lines([("a", 5, "x"), ("longer", 1234, "y")], ("name", "count", "end"))
     assert lines == ["NAME    COUNT  END", "a           5  x", "longer   1234  y"]
-    assert cli.table([], ("a", "b")) == ["A  B"]
+    assert table_lines([], ("a", "b")) == ["A  B"]
 
 
 @pytest.fixture
@@ -198,7 +213,7 @@ class TestArchive:
     def test_the_bytes_depend_on_the_files_alone(self, zipapp: t.Any, tmp_path: Path) -> None:
         library = tmp_path / "lib"
         shutil.copytree(zipapp.LIBRARY, library)
-        for path in library.glob("*.py"):
+        for path in library.rglob("*.py"):
             os.utime(path, (1, 1))
         assert zipapp.pack(str(library)) == zipapp.pack()
         (library / "_errors.py").write_text("x = 1\n")

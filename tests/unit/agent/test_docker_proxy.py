@@ -11,10 +11,14 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent as agent
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _docker_proxy as docker_proxy
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import docker_proxy as docker_proxy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.follower import (
+    Change,
+    Follower,
+    Synced,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
 from tests.unit.engine.fake import FakeKernel
 
@@ -95,12 +99,12 @@ class Host:
         self.kernel, self.docker = Recorder(), Docker()
         store = Store(*(str(tmp_path / name) for name in ("etc", "var", "lock")))
         store.write_policy(POLICY)
-        self.follower = agent.Follower(store, t.cast(t.Any, self.docker), lambda: self.kernel)
+        self.follower = Follower(store, t.cast(t.Any, self.docker), lambda: self.kernel)
 
-    def follow(self, now: dict[str, t.Any]) -> agent.Synced:
+    def follow(self, now: dict[str, t.Any]) -> Synced:
         self.docker.now = now
         self.kernel.committed.clear()
-        synced = self.follower(agent.Change("test"))
+        synced = self.follower(Change("test"))
         assert synced is not None
         return synced
 
@@ -138,7 +142,7 @@ def test_a_new_port_is_known_before_its_container(host: Host) -> None:
 def test_an_event_that_changes_nothing_still_tells_who_is_stuck(host: Host) -> None:
     host.follow({**facts(), "containers": []})
     host.docker.stuck = {"c" * 64: "status 500"}
-    synced = host.follower(agent.Change("container c: start", "events"))
+    synced = host.follower(Change("container c: start", "events"))
     assert synced is not None
     assert (synced.changed, synced.stuck) == (False, {"c" * 64: "status 500"})
 

@@ -18,19 +18,19 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _metrics as metrics
-from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import State
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import metrics as metrics
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.daemon import State
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import Log
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     ModuleMissing,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
-    REASON_MAX,
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
     EndpointRow,
     Info,
     RuleRow,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
 
 pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
@@ -254,7 +254,7 @@ def port(collector: metrics.Collector, said: io.StringIO) -> t.Iterator[int]:
     number = free_port()
     with pytest.raises(urllib.error.URLError):
         get(number)
-    page = metrics.Page(collector, f"127.0.0.1:{number}", Log(said))
+    page = metrics.MetricsPage(collector, f"127.0.0.1:{number}", Log(said))
     yield number
     page.server.shutdown()
     page.server.server_close()
@@ -297,7 +297,7 @@ def test_a_client_that_goes_away_is_no_news(port: int, capfd: pytest.CaptureFixt
 def test_a_client_that_says_nothing_does_not_hold_up_others(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics.Quiet, "timeout", 0.2)
+    monkeypatch.setattr(metrics.QuietHandler, "timeout", 0.2)
     with socket.create_connection(("127.0.0.1", port)):
         assert parsed(get(port))[("up",)] == 1
 
@@ -312,8 +312,8 @@ def test_an_address_in_use_is_told_and_stops_nothing(port: int, state: State) ->
 @pytest.mark.parametrize("listen", ["9899", ":9899", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"])
 def test_a_bad_address_is_told(listen: str) -> None:
     with pytest.raises(BridgewardenError, match="write it as"):
-        metrics.address(listen)
-    assert metrics.address("[::1]:9899") == ("::1", 9899)
+        metrics.listen_address(listen)
+    assert metrics.listen_address("[::1]:9899") == ("::1", 9899)
 
 
 def test_prometheus_itself_scrapes_it(port: int, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import struct
 import typing as t
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _nflog as nflog
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import containers
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.containers import Names
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.log import log_text
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import nflog as nflog
 
 Json = t.Dict[str, t.Any]
 
@@ -30,7 +32,7 @@ def message(prefix: str, payload: bytes = b"") -> bytes:
 
 
 def test_a_line_of_a_rule() -> None:
-    line = nflog.parse(message("bridgewarden: deny inter_container rule no: way, rule 2", ip4()))
+    line = nflog.parse_message(message("bridgewarden: deny inter_container rule no: way, rule 2", ip4()))
     assert line is not None
     assert (line["audit"], line["action"], line["class"]) == (False, "deny", "inter_container")
     assert (line["rule"], line["reason"]) == ("no: way, rule 2", None)
@@ -39,7 +41,7 @@ def test_a_line_of_a_rule() -> None:
 
 
 def test_a_line_of_a_reason() -> None:
-    line = nflog.parse(message("bridgewarden: audit deny - invalid", ip6()))
+    line = nflog.parse_message(message("bridgewarden: audit deny - invalid", ip6()))
     assert line is not None
     assert (line["audit"], line["class"], line["rule"], line["reason"]) == (True, None, None, "invalid")
     assert (line["to"], line["protocol"], line["to_port"]) == ("fd00::3", "udp", 53)
@@ -47,7 +49,7 @@ def test_a_line_of_a_reason() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "ulogd: hello", "bridgewarden:", "bridgewarden: deny"])
 def test_lines_of_others_are_passed_over(prefix: str) -> None:
-    assert nflog.parse(message(prefix, ip4())) is None
+    assert nflog.parse_message(message(prefix, ip4())) is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_lines_of_others_are_passed_over(prefix: str) -> None:
     ],
 )
 def test_packets(data: bytes, protocol: t.Optional[str], port: t.Optional[int]) -> None:
-    found = nflog.packet(data)
+    found = nflog.describe_packet(data)
     assert (found["protocol"], found["to_port"]) == (protocol, port)
 
 
@@ -75,10 +77,10 @@ def test_broken_messages_end_the_reading() -> None:
 
 
 def test_a_line_as_text() -> None:
-    line = nflog.parse(message("bridgewarden: deny inter_container default", ip4()))
+    line = nflog.parse_message(message("bridgewarden: deny inter_container default", ip4()))
     assert line is not None
     line.update({"from_container": "web", "to_container": None, "in": "br-1", "out": "br-1"})
-    text = cli.log_text(line)
+    text = log_text(line)
     assert "deny inter_container web (172.18.0.2) -> 172.18.0.3 5432/tcp: default (in br-1 out br-1)" in text
 
 
@@ -89,8 +91,8 @@ def test_names_are_asked_for_anew_but_not_at_every_packet(monkeypatch: pytest.Mo
         asked.append(socket)
         return {"172.18.0.2": "web"}
 
-    monkeypatch.setattr(cli, "container_names", answer)
-    names = cli.Names("unix:///x", patience=3600)
+    monkeypatch.setattr(containers, "container_names", answer)
+    names = Names("unix:///x", patience=3600)
     assert [names.of(a) for a in ("172.18.0.2", "172.18.0.9", None, "172.18.0.2")] == [
         "web",
         None,

@@ -15,7 +15,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _systemd as systemd
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import (
+    JOURNAL,
+    LONGEST,
+    Log,
+    journal_field,
+)
 
 
 class Journal:
@@ -52,7 +57,7 @@ def journal(
 
 
 def test_a_line_has_its_fields(journal: Journal, capfd: pytest.CaptureFixture[str]) -> None:
-    log = systemd.Log(journal=journal.path)
+    log = Log(journal=journal.path)
     log.info("generation 3, 2 endpoints", generation=3, reason="container web: start")
     assert journal.entry() == {
         "MESSAGE": "generation 3, 2 endpoints",
@@ -69,30 +74,30 @@ def test_a_line_has_its_fields(journal: Journal, capfd: pytest.CaptureFixture[st
 
 
 def test_no_field_can_make_another() -> None:
-    content = systemd.field("BRIDGEWARDEN_REASON", "x\nPRIORITY=0\n")
+    content = journal_field("BRIDGEWARDEN_REASON", "x\nPRIORITY=0\n")
     assert content == b"BRIDGEWARDEN_REASON\n" + struct.pack("<Q", 13) + b"x\nPRIORITY=0\n\n"
 
 
 def test_a_very_long_line_is_cut_and_arrives(journal: Journal) -> None:
-    systemd.Log(journal=journal.path).info("x" * 1000000)
-    assert journal.entry()["MESSAGE"] == "x" * systemd.LONGEST
+    Log(journal=journal.path).info("x" * 1000000)
+    assert journal.entry()["MESSAGE"] == "x" * LONGEST
 
 
 def test_without_a_journal_the_same_line_goes_to_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-    systemd.Log(journal=str(tmp_path / "journal")).warning("a\nb", generation=1)
+    Log(journal=str(tmp_path / "journal")).warning("a\nb", generation=1)
     assert capfd.readouterr().err == "<4>a b\n"
     status = os.fstat(2)  # it should read us, but does not listen
     monkeypatch.setenv("JOURNAL_STREAM", "%d:%d" % (status.st_dev, status.st_ino))
-    systemd.Log(journal=str(tmp_path / "journal")).warning("c")
+    Log(journal=str(tmp_path / "journal")).warning("c")
     assert capfd.readouterr().err == "<4>c\n"
 
 
 def test_two_troubles_in_turn_are_told_once_each() -> None:
     out = io.StringIO()
-    log = systemd.Log(out)
+    log = Log(out)
     for _time in range(3):
         log.trouble("one")
         log.trouble("other")
@@ -103,11 +108,11 @@ def test_two_troubles_in_turn_are_told_once_each() -> None:
 
 
 @pytest.mark.skipif(
-    not shutil.which("systemd-cat") or not os.path.exists(systemd.JOURNAL), reason="no journal runs here"
+    not shutil.which("systemd-cat") or not os.path.exists(JOURNAL), reason="no journal runs here"
 )
 def test_the_real_journal_keeps_the_fields() -> None:
     code = (
-        "from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log;"
+        "from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import Log;"
         f"Log().info('a test of process {os.getpid()}', generation=7)"
     )
     subprocess.run(["systemd-cat", sys.executable, "-c", code], check=True)

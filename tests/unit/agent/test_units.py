@@ -11,7 +11,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import store as _store
 
 jinja2 = pytest.importorskip("jinja2")
 
@@ -76,7 +76,7 @@ def test_each_folder_that_the_store_writes_to_is_the_unit_s_own(name: str) -> No
     text = unit(name)
     assert values(text, "ProtectSystem") == ["strict"]
     folders = {
-        "/run": ("RuntimeDirectory", os.path.dirname(_store.LOCK)),
+        "/run": ("RuntimeDirectory", os.path.dirname(_store.LOCK_PATH)),
         "/var/lib": ("StateDirectory", _store.VAR),
         "/etc": ("ConfigurationDirectory", _store.ETC),
     }
@@ -89,7 +89,7 @@ def test_each_folder_that_the_store_writes_to_is_the_unit_s_own(name: str) -> No
 
 def test_the_folder_of_the_locks_is_there_after_a_boot() -> None:
     line = (TEMPLATES / "tmpfiles.conf.j2").read_text().splitlines()[-1]
-    assert line.split() == ["d", os.path.dirname(_store.LOCK), "0700", "root", "root", "-"]
+    assert line.split() == ["d", os.path.dirname(_store.LOCK_PATH), "0700", "root", "root", "-"]
 
 
 def analyze(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:

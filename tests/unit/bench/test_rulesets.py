@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Connection, judge
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import REASON_MAX, Action
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX, Action
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, judge
 
 from bench import plans, rulesets
 

@@ -8,8 +8,8 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _bridge as bridge
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import StoreCorrupt
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import bridges as bridge
 
 GUARDS = ("docker0", "br-*")
 DOCKERS = {"docker0", "br-0123456789ab"}
@@ -20,7 +20,7 @@ class FakeHost:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.paths = bridge.Paths(root=str(root))
+        self.paths = bridge.BridgeFiles(root=str(root))
         self.calls: t.List[str] = []
         self.refuses = ""
         self.net = root / "sys/class/net"
@@ -63,9 +63,9 @@ class FakeHost:
 
     def run(
         self, scope: str = "auto", check_mode: bool = False, state: str = "present", **settings: t.Any
-    ) -> bridge.Outcome:
+    ) -> bridge.BridgeOutcome:
         wanted: t.Dict[str, t.Any] = {"guards": GUARDS, "docker_bridges": DOCKERS, **settings}
-        return bridge.converge(
+        return bridge.converge_bridges(
             state, scope, wanted["guards"], wanted["docker_bridges"], check_mode, self.paths, self
         )
 

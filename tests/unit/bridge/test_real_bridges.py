@@ -18,12 +18,12 @@ COLLECTIONS = Path(__file__).resolve().parents[3] / ".collections"
 PROGRAM = """
 import dataclasses, json, sys
 sys.path.insert(0, {collections!r})
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _bridge as bridge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import bridges as bridge
 etc = {etc!r}
-paths = bridge.Paths(modules_load=etc + "/load.conf", sysctl=etc + "/99-bw.conf", udev=etc + "/bw.rules", before=etc + "/b.json")
+paths = bridge.BridgeFiles(modules_load=etc + "/load.conf", sysctl=etc + "/99-bw.conf", udev=etc + "/bw.rules", before=etc + "/b.json")
 state, scope, check_mode = {arguments!r}
 quiet = lambda argv: (0, "", "")
-outcome = bridge.converge(state, scope, ["docker0", "br-*"], {{"docker0"}}, check_mode, paths, quiet)
+outcome = bridge.converge_bridges(state, scope, ["docker0", "br-*"], {{"docker0"}}, check_mode, paths, quiet)
 print(json.dumps(dict(dataclasses.asdict(outcome), actions=outcome.actions)))
 """
 

@@ -14,16 +14,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import naive
 import strategies
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import (
-    Connection,
-    Judge,
-    Ruleset,
-    compile,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX, Kind, Reason
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import REASON_MAX, Kind, Reason
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import Policy, normalise
-from ansible_collections.bridgewarden.docker.plugins.module_utils._resolve import resolve
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import Policy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import (
+    Ruleset,
+    compile_ruleset,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, Judge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import resolve
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ def accepted(policy: Json) -> Policy:
 
 
 def compiled(policy: Policy, facts: Json) -> Ruleset:
-    return compile(policy, resolve(policy, facts, "ignore"), facts)
+    return compile_ruleset(policy, resolve(policy, facts, "ignore"), facts)
 
 
 def decision(ruleset: Ruleset, judge: Judge, connection: strategies.Connection) -> t.Tuple[str, str]:

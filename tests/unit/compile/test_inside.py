@@ -7,8 +7,16 @@ import dataclasses
 import typing as t
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine, _policy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
+    Plan,
+    boot_plan,
+    make_plan,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import (
+    _refuse_queue_inside,
+    normalise,
+)
 
 Json = t.Dict[str, t.Any]
 
@@ -40,11 +48,11 @@ FACTS: Json = {
 }
 
 
-def plan(placement: str, facts: Json = FACTS) -> _engine.Plan:
+def plan(placement: str, facts: Json = FACTS) -> Plan:
     rules = [
         {"name": "office sees cam", "from": ["10.10.0.0/16"], "to": ["container:cam"], "ports": ["80/tcp"]}
     ]
-    return _engine.plan({"placement": placement, "rules": rules}, facts)
+    return make_plan({"placement": placement, "rules": rules}, facts)
 
 
 def test_a_child_is_an_endpoint_inside() -> None:
@@ -62,7 +70,7 @@ def test_elsewhere_it_is_not(placement: str) -> None:
 
 def test_before_docker_is_asked_any_link_may_be_a_parent() -> None:
     policy = {"placement": "container"}
-    assert _engine.boot_plan(policy).ruleset.parents == ("*",)
+    assert boot_plan(policy).ruleset.parents == ("*",)
 
 
 def test_the_parents_are_part_of_the_digest() -> None:
@@ -71,9 +79,7 @@ def test_the_parents_are_part_of_the_digest() -> None:
 
 
 def test_a_queue_rule_is_refused_inside() -> None:
-    policy = _policy.normalise(
-        {"placement": "container", "rules": [{"name": "q", "from": ["world"], "to": ["any"]}]}
-    )
+    policy = normalise({"placement": "container", "rules": [{"name": "q", "from": ["world"], "to": ["any"]}]})
     queued = dataclasses.replace(policy, rules=(dataclasses.replace(policy.rules[0], action="queue"),))
     with pytest.raises(PolicyError, match="placement container cannot"):
-        _policy._refuse_queue_inside(queued)
+        _refuse_queue_inside(queued)

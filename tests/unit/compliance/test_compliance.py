@@ -4,22 +4,30 @@
 from __future__ import annotations
 
 import os
+import time
 import typing as t
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _bridge as bridge
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _compliance as compliance
+from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance.controls import (
+    AGENT_UNIT,
+    BOOT_UNIT,
+    CONTROLS,
+    examine_host,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance.host import HostState, Wanted
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     DockerUnavailable,
     LibraryMissing,
     PolicyError,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel_module import Loaded, OnDisk
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import EndpointRow, Info
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import digest, normalise
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import bridges as bridge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import Loaded, OnDisk
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import EndpointRow, Info
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 
 Json = t.Dict[str, t.Any]
 
@@ -50,7 +58,7 @@ class FakeHost:
     """A hardened host, every part of which a test can spoil."""
 
     def __init__(self, root: Path) -> None:
-        self.paths = bridge.Paths(root=str(root / "root"))
+        self.paths = bridge.BridgeFiles(root=str(root / "root"))
         net = root / "root/sys/class/net"
         for name in ("docker0", "br-0123456789ab"):
             (net / name / "bridge").mkdir(parents=True)
@@ -66,12 +74,14 @@ class FakeHost:
         self.seal = False
         self.require = False
         self.drop_in = root / "bridgewarden.conf"
-        bridge.converge("present", "auto", POLICY["guards"], self.docker_bridges, False, self.paths, self.run)
+        bridge.converge_bridges(
+            "present", "auto", POLICY["guards"], self.docker_bridges, False, self.paths, self.run
+        )
         self.store = Store(str(root / "etc"), str(root / "var"), str(root / "lock"))
         self.store.write_policy(POLICY)
         self.units = {
-            compliance.BOOT_UNIT: "ActiveState=active\nUnitFileState=enabled\nLoadState=loaded\n",
-            compliance.AGENT_UNIT: "ActiveState=active\nUnitFileState=enabled\nLoadState=loaded\n",
+            BOOT_UNIT: "ActiveState=active\nUnitFileState=enabled\nLoadState=loaded\n",
+            AGENT_UNIT: "ActiveState=active\nUnitFileState=enabled\nLoadState=loaded\n",
         }
         self.loaded: t.Optional[Loaded] = Loaded("AAA", "0.1.0", 0)
         self.disk: t.Optional[OnDisk] = OnDisk("/lib/x.ko", "AAA", "0.1.0")
@@ -158,8 +168,8 @@ class FakeHost:
                 return ["0.1.0"]
 
         anything: t.Any = None
-        host = compliance.Host(
-            compliance.Wanted(policy or POLICY, "0.1.0", self.scope, self.seal, self.require),
+        host = HostState(
+            Wanted(policy or POLICY, "0.1.0", self.scope, self.seal, self.require),
             self.store,
             t.cast(anything, Kernel),
             self._facts,
@@ -170,7 +180,7 @@ class FakeHost:
             lambda _socket: self.docker_bridges,
             str(self.drop_in),
         )
-        result = compliance.examine(host)
+        result = examine_host(host)
         self.meta = result["meta"]
         return {control["id"]: control for control in result["controls"]}
 
@@ -184,7 +194,7 @@ class FakeHost:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
-    monkeypatch.setattr(compliance.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     return FakeHost(tmp_path)
 
 
@@ -282,15 +292,15 @@ def spoil_policy_file_gone(host: FakeHost) -> None:
 
 
 def spoil_boot_unit(host: FakeHost) -> None:
-    host.units[compliance.BOOT_UNIT] = "ActiveState=active\nUnitFileState=disabled\nLoadState=loaded\n"
+    host.units[BOOT_UNIT] = "ActiveState=active\nUnitFileState=disabled\nLoadState=loaded\n"
 
 
 def spoil_agent(host: FakeHost) -> None:
-    host.units[compliance.AGENT_UNIT] = "ActiveState=failed\nUnitFileState=enabled\nLoadState=loaded\n"
+    host.units[AGENT_UNIT] = "ActiveState=failed\nUnitFileState=enabled\nLoadState=loaded\n"
 
 
 def spoil_agent_gone(host: FakeHost) -> None:
-    del host.units[compliance.AGENT_UNIT]
+    del host.units[AGENT_UNIT]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +360,7 @@ def test_every_control_can_turn_red() -> None:
     proven = {mark.args[1] for mark in []}
     for mark in test_a_drift_turns_its_control_red_and_only_that.pytestmark:  # type: ignore[attr-defined]
         proven |= {control for _spoil, control in mark.args[1]}
-    assert proven | {"module_loaded"} == {control.check.__name__ for control in compliance.CONTROLS}
+    assert proven | {"module_loaded"} == {control.check.__name__ for control in CONTROLS}
 
 
 def test_a_module_that_is_not_loaded_fails_once_and_the_rest_cannot_be_judged(host: FakeHost) -> None:
@@ -387,7 +397,7 @@ def test_a_container_that_has_just_started_is_looked_at_twice(
 ) -> None:
     late = host.endpoints
     host.endpoints = late[:1]
-    monkeypatch.setattr(compliance.time, "sleep", lambda _seconds: setattr(host, "endpoints", late))
+    monkeypatch.setattr(time, "sleep", lambda _seconds: setattr(host, "endpoints", late))
     assert host.red() == {}
 
 

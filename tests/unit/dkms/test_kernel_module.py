@@ -8,7 +8,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _kernel_module as km
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import kernel_module as km
 
 
 class FakeKernel:
@@ -68,30 +68,32 @@ def module(fake: FakeKernel) -> km.KernelModule:
 
 
 def test_loads_once(module: km.KernelModule, fake: FakeKernel) -> None:
-    foretold = km.converge(module, "loaded", check_mode=True)
+    foretold = km.converge_module(module, "loaded", check_mode=True)
     assert module.loaded() is None
-    done = km.converge(module, "loaded", parameters={"debug": "1"}, reload_parameters={"closed": "docker0"})
+    done = km.converge_module(
+        module, "loaded", parameters={"debug": "1"}, reload_parameters={"closed": "docker0"}
+    )
     assert "modprobe mod debug=1" in fake.calls
     assert (foretold.actions, foretold.after) == (done.actions, done.after)
-    assert not km.converge(module, "loaded").changed
+    assert not km.converge_module(module, "loaded").changed
 
 
 def test_a_rebuilt_module_is_loaded_anew(module: km.KernelModule, fake: FakeKernel) -> None:
     fake.load("OLD")
-    foretold = km.converge(module, "loaded", check_mode=True)
+    foretold = km.converge_module(module, "loaded", check_mode=True)
     assert module.loaded().srcversion == "OLD"  # type: ignore[union-attr]
-    done = km.converge(module, "loaded", reload_parameters={"closed": "docker0"})
+    done = km.converge_module(module, "loaded", reload_parameters={"closed": "docker0"})
     assert "modprobe mod closed=docker0" in fake.calls
     assert done.changed and not done.reboot_required
     assert done.after["srcversion"] == foretold.after["srcversion"] == "AAA"
-    assert not km.converge(module, "loaded").changed
+    assert not km.converge_module(module, "loaded").changed
 
 
 @pytest.mark.parametrize("case", ["never", "users", "sealed"])
 def test_what_cannot_be_reloaded_needs_a_reboot(module: km.KernelModule, fake: FakeKernel, case: str) -> None:
     fake.load("OLD", users=2 if case == "users" else 0)
     fake.holds_on = case == "sealed"
-    done = km.converge(module, "loaded", "never" if case == "never" else "safe")
+    done = km.converge_module(module, "loaded", "never" if case == "never" else "safe")
     assert done.reboot_required and not done.changed
     assert "OLD" in done.reason and "AAA" in done.reason
     assert module.loaded().srcversion == "OLD"  # type: ignore[union-attr]
@@ -99,16 +101,16 @@ def test_what_cannot_be_reloaded_needs_a_reboot(module: km.KernelModule, fake: F
 
 def test_absent(module: km.KernelModule, fake: FakeKernel) -> None:
     fake.load("AAA")
-    assert km.converge(module, "absent", check_mode=True).changed and module.loaded()
-    assert km.converge(module, "absent").changed and not module.loaded()
-    assert not km.converge(module, "absent").changed
+    assert km.converge_module(module, "absent", check_mode=True).changed and module.loaded()
+    assert km.converge_module(module, "absent").changed and not module.loaded()
+    assert not km.converge_module(module, "absent").changed
 
 
 def test_absent_says_why_not(module: km.KernelModule, fake: FakeKernel) -> None:
     fake.load("AAA", users=1)
     fake.holds_on = True
     with pytest.raises(km.LoadError, match="in use"):
-        km.converge(module, "absent")
+        km.converge_module(module, "absent")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_absent_says_why_not(module: km.KernelModule, fake: FakeKernel) -> None:
 def test_refusals_in_words(module: km.KernelModule, fake: FakeKernel, said: str, wanted: str) -> None:
     fake.error = said
     with pytest.raises(km.LoadError) as caught:
-        km.converge(module, "loaded")
+        km.converge_module(module, "loaded")
     assert wanted in caught.value.text()
     assert caught.value.mend
     assert caught.value.as_result()["kernel_log"] == ["[1] mod: signature missing"]
@@ -139,7 +141,7 @@ def test_refusals_in_words(module: km.KernelModule, fake: FakeKernel, said: str,
 def test_a_module_that_is_not_there_says_what_makes_it(module: km.KernelModule, fake: FakeKernel) -> None:
     fake.disk = None
     with pytest.raises(km.LoadError, match=r"bridgewarden\.docker\.dkms"):
-        km.converge(module, "loaded")
+        km.converge_module(module, "loaded")
 
 
 def test_switched_off_until_reboot(
@@ -148,7 +150,7 @@ def test_switched_off_until_reboot(
     monkeypatch.setattr(km, "modules_disabled", lambda: True)
     fake.error = "modprobe: ERROR: could not insert 'mod': Operation not permitted"
     with pytest.raises(km.LoadError, match="modules_disabled"):
-        km.converge(module, "loaded")
+        km.converge_module(module, "loaded")
 
 
 @pytest.mark.parametrize("check_mode", [True, False])
@@ -157,7 +159,7 @@ def test_a_kernel_without_modules(
 ) -> None:
     monkeypatch.setattr(km, "modules_supported", lambda: False)
     with pytest.raises(km.LoadError, match="CONFIG_MODULES"):
-        km.converge(module, "loaded", check_mode=check_mode)
+        km.converge_module(module, "loaded", check_mode=check_mode)
 
 
 def hold(fake: FakeKernel, users: int) -> Path:
@@ -180,16 +182,16 @@ def test_a_module_that_keeps_itself_loaded_is_let_go_first(
         lambda path, rmtree=shutil.rmtree: (said.append(parameter.read_text()), rmtree(path)),
     )
     fake.disk = "BBB"
-    assert km.converge(module, "loaded").changed
+    assert km.converge_module(module, "loaded").changed
     assert said == ["N"]
 
 
 def test_where_others_use_it_too_it_keeps_itself_loaded(module: km.KernelModule, fake: FakeKernel) -> None:
     parameter = hold(fake, users=2)
     fake.disk = "BBB"
-    outcome = km.converge(module, "loaded")
+    outcome = km.converge_module(module, "loaded")
     assert outcome.reboot_required and "1 users hold it" in outcome.reason
     fake.holds_on = True
     with pytest.raises(km.LoadError):
-        km.converge(module, "absent")
+        km.converge_module(module, "absent")
     assert parameter.read_text() == "Y"

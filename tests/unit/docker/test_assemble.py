@@ -9,7 +9,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _docker
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import (
+    assemble,
+    network_bridge,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.userland_proxy import userland_proxy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import Link
 
 Json = t.Dict[str, t.Any]
 DATA = Path(__file__).parent / "data"
@@ -19,9 +24,9 @@ def recording(version: str) -> Json:
     return t.cast(Json, json.loads((DATA / f"docker-{version}.json").read_text()))
 
 
-def assemble(record: Json) -> Json:
-    links = [_docker.Link(**link) for link in record["links"]]
-    return _docker.assemble(record["answers"], links, record["default_route_links"], record["nsids"])
+def assembled(record: Json) -> Json:
+    links = [Link(**link) for link in record["links"]]
+    return assemble(record["answers"], links, record["default_route_links"], record["nsids"])
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def by_name(items: t.List[Json], name: str) -> Json:
 
 
 def test_each_port_is_the_one_of_its_bridge(old: Json) -> None:
-    app = by_name(assemble(old)["containers"], "app")
+    app = by_name(assembled(old)["containers"], "app")
     assert {name: (net["Link"], net["Port"]) for name, net in app["Networks"].items()} == {
         "bridge": ("docker0", "vethce838f7"),
         "front": ("br-cb1e1b687f74", "veth4bbef38"),
@@ -58,9 +63,9 @@ def test_a_macvlan_container_is_told_by_parent_and_namespace(old: Json, options:
     front.update(Driver="macvlan", Id="0123456789abcdef", Options=options)
     app = next(item for item in old["answers"]["inspects"].values() if item["Name"] == "/app")
     app["NetworkSettings"]["Networks"]["front"]["NetworkID"] = front["Id"]
-    links = [_docker.Link(**link) for link in old["links"]] + [_docker.Link(77, parent, "vlan", 0, -1)]
+    links = [Link(**link) for link in old["links"]] + [Link(77, parent, "vlan", 0, -1)]
     inodes = {app["NetworkSettings"]["SandboxKey"]: 4026532573}
-    facts = _docker.assemble(old["answers"], links, old["default_route_links"], old["nsids"], inodes)
+    facts = assemble(old["answers"], links, old["default_route_links"], old["nsids"], inodes)
     found = by_name(facts["containers"], "app")["Networks"]["front"]
     assert (found["Link"], found["LinkIndex"], found["PortIndex"]) == (None, None, None)
     assert (found["Parent"], found["ParentIndex"], found["Namespace"]) == (parent, 77, 4026532573)
@@ -69,7 +74,7 @@ def test_a_macvlan_container_is_told_by_parent_and_namespace(old: Json, options:
 
 def test_the_contract_holds_for_both_versions(old: Json, new: Json) -> None:
     for record in (old, new):
-        facts = assemble(record)
+        facts = assembled(record)
         assert set(facts) == {"docker", "containers", "networks", "links", "default_route_links"}
         for container in facts["containers"]:
             assert set(container) == {
@@ -90,7 +95,7 @@ def test_the_contract_holds_for_both_versions(old: Json, new: Json) -> None:
 
 
 def test_every_address_of_the_shop_has_its_port(new: Json) -> None:
-    facts = assemble(new)
+    facts = assembled(new)
     assert facts["docker"] == {"version": "26.1.5+dfsg1", "userland_proxy": True}
     assert facts["default_route_links"] == ["eth0"]
     ports = [net["Port"] for c in facts["containers"] for net in c["Networks"].values()]
@@ -98,7 +103,7 @@ def test_every_address_of_the_shop_has_its_port(new: Json) -> None:
 
 
 def test_published_ports_and_no_exposed_ones(old: Json) -> None:
-    containers = assemble(old)["containers"]
+    containers = assembled(old)["containers"]
     assert by_name(containers, "web")["Ports"] == [
         {"HostIp": "0.0.0.0", "HostPort": 8081, "ContainerPort": 8080, "Protocol": "tcp"},
         {"HostIp": "::", "HostPort": 8081, "ContainerPort": 8080, "Protocol": "tcp"},
@@ -109,7 +114,7 @@ def test_published_ports_and_no_exposed_ones(old: Json) -> None:
 
 
 def test_what_has_no_address_has_no_link(old: Json) -> None:
-    containers = assemble(old)["containers"]
+    containers = assembled(old)["containers"]
     cold, hostnet, side = (by_name(containers, name) for name in ("cold", "hostnet", "side"))
     assert cold["State"] == "created" and cold["Pid"] == 0
     assert set(cold["Networks"]["front"].values()) - {cold["Networks"]["front"]["NetworkID"]} == {None}
@@ -122,20 +127,20 @@ def test_a_paused_container_keeps_its_addresses(old: Json) -> None:
     for entry in old["answers"]["containers"]:
         if "/web" in entry["Names"]:
             entry["State"] = "paused"
-    web = by_name(assemble(old)["containers"], "web")
+    web = by_name(assembled(old)["containers"], "web")
     assert web["State"] == "paused" and web["Networks"]["bridge"]["Port"]
 
 
 def test_one_that_went_between_the_two_calls_is_left_out(old: Json) -> None:
     gone = next(e["Id"] for e in old["answers"]["containers"] if "/web" in e["Names"])
     del old["answers"]["inspects"][gone]
-    assert "web" not in [container["Name"] for container in assemble(old)["containers"]]
+    assert "web" not in [container["Name"] for container in assembled(old)["containers"]]
 
 
 def test_a_port_that_cannot_be_told_is_null_and_never_a_guess(old: Json) -> None:
     without = copy.deepcopy(old)
     without["nsids"] = {}
-    app = by_name(assemble(without)["containers"], "app")
+    app = by_name(assembled(without)["containers"], "app")
     assert app["Networks"]["front"]["Port"] is None and app["Networks"]["front"]["PortIndex"] is None
     assert (
         app["Networks"]["front"]["IPAddress"] == "172.18.0.2" and app["Networks"]["front"]["LinkIndex"] == 3
@@ -144,24 +149,24 @@ def test_a_port_that_cannot_be_told_is_null_and_never_a_guess(old: Json) -> None
     for link in old["links"]:
         if link["name"] == "veth4bbef38":
             link["master"] = 0
-    assert by_name(assemble(old)["containers"], "app")["Networks"]["front"]["Port"] is None
+    assert by_name(assembled(old)["containers"], "app")["Networks"]["front"]["Port"] is None
 
 
 def test_bridges_by_option_by_id_and_none(old: Json) -> None:
-    networks = {network["Name"]: network for network in assemble(old)["networks"]}
+    networks = {network["Name"]: network for network in assembled(old)["networks"]}
     assert (networks["bridge"]["Bridge"], networks["bridge"]["BridgeIndex"]) == ("docker0", 2)
     assert networks["front"]["Bridge"] == "br-cb1e1b687f74"
     assert networks["front"]["EnableIPv6"] and "2001:db8:1::/64" in networks["front"]["Subnets"]
     assert (networks["host"]["Bridge"], networks["host"]["BridgeIndex"]) == (None, None)
     named = {"Id": "f" * 64, "Driver": "bridge", "Options": {"com.docker.network.bridge.name": "shop0"}}
-    assert _docker.network_bridge(named) == "shop0"
+    assert network_bridge(named) == "shop0"
 
 
 def test_legacy_links_do_not_change_a_name(old: Json) -> None:
     for entry in old["answers"]["containers"]:
         if "/cold" in entry["Names"]:
             entry["Names"] = ["/other/alias", "/cold"]
-    assert "cold" in [container["Name"] for container in assemble(old)["containers"]]
+    assert "cold" in [container["Name"] for container in assembled(old)["containers"]]
 
 
 class TestUserlandProxy:
@@ -173,7 +178,7 @@ class TestUserlandProxy:
             (tmp_path / "daemon.json").write_text(config or "{}")
             line = ["/usr/sbin/dockerd", "--config-file", str(tmp_path / "daemon.json"), *arguments]
             (tmp_path / "7" / "cmdline").write_bytes(b"\0".join(part.encode() for part in line) + b"\0")
-            return _docker.userland_proxy(str(tmp_path / "docker.pid"), str(tmp_path))
+            return userland_proxy(str(tmp_path / "docker.pid"), str(tmp_path))
 
         return tell
 
@@ -185,4 +190,4 @@ class TestUserlandProxy:
         assert told(config="not json") is None
 
     def test_unknown_is_none(self, tmp_path: Path) -> None:
-        assert _docker.userland_proxy(str(tmp_path / "none.pid"), str(tmp_path)) is None
+        assert userland_proxy(str(tmp_path / "none.pid"), str(tmp_path)) is None

@@ -13,34 +13,42 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent, _docker, _preflight
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import EventStream, Settings
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import http
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import watch as watch_room
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import check_socket, docker_get
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import (
+    Daemon,
+    Watch,
+    collect_facts,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
-from ansible_collections.bridgewarden.docker.plugins.module_utils._rtnl import Rtnl
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import Rtnl
 
 
 def test_no_docker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_docker, "find_dockerd", lambda: None)
+    monkeypatch.setattr(http, "find_dockerd", lambda: None)
     with pytest.raises(DockerUnavailable, match=r"not installed.*install docker\.io"):
-        _docker.check_socket(f"unix://{tmp_path}/docker.sock")
+        check_socket(f"unix://{tmp_path}/docker.sock")
 
 
 def test_installed_but_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_docker, "find_dockerd", lambda: "/usr/sbin/dockerd")
+    monkeypatch.setattr(http, "find_dockerd", lambda: "/usr/sbin/dockerd")
     with pytest.raises(DockerUnavailable, match="systemctl start docker"):
-        _docker.check_socket(f"unix://{tmp_path}/docker.sock")
+        check_socket(f"unix://{tmp_path}/docker.sock")
 
 
 def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(tmp_path / "docker.sock"))
     with pytest.raises(DockerUnavailable, match="not running"):
-        _docker.check_socket(f"unix://{tmp_path}/docker.sock")
+        check_socket(f"unix://{tmp_path}/docker.sock")
 
 
 @pytest.mark.parametrize("url", ["tcp://10.0.0.1:2376", "docker.sock", ""])
 def test_only_local_sockets(url: str) -> None:
     with pytest.raises(DockerUnavailable, match=r"unix:///var/run/docker\.sock"):
-        _docker.check_socket(url)
+        check_socket(url)
 
 
 def test_a_namespace_that_has_just_gone_is_no_failure(tmp_path: Path) -> None:
@@ -70,7 +78,7 @@ def test_something_else_answers(tmp_path: Path) -> None:
     threading.Thread(target=nonsense, daemon=True).start()
     try:
         with pytest.raises(DockerUnavailable, match=str(path)):
-            _docker.collect(f"unix://{path}", 5)
+            collect_facts(f"unix://{path}", 5)
     finally:
         server.close()
 
@@ -139,8 +147,8 @@ def test_one_container_that_hangs_does_not_hold_up_the_others(tmp_path: Path) ->
     docker.start()
     url = f"unix://{tmp_path}/docker.sock"
     with pytest.raises(DockerUnavailable):
-        _docker.Watch(url, 0.3).facts()  # for one question the whole answer, or none
-    watch = _docker.Watch(url, 1.5, tolerant=True)
+        Watch(url, 0.3).facts()  # for one question the whole answer, or none
+    watch = Watch(url, 1.5, tolerant=True)
     found = {container["Name"]: container for container in watch.facts()["containers"]}
     assert set(watch.stuck) == {"stuck"}
     assert found["fine"]["Pid"] == 7 and found["stuck"]["Pid"] == 0
@@ -169,11 +177,11 @@ def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pyt
     template = SlowDocker.LISTED[0]
     listed = [{**template, "Id": name, "Names": [f"/{name}"]} for name in names]
     monkeypatch.setattr(SlowDocker, "LISTED", [*listed, *SlowDocker.LISTED])
-    monkeypatch.setattr(_docker, "BESIDE", 0.01)
+    monkeypatch.setattr(watch_room, "BESIDE", 0.01)
     docker = SlowDocker(tmp_path / "docker.sock")
     docker.start()
     held: t.List[int] = []
-    wait = _docker.Daemon._wait
+    wait = Daemon._wait
 
     def watched(self: t.Any, waiting: t.Any, found: t.Any) -> None:
         # The server may be slow to read what was asked; asked one after another it would not get far.
@@ -183,8 +191,8 @@ def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pyt
         held.append(len(docker.held))
         wait(self, waiting, found)
 
-    monkeypatch.setattr(_docker.Daemon, "_wait", watched)
-    watch = _docker.Watch(f"unix://{tmp_path}/docker.sock", 1.5, tolerant=True)
+    monkeypatch.setattr(Daemon, "_wait", watched)
+    watch = Watch(f"unix://{tmp_path}/docker.sock", 1.5, tolerant=True)
     found = {container["Name"]: container["Pid"] for container in watch.facts()["containers"]}
     assert set(watch.stuck) == {"stuck", *names} and held == [31]
     assert found["fine"] == 7 and found["stuck3"] == 0
@@ -208,7 +216,7 @@ def test_an_answer_that_comes_late_is_taken(tmp_path: Path) -> None:
             docker.say(peer, "/containers/stuck/json")
 
     threading.Thread(target=let_go, daemon=True).start()
-    watch = _docker.Watch(f"unix://{tmp_path}/docker.sock", 20.0, tolerant=True)
+    watch = Watch(f"unix://{tmp_path}/docker.sock", 20.0, tolerant=True)
     assert {container["Name"]: container["Pid"] for container in watch.facts()["containers"]} == {
         "fine": 7,
         "stuck": 7,
@@ -263,7 +271,7 @@ def test_one_container_whose_inspect_fails_stops_nobody(
 ) -> None:
     broken.refusal = refusal
     url = f"unix://{tmp_path}/docker.sock"
-    watch = _docker.Watch(url, 2.0, tolerant=True)
+    watch = Watch(url, 2.0, tolerant=True)
     for ask in (lambda: watch.facts(), lambda: watch.facts(), lambda: watch.facts(["fine"])):
         found = {container["Name"]: container for container in ask()["containers"]}
         assert set(watch.stuck) == {"stuck"} and words in watch.stuck["stuck"]
@@ -278,14 +286,14 @@ def test_the_modules_warn_of_it_by_name_and_with_dockerds_words(broken: BrokenDo
     warnings: t.List[str] = []
     found = {
         container["Name"]: container
-        for container in _docker.collect(f"unix://{tmp_path}/docker.sock", 2.0, warnings.append)["containers"]
+        for container in collect_facts(f"unix://{tmp_path}/docker.sock", 2.0, warnings.append)["containers"]
     }
     assert found["fine"]["Pid"] == 7
     assert found["stuck"]["Networks"]["front"]["IPAddress"] == "172.30.0.2"
     (text,) = warnings
     assert "container stuck" in text and NIL in text and "journalctl -u docker" in text
     broken.hangs = False
-    _docker.collect(f"unix://{tmp_path}/docker.sock", 2.0, warnings.append)
+    collect_facts(f"unix://{tmp_path}/docker.sock", 2.0, warnings.append)
     assert warnings == [text]
 
 
@@ -298,10 +306,10 @@ def test_dockerds_own_message_is_passed_on(tmp_path: Path, monkeypatch: pytest.M
     docker = Old(tmp_path / "docker.sock")
     docker.start()
     with pytest.raises(DockerUnavailable, match=r"status 400: client version .* too new\. Maximum supported"):
-        _docker.collect(f"unix://{tmp_path}/docker.sock", 2.0)
+        collect_facts(f"unix://{tmp_path}/docker.sock", 2.0)
     with pytest.raises(ValueError, match="status 400: client version"):
-        _preflight.docker_get("/networks", f"unix://{tmp_path}/docker.sock")
-    stream = _agent.EventStream(f"unix://{tmp_path}/docker.sock", queue.SimpleQueue(), _agent.Settings())
+        docker_get("/networks", f"unix://{tmp_path}/docker.sock")
+    stream = EventStream(f"unix://{tmp_path}/docker.sock", queue.SimpleQueue(), Settings())
     with pytest.raises(ValueError, match="GET /events: status 400: client version"):
         next(stream.words())
     docker.server.close()

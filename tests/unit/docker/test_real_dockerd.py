@@ -16,10 +16,17 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _agent, _bridge
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import Watch
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
-from ansible_collections.bridgewarden.docker.plugins.module_utils._systemd import Log
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.daemon import Agent
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import (
+    EventStream,
+    Message,
+    Settings,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.follower import Change
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import Log
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import bridges as _bridge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 
 pytestmark = pytest.mark.dockerd
 
@@ -172,12 +179,12 @@ def test_the_agent_only_ever_reads(shop: t.Any) -> None:
     shop.docker("rename", "warm", "cold")
     before = len(proxy.asked)
     code = (
-        "from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect\n"
-        f"print(json.dumps(collect('unix://{path}')))"
+        "from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts\n"
+        f"print(json.dumps(collect_facts('unix://{path}')))"
     )
     assert shop.python(code) == shop.facts()
     queued: t.Any = queue.SimpleQueue()
-    stream = _agent.EventStream(f"unix://{path}", queued, _agent.Settings(gap=0.0))
+    stream = EventStream(f"unix://{path}", queued, Settings(gap=0.0))
     stream.start()
     assert queued.get(timeout=10).kind == "connected"
     shop.docker("rename", "cold", "warm")
@@ -192,7 +199,7 @@ def test_what_is_kept_up_to_date_equals_what_is_asked_from_scratch(shop: t.Any) 
     """After each of many things that happen: by the event's container, and by dockerd's list."""
     code = f"""
 import subprocess
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import Watch, collect
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch, collect_facts
 socket = {shop.socket!r}
 def docker(*arguments):
     return subprocess.run(["docker", "-H", socket, *arguments], check=True, capture_output=True, text=True).stdout.strip()
@@ -204,7 +211,7 @@ def step(words, networks, *names):
     docker(*words)
     if "gone" in names:
         ids.append(gone)
-    found.append([" ".join(words), by_event.facts(ids, networks) == collect(socket), by_list.facts() == collect(socket)])
+    found.append([" ".join(words), by_event.facts(ids, networks) == collect_facts(socket), by_list.facts() == collect_facts(socket)])
 step(["stop", "-t", "0", "web"], False, "web")
 step(["start", "web"], False, "web")
 step(["restart", "-t", "0", "db"], False, "db")
@@ -232,24 +239,24 @@ print(json.dumps(found))
 
 def test_a_dockerd_that_hangs_is_noticed_and_so_is_its_return(shop: t.Any, tmp_path: Path) -> None:
     """SIGSTOP: connections are taken, nothing is answered, and the stream stays open."""
-    settings = _agent.Settings(docker_socket=shop.socket, patience=1.0, retry=0.1, retry_limit=0.5)
+    settings = Settings(docker_socket=shop.socket, patience=1.0, retry=0.1, retry_limit=0.5)
     told = io.StringIO()
     watch = Watch(shop.socket, settings.patience, tolerant=True)
 
-    def ask(change: _agent.Change) -> None:
+    def ask(change: Change) -> None:
         watch.facts(change.containers if change.scope == "events" else None)
 
     store = Store(str(tmp_path / "etc"), str(tmp_path / "var"), str(tmp_path / "lock"))
-    one = _agent.Agent(settings, store, Log(told), ask)
-    one.stream = _agent.EventStream(shop.socket, one.wake, settings)
+    one = Agent(settings, store, Log(told), ask)
+    one.stream = EventStream(shop.socket, one.wake, settings)
     one.stream.start()
     assert one.wake.get(timeout=10).kind == "connected"
-    one.step(_agent.Change("start"))
+    one.step(Change("start"))
     assert one.state.docker_reachable
     daemon = int((shop.folder / "pid").read_text())
     os.kill(daemon, signal.SIGSTOP)
     try:
-        one.step(_agent.Change("check", "list"))
+        one.step(Change("check", "list"))
         assert not one.state.docker_reachable
         assert "dockerd" in told.getvalue()
         while one.wake.get(timeout=10).kind != "lost":
@@ -258,7 +265,7 @@ def test_a_dockerd_that_hangs_is_noticed_and_so_is_its_return(shop: t.Any, tmp_p
         os.kill(daemon, signal.SIGCONT)
     while one.wake.get(timeout=60).kind != "connected":
         pass
-    one.step(_agent.Change("Docker answers"))
+    one.step(Change("Docker answers"))
     assert one.state.docker_reachable
     assert told.getvalue().endswith("<5>all is well again\n")
 
@@ -266,9 +273,9 @@ def test_a_dockerd_that_hangs_is_noticed_and_so_is_its_return(shop: t.Any, tmp_p
 @pytest.fixture(scope="module")
 def wake(shop: t.Any) -> t.Any:
     queued: t.Any = queue.SimpleQueue()
-    settings = _agent.Settings(docker_socket=shop.socket, retry=0.1, retry_limit=0.5)
-    _agent.EventStream(shop.socket, queued, settings).start()
-    assert queued.get(timeout=10) == _agent.Word("connected")
+    settings = Settings(docker_socket=shop.socket, retry=0.1, retry_limit=0.5)
+    EventStream(shop.socket, queued, settings).start()
+    assert queued.get(timeout=10) == Message("connected")
     return queued
 
 

@@ -6,24 +6,23 @@ from __future__ import annotations
 import errno
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import (
-    Connection,
-    Judge,
-    Ruleset,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Busy, KernelError, Stale
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     REASON_MAX,
     REASON_WORDS,
     Action,
     DirectionClass,
-    Explanation,
-    Info,
-    Kernel,
     Kind,
     Mode,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Busy, KernelError, Stale
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
+    Explanation,
+    Info,
     RuleRow,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, Judge
 
 
 class FakeKernel(Kernel):

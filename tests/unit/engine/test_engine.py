@@ -13,8 +13,28 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit import lockout
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
+    CommitResult,
+    apply_facts,
+    apply_plan,
+    current_policy,
+    remove_policy,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
+    CommitOptions,
+    Plan,
+    boot_plan,
+    make_plan,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.window import (
+    confirm_commit,
+    roll_back,
+    seal_policy,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
     Busy,
     KernelError,
     PolicyError,
@@ -24,8 +44,12 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Stale,
     StoreCorrupt,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Listener, Session, Sshd
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd import (
+    Sshd,
+    SshListener,
+    SshSession,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from fake import FakeKernel
 
 Json = t.Dict[str, t.Any]
@@ -95,11 +119,11 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture(autouse=True)
 def no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "look", Sshd)
+    monkeypatch.setattr(lockout, "find_sshd", Sshd)
 
 
-def plan(policy: Json = POLICY, *containers: Json, **options: t.Any) -> engine.Plan:
-    return engine.plan(policy, facts(*containers), engine.Options(**options))
+def plan(policy: Json = POLICY, *containers: Json, **options: t.Any) -> Plan:
+    return make_plan(policy, facts(*containers), CommitOptions(**options))
 
 
 def test_words_of_a_plan() -> None:
@@ -112,7 +136,7 @@ def test_words_of_a_plan() -> None:
 
 
 def test_first_apply_commits_and_writes(kernel: FakeKernel, store: Store) -> None:
-    result = engine.apply(plan(), kernel, store)
+    result = apply_plan(plan(), kernel, store)
     assert (result.changed, result.generation, kernel.commits) == (True, 1, 1)
     assert result.before == "no ruleset yet\n"
     assert "office reaches" in result.after
@@ -124,17 +148,17 @@ def test_first_apply_commits_and_writes(kernel: FakeKernel, store: Store) -> Non
 
 
 def test_second_apply_changes_nothing_and_arms_nothing(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
-    result = engine.apply(plan(), kernel, store, confirm_timeout=60)
+    apply_plan(plan(), kernel, store)
+    result = apply_plan(plan(), kernel, store, confirm_timeout=60)
     assert (result.changed, result.actions, result.confirm_timeout, kernel.commits) == (False, [], 0, 1)
     assert result.before == result.after
 
 
 def test_containers_alone_commit_again(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
+    apply_plan(plan(), kernel, store)
     moved = plan(POLICY, container("web", "172.18.0.7", tier="web"))
     assert moved.policy_digest == plan().policy_digest
-    result = engine.apply(moved, kernel, store)
+    result = apply_plan(moved, kernel, store)
     assert result.changed
     assert "the same policy" in result.actions[0]
     assert "172.18.0.2" in result.before
@@ -142,8 +166,8 @@ def test_containers_alone_commit_again(kernel: FakeKernel, store: Store) -> None
 
 
 def test_a_new_port_of_the_same_container_is_a_change(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
-    result = engine.apply(plan(POLICY, container("web", "172.18.0.2", 10, tier="web")), kernel, store)
+    apply_plan(plan(), kernel, store)
+    result = apply_plan(plan(POLICY, container("web", "172.18.0.2", 10, tier="web")), kernel, store)
     assert result.changed
     assert result.before != result.after
 
@@ -151,37 +175,37 @@ def test_a_new_port_of_the_same_container_is_a_change(kernel: FakeKernel, store:
 def test_check_mode_says_the_same_and_touches_nothing(
     kernel: FakeKernel, store: Store, tmp_path: Path
 ) -> None:
-    dry = engine.apply(plan(), kernel, store, dry_run=True, confirm_timeout=60)
+    dry = apply_plan(plan(), kernel, store, dry_run=True, confirm_timeout=60)
     assert (dry.changed, kernel.dry_runs, kernel.commits) == (True, 1, 0)
     assert not list(tmp_path.iterdir())
-    wet = engine.apply(plan(), kernel, store, confirm_timeout=60)
+    wet = apply_plan(plan(), kernel, store, confirm_timeout=60)
     assert (dry.actions, dry.before, dry.after) == (wet.actions, wet.before, wet.after)
 
 
 def test_check_mode_without_the_module(store: Store) -> None:
-    result = engine.apply(plan(), None, store, dry_run=True)
+    result = apply_plan(plan(), None, store, dry_run=True)
     assert result.changed
     assert "once the kernel module is loaded" in result.actions[0]
 
 
 def test_window_then_confirm(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(OTHER), kernel, store)
-    result = engine.apply(plan(), kernel, store, confirm_timeout=60)
+    apply_plan(plan(OTHER), kernel, store)
+    result = apply_plan(plan(), kernel, store, confirm_timeout=60)
     assert (result.generation, result.confirm_timeout) == (2, 60)
     # Until it is confirmed the former policy is the desired one, the pending one is at work.
     assert store.read_policy() == plan(OTHER).policy
-    assert engine.current_policy(store, kernel.info()) == plan().policy
-    assert engine.confirm(kernel, store, 2) == 2
+    assert current_policy(store, kernel.info()) == plan().policy
+    assert confirm_commit(kernel, store, 2) == 2
     assert store.read_policy() == store.read_last_good() == plan().policy
     assert store.read_pending() is None
 
 
 def test_window_that_runs_out(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(OTHER), kernel, store)
-    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    apply_plan(plan(OTHER), kernel, store)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
     kernel.rollback()  # the kernel's timer, without the library
-    assert engine.current_policy(store, kernel.info()) == plan(OTHER).policy
-    again = engine.apply(plan(OTHER), kernel, store)
+    assert current_policy(store, kernel.info()) == plan(OTHER).policy
+    again = apply_plan(plan(OTHER), kernel, store)
     assert not again.changed
     assert "allow all: any -> containers all" in again.before
     assert store.read_pending() is None
@@ -191,44 +215,44 @@ def test_window_that_runs_out(kernel: FakeKernel, store: Store) -> None:
 def test_the_agent_follows_the_last_good_policy_where_the_desired_one_is_damaged(
     kernel: FakeKernel, store: Store, last_good: bool
 ) -> None:
-    engine.apply(plan(), kernel, store)
+    apply_plan(plan(), kernel, store)
     Path(store.policy_path).write_text("garbage")
     if not last_good:
         Path(store.last_good_path).write_text("garbage")
     asked = []
 
-    def replan(policy: Json) -> engine.Plan:
+    def replan(policy: Json) -> Plan:
         asked.append(policy)
         return plan(policy, container("web", "172.18.0.7", tier="web"))
 
     with pytest.raises(StoreCorrupt, match="not JSON") as caught:
-        engine.sync(kernel, store, replan)
+        apply_facts(kernel, store, replan)
     assert caught.value.place == store.policy_path
     assert (asked, kernel.commits) == (([plan().policy], 2) if last_good else ([], 1))
     assert Path(store.policy_path).read_text() == "garbage"
 
 
 def test_rollback_through_the_library(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(OTHER), kernel, store)
-    engine.apply(plan(), kernel, store, confirm_timeout=60)
-    assert engine.rollback(kernel, store) == 1
+    apply_plan(plan(OTHER), kernel, store)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
+    assert roll_back(kernel, store) == 1
     assert store.read_pending() is None
     with pytest.raises(KernelError, match="no commit waits for its confirmation"):
-        engine.rollback(kernel, store)
+        roll_back(kernel, store)
 
 
 def test_confirm_after_a_crash_of_the_confirmer(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
     kernel.confirm()  # and then the process died
-    result = engine.sync(kernel, store, lambda policy: plan(policy))
+    result = apply_facts(kernel, store, lambda policy: plan(policy))
     assert result is not None
     assert store.read_policy() == plan().policy
 
 
 def test_confirm_without_a_window(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
+    apply_plan(plan(), kernel, store)
     with pytest.raises(KernelError, match="generation 1 is in force"):
-        engine.confirm(kernel, store)
+        confirm_commit(kernel, store)
 
 
 def test_stale_is_tried_again_on_fresh_facts(kernel: FakeKernel, store: Store) -> None:
@@ -236,40 +260,40 @@ def test_stale_is_tried_again_on_fresh_facts(kernel: FakeKernel, store: Store) -
         kernel.generation = kernel.last = kernel.last + 1
 
     kernel.meanwhile = [somebody_else, somebody_else]
-    plans: t.List[engine.Plan] = []
+    plans: t.List[Plan] = []
 
-    def refresh() -> engine.Plan:
+    def refresh() -> Plan:
         plans.append(plan(POLICY, container("web", "172.18.0.9", tier="web")))
         return plans[-1]
 
-    result = engine.apply(plan(), kernel, store, refresh=refresh)
+    result = apply_plan(plan(), kernel, store, refresh=refresh)
     assert result.generation == 3
     assert len(plans) == 2
     assert "172.18.0.9" in result.after
     kernel.meanwhile = [somebody_else] * 9
     with pytest.raises(Stale):
-        engine.apply(plan(OTHER), kernel, store, refresh=lambda: plan(OTHER))
+        apply_plan(plan(OTHER), kernel, store, refresh=lambda: plan(OTHER))
 
 
 def test_an_open_window_is_nobodys_to_take(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store, confirm_timeout=60)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
     with pytest.raises(Busy):
-        engine.apply(plan(OTHER), kernel, store)
-    again = engine.apply(plan(), kernel, store)
+        apply_plan(plan(OTHER), kernel, store)
+    again = apply_plan(plan(), kernel, store)
     assert (again.changed, again.confirm_timeout) == (False, 60)
     assert store.read_policy() is None
 
 
 def test_agent_never_undoes_a_policy_applied_meanwhile(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(OTHER), kernel, store)
-    engine.apply(plan(), kernel, store)
+    apply_plan(plan(OTHER), kernel, store)
+    apply_plan(plan(), kernel, store)
     seen: t.List[Json] = []
 
-    def replan(policy: Json) -> engine.Plan:
+    def replan(policy: Json) -> Plan:
         seen.append(policy)
         return plan(policy)
 
-    result = engine.sync(kernel, store, replan)
+    result = apply_facts(kernel, store, replan)
     assert result is not None
     assert not result.changed
     assert seen == [plan().policy]
@@ -278,55 +302,55 @@ def test_agent_never_undoes_a_policy_applied_meanwhile(kernel: FakeKernel, store
 def test_agent_follows_but_does_not_adopt(kernel: FakeKernel, store: Store) -> None:
     store.write_last_good(plan().policy)
     Path(store.policy_path).parent.mkdir(parents=True, exist_ok=True)
-    result = engine.sync(kernel, store, lambda policy: plan(policy))
+    result = apply_facts(kernel, store, lambda policy: plan(policy))
     assert result is not None
     assert result.changed
     assert store.read_policy() is None
-    assert engine.sync(FakeKernel(), Store("/nonexistent/a", "/nonexistent/b", store.lock_path), plan) is None
+    assert apply_facts(FakeKernel(), Store("/nonexistent/a", "/nonexistent/b", store.lock_path), plan) is None
 
 
 def test_boot_plan_knows_nobody(kernel: FakeKernel) -> None:
-    found = engine.boot_plan(POLICY)
+    found = boot_plan(POLICY)
     assert found.ruleset.endpoints4 == found.ruleset.publish == []
     assert found.ruleset.guards
     assert found.policy_digest == plan().policy_digest
 
 
 def test_kernel_not_as_the_files_say(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
+    apply_plan(plan(), kernel, store)
     kernel.commit(plan(OTHER).ruleset, 1)
-    result = engine.apply(plan(), kernel, store)
+    result = apply_plan(plan(), kernel, store)
     assert result.changed
     assert result.before.startswith("generation 2: not the ruleset this host's files describe")
     assert "allow all\n" in result.before
 
 
 def test_lost_file_is_written_again(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
+    apply_plan(plan(), kernel, store)
     Path(store.policy_path).write_text("garbage", encoding="utf-8")
-    result = engine.apply(plan(), kernel, store)
+    result = apply_plan(plan(), kernel, store)
     assert result.changed
     assert kernel.commits == 1
     assert store.read_policy() == plan().policy
 
 
 def test_remove(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
-    dry = engine.remove(kernel, store, dry_run=True)
+    apply_plan(plan(), kernel, store)
+    dry = remove_policy(kernel, store, dry_run=True)
     assert dry.changed
     assert store.present()
-    wet = engine.remove(kernel, store)
+    wet = remove_policy(kernel, store)
     assert (wet.actions, wet.changed) == (dry.actions, True)
     assert kernel.info().guards == ()
     assert not store.present()
-    again = engine.remove(kernel, store)
+    again = remove_policy(kernel, store)
     assert (again.changed, again.actions) == (False, [])
-    assert not engine.remove(None, store).changed
+    assert not remove_policy(None, store).changed
 
 
 def test_remove_with_an_open_window(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store, confirm_timeout=60)
-    engine.remove(kernel, store)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
+    remove_policy(kernel, store)
     assert kernel.info().guards == ()
 
 
@@ -336,16 +360,16 @@ def test_remove_with_an_open_window(kernel: FakeKernel, store: Store) -> None:
 def test_guard_on_the_default_route_is_refused(kernel: FakeKernel, store: Store) -> None:
     policy = dict(POLICY, guards=["eth*"])
     with pytest.raises(RefusedError, match="matches eth0, which carries the default route"):
-        engine.apply(plan(policy), kernel, store)
+        apply_plan(plan(policy), kernel, store)
     assert kernel.commits == 0
-    assert engine.apply(plan(policy), kernel, store, options=engine.Options(force=True)).changed
+    assert apply_plan(plan(policy), kernel, store, options=CommitOptions(force=True)).changed
 
 
-SSH = Session("10.1.1.1", "10.2.2.2", 22, ("eth0",))
+SSH = SshSession("10.1.1.1", "10.2.2.2", 22, ("eth0",))
 #: A host where sshd listens and nobody is connected.
 SSHD = Sshd(
     (),
-    (Listener("0.0.0.0", 22), Listener("::", 22)),
+    (SshListener("0.0.0.0", 22), SshListener("::", 22)),
     (("eth0", "10.2.2.2"), ("eth0", "2001:db8:2::2"), ("br-front", "172.18.0.1")),
 )
 
@@ -364,7 +388,7 @@ SSHD = Sshd(
 def test_controllers_own_path(
     extra: Json, refused: bool, kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "look", lambda: Sshd((SSH,)))
+    monkeypatch.setattr(lockout, "find_sshd", lambda: Sshd((SSH,)))
     extra = copy.deepcopy(extra)
     policy: Json = {"rules": []}
     for action in ("allow", "deny"):
@@ -380,10 +404,10 @@ def test_controllers_own_path(
     policy.update(extra)
     if refused:
         with pytest.raises(RefusedError, match=r"10\.1\.1\.1 to port 22"):
-            engine.apply(plan(policy), kernel, store, dry_run=True)
-        engine.apply(plan(policy), kernel, store, options=engine.Options(force=True))
+            apply_plan(plan(policy), kernel, store, dry_run=True)
+        apply_plan(plan(policy), kernel, store, options=CommitOptions(force=True))
     else:
-        engine.apply(plan(policy), kernel, store)
+        apply_plan(plan(policy), kernel, store)
 
 
 # Bad input reaches nobody
@@ -423,22 +447,22 @@ def test_explain(kernel: FakeKernel, store: Store) -> None:
         container("x", "172.18.0.4", 11),
     )
     policy: Json = {"rules": [{"name": "only the web", "from": ["container:web"], "to": ["container:db"]}]}
-    engine.apply(engine.plan(policy, current), kernel, store)
-    (yes,) = engine.explain(kernel, current, "web", "db", "5432/tcp")
+    apply_plan(make_plan(policy, current), kernel, store)
+    (yes,) = explain_peers(kernel, current, "web", "db", "5432/tcp")
     assert (yes["action"], yes["rule"], yes["class"]) == ("allow", "only the web", "inter_container")
     assert yes["words"] == 'allow web (172.18.0.2) -> db (172.18.0.3) 5432/tcp: the rule "only the web"'
-    (no,) = engine.explain(kernel, current, "x", "db", "5432/tcp")
+    (no,) = explain_peers(kernel, current, "x", "db", "5432/tcp")
     assert (no["action"], no["rule"]) == ("deny", "")
-    (host,) = engine.explain(kernel, current, "web", "host", "53/udp")
+    (host,) = explain_peers(kernel, current, "web", "host", "53/udp")
     assert (host["to"], host["class"]) == ("172.18.0.1", "to_host")
-    (outside,) = engine.explain(kernel, current, "203.0.113.5", "db", "5432/tcp", direct=True)
+    (outside,) = explain_peers(kernel, current, "203.0.113.5", "db", "5432/tcp", direct=True)
     assert (outside["from_kind"], outside["action"]) == ("world", "deny")
-    (unknown,) = engine.explain(kernel, current, "172.18.0.99", "db", "5432/tcp")
+    (unknown,) = explain_peers(kernel, current, "172.18.0.99", "db", "5432/tcp")
     assert unknown["from_kind"] == "guarded"
-    with pytest.raises(engine.BridgewardenError, match="Did you mean"):
-        engine.explain(kernel, current, "wev", "db", "5432/tcp")
+    with pytest.raises(BridgewardenError, match="Did you mean"):
+        explain_peers(kernel, current, "wev", "db", "5432/tcp")
     with pytest.raises(PolicyError, match="has no protocol"):
-        engine.explain(kernel, current, "web", "db", "5432")
+        explain_peers(kernel, current, "web", "db", "5432")
 
 
 def test_facts_are_json(store: Store) -> None:
@@ -447,40 +471,40 @@ def test_facts_are_json(store: Store) -> None:
 
 
 def test_a_sealed_kernel_is_left_alone(kernel: FakeKernel, store: Store) -> None:
-    engine.apply(plan(), kernel, store)
-    assert engine.seal(kernel, store) == 1
-    assert not engine.apply(plan(), kernel, store).changed
+    apply_plan(plan(), kernel, store)
+    assert seal_policy(kernel, store) == 1
+    assert not apply_plan(plan(), kernel, store).changed
     files = sorted(store.present())
     for dry_run in (True, False):
         with pytest.raises(Sealed, match="sealed") as caught:
-            engine.apply(plan(OTHER), kernel, store, dry_run=dry_run)
+            apply_plan(plan(OTHER), kernel, store, dry_run=dry_run)
         assert "reboot" in caught.value.mend
         with pytest.raises(Sealed):
-            engine.remove(kernel, store, dry_run=dry_run)
+            remove_policy(kernel, store, dry_run=dry_run)
     assert (kernel.commits, sorted(store.present())) == (1, files)
 
 
 def test_what_cannot_be_sealed(kernel: FakeKernel, store: Store) -> None:
     with pytest.raises(KernelError, match="nothing to seal"):
-        engine.seal(kernel, store)
-    engine.apply(plan(), kernel, store, confirm_timeout=60)
+        seal_policy(kernel, store)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
     with pytest.raises(Busy):
-        engine.seal(kernel, store)
-    engine.confirm(kernel, store)
+        seal_policy(kernel, store)
+    confirm_commit(kernel, store)
     with pytest.raises(Stale):
-        engine.seal(kernel, store, 7)
-    assert engine.seal(kernel, store, 1) == 1
+        seal_policy(kernel, store, 7)
+    assert seal_policy(kernel, store, 1) == 1
 
 
 def test_what_could_not_be_written_is_tried_again_and_said_each_time(
     kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full when the agent has committed."""
-    engine.apply(plan(), kernel, store)
+    apply_plan(plan(), kernel, store)
     more = (container("web", "172.18.0.2", tier="web"), container("api", "172.18.0.3", 10))
 
-    def follow() -> t.Optional[engine.Result]:
-        return engine.sync(kernel, store, lambda policy: plan(policy, *more))
+    def follow() -> t.Optional[CommitResult]:
+        return apply_facts(kernel, store, lambda policy: plan(policy, *more))
 
     with monkeypatch.context() as full:
         full.setattr(

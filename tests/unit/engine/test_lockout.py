@@ -6,10 +6,17 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit import lockout
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import apply_plan
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.lockout import refuse_lockout
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import CommitOptions, make_plan
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import RefusedError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Listener, Session, Sshd
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd import (
+    Sshd,
+    SshListener,
+    SshSession,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from fake import FakeKernel
 from test_engine import POLICY, SSHD, facts, kernel, plan, store
 
@@ -17,12 +24,12 @@ Json = t.Dict[str, t.Any]
 
 __all__ = ["kernel", "store"]
 
-MANAGED = Session("10.20.0.5", "10.20.0.1", 22, ("br-mgmt",))
+MANAGED = SshSession("10.20.0.5", "10.20.0.1", 22, ("br-mgmt",))
 
 
 def refused(policy: Json, sshd: Sshd, where: t.Optional[Json] = None) -> t.Optional[RefusedError]:
     try:
-        engine.refuse_lockout(engine.plan(policy, where or facts()), sshd)
+        refuse_lockout(make_plan(policy, where or facts()), sshd)
     except RefusedError as error:
         return error
     return None
@@ -40,8 +47,8 @@ def test_a_guard_over_a_link_with_a_session(guards: t.Optional[t.List[str]], lin
     """In audit mode too: bridgewarden.service closes the guards before it commits."""
     policy = {**POLICY, "mode": mode, **({"guards": guards} if guards else {})}
     for peer, server in (("10.20.0.5", "10.20.0.1"), ("fd00:20::5", "fd00:20::1"), ("fe80::5", "fe80::1")):
-        session = Session(peer, server, 22, ("br-mgmt",))
-        error = refused(policy, Sshd((Session("10.1.1.1", "10.2.2.2", 22, ("eth0",)), session)))
+        session = SshSession(peer, server, 22, ("br-mgmt",))
+        error = refused(policy, Sshd((SshSession("10.1.1.1", "10.2.2.2", 22, ("eth0",)), session)))
         if link is None:
             assert error is None
             continue
@@ -53,7 +60,7 @@ def test_a_guard_over_a_link_with_a_session(guards: t.Optional[t.List[str]], lin
 
 def test_a_session_whose_answers_take_another_link() -> None:
     """It comes in over one and is routed back over another: neither may be guarded."""
-    session = Session("10.20.0.5", "10.2.2.2", 22, ("br-mgmt", "eth0"))
+    session = SshSession("10.20.0.5", "10.2.2.2", 22, ("br-mgmt", "eth0"))
     assert refused({"guards": ["br-m*"]}, Sshd((session,))) is not None
     assert refused({"guards": ["br-front"]}, Sshd((session,))) is None
 
@@ -62,17 +69,17 @@ def test_the_whole_way_through_apply(
     kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In check mode, without the module, and with force."""
-    monkeypatch.setattr(engine, "look", lambda: Sshd((MANAGED,)))
+    monkeypatch.setattr(lockout, "find_sshd", lambda: Sshd((MANAGED,)))
     policy = {**POLICY, "guards": ["br-*"]}
     for on, dry_run in ((kernel, False), (kernel, True), (None, True)):
         with pytest.raises(RefusedError, match="br-mgmt"):
-            engine.apply(plan(policy), on, store, dry_run=dry_run)
+            apply_plan(plan(policy), on, store, dry_run=dry_run)
     assert kernel.commits == 0 and not store.present()
-    assert engine.apply(plan(policy), kernel, store, options=engine.Options(force=True)).changed
+    assert apply_plan(plan(policy), kernel, store, options=CommitOptions(force=True)).changed
 
 
 def test_a_session_of_a_container_does_not_stand_for_those_outside() -> None:
-    session = Session("172.18.0.2", "172.18.0.1", 22, ("br-front",))
+    session = SshSession("172.18.0.2", "172.18.0.1", 22, ("br-front",))
     runner = {"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}
     closed = {"defaults": {"host_ingress": "deny"}, "rules": [runner]}
     error = refused(closed, SSHD._replace(sessions=(session,)))
@@ -82,7 +89,7 @@ def test_a_session_of_a_container_does_not_stand_for_those_outside() -> None:
 
 
 def test_a_controller_in_a_container_is_judged_by_the_policy() -> None:
-    session = Session("172.18.0.2", "172.18.0.1", 22, ("br-front",))
+    session = SshSession("172.18.0.2", "172.18.0.1", 22, ("br-front",))
     rule = {"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}
     assert refused({"rules": [rule]}, Sshd((session,))) is None
     error = refused({}, Sshd((session,)))
@@ -101,7 +108,7 @@ def test_a_controller_in_a_container_is_judged_by_the_policy() -> None:
 def test_each_session_must_be_allowed() -> None:
     office = {"name": "office", "from": ["10.1.1.0/24"], "to": ["host"], "ports": ["22/tcp"]}
     policy = {"defaults": {"host_ingress": "deny"}, "rules": [office]}
-    inside = Session("10.1.1.1", "10.2.2.2", 22, ("eth0",))
+    inside = SshSession("10.1.1.1", "10.2.2.2", 22, ("eth0",))
     outside = inside._replace(peer="203.0.113.5")
     assert refused(policy, Sshd((inside,))) is None
     error = refused(policy, Sshd((inside, outside)))
@@ -162,16 +169,16 @@ def test_somebody_outside_must_be_allowed(policy: Json, place: t.Optional[str]) 
 
 def test_each_port_counts_and_each_family() -> None:
     deny = {"defaults": {"host_ingress": "deny"}, "rules": [rule()]}
-    two = SSHD._replace(listeners=(Listener("0.0.0.0", 22), Listener("0.0.0.0", 2222)))
+    two = SSHD._replace(listeners=(SshListener("0.0.0.0", 22), SshListener("0.0.0.0", 2222)))
     error = refused(deny, two)
     assert error is not None and "port 2222" in error.thing
     six = {"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["2001:db8::/64"]})]}
-    assert refused(six, SSHD._replace(listeners=(Listener("0.0.0.0", 22),))) is not None
-    assert refused(six, SSHD._replace(listeners=(Listener("0.0.0.0", 22), Listener("::", 22)))) is None
-    one = SSHD._replace(listeners=(Listener("10.2.2.2", 22),))
+    assert refused(six, SSHD._replace(listeners=(SshListener("0.0.0.0", 22),))) is not None
+    assert refused(six, SSHD._replace(listeners=(SshListener("0.0.0.0", 22), SshListener("::", 22)))) is None
+    one = SSHD._replace(listeners=(SshListener("10.2.2.2", 22),))
     assert refused(deny, one) is None
     # An address on a guarded bridge is no way in from outside, so a listener there asks for nothing.
-    bridge = SSHD._replace(listeners=(Listener("172.18.0.1", 22),))
+    bridge = SSHD._replace(listeners=(SshListener("172.18.0.1", 22),))
     assert refused({"defaults": {"host_ingress": "deny"}}, bridge) is None
     assert refused({"defaults": {"host_ingress": "deny"}}, one) is not None
 

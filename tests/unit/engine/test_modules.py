@@ -11,15 +11,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit import lockout
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     KernelError,
     ModuleMissing,
     RefusedError,
     Stale,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Session, Sshd
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd import Sshd, SshSession
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from fake import FakeKernel
 
 pytest.importorskip("ansible")
@@ -55,8 +55,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeKernel:
     for module in (confirm, info, policy, rollback, seal):
         monkeypatch.setattr(module, "Kernel", lambda: made)
         monkeypatch.setattr(module, "Store", lambda: store, raising=False)
-    monkeypatch.setattr(policy, "collect", lambda _socket, warn: {})
-    monkeypatch.setattr(engine, "look", Sshd)
+    monkeypatch.setattr(policy, "collect_facts", lambda _socket, warn: {})
+    monkeypatch.setattr(lockout, "find_sshd", Sshd)
     return made
 
 
@@ -80,7 +80,9 @@ def test_policy(kernel: FakeKernel) -> None:
 def test_what_would_lock_people_out_is_refused_in_check_mode_too(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "look", lambda: Sshd((Session("10.2.0.5", "10.2.0.1", 22, ("br-mgmt",)),)))
+    monkeypatch.setattr(
+        lockout, "find_sshd", lambda: Sshd((SshSession("10.2.0.5", "10.2.0.1", 22, ("br-mgmt",)),))
+    )
     wide = dict(POLICY, guards=["br-*"])
     for check_mode in (True, False):
         with pytest.raises(RefusedError, match="br-mgmt, over which"):
@@ -96,7 +98,7 @@ def test_a_container_that_cannot_be_inspected_is_a_warning(
         warn("dockerd cannot inspect the container web")
         return {}
 
-    monkeypatch.setattr(policy, "collect", collect)
+    monkeypatch.setattr(policy, "collect_facts", collect)
     module = Module(policy=dict(POLICY))
     for act in (policy.rendered, policy.applied):
         act(t.cast(t.Any, module))

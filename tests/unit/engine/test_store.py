@@ -16,9 +16,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Locked, StoreCorrupt
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import store as _store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 
 POLICY = {"mode": "enforce", "rules": [{"name": "ä"}]}
 
@@ -86,7 +86,7 @@ def test_two_writers(store: Store, checkout: Path) -> None:
         """
         import sys
         sys.path.insert(0, sys.argv[1])
-        from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+        from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
         with Store(lock=sys.argv[2]).lock():
             print("held", flush=True)
             sys.stdin.read()
@@ -150,7 +150,7 @@ NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
 @pytest.mark.parametrize("agent", [False, True], ids=["writer", "agent"])
 def test_an_unprivileged_user_cannot_hold_the_locks(run: Path, first: bool, agent: bool) -> None:
     """Whoever holds one stops every change, and the agent: new containers would stay closed."""
-    store = Store("", "", f"{run}{_store.LOCK}", f"{run}{_store.FORMER_LOCK}")
+    store = Store("", "", f"{run}{_store.LOCK_PATH}", f"{run}{_store.FORMER_LOCK_PATH}")
     path = store.agent_lock_path if agent else store.lock_path
 
     def lock() -> t.ContextManager[None]:
@@ -166,7 +166,7 @@ def test_an_unprivileged_user_cannot_hold_the_locks(run: Path, first: bool, agen
         with lock():
             assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
     # And the place of before, where anybody can be first, does not count unless the file is root's own.
-    former = f"{run}{_store.FORMER_LOCK}{'.agent' if agent else ''}"
+    former = f"{run}{_store.FORMER_LOCK_PATH}{'.agent' if agent else ''}"
     with holder(former, **NOBODY) as word:
         assert word == "held"
         with lock():
@@ -176,12 +176,12 @@ def test_an_unprivileged_user_cannot_hold_the_locks(run: Path, first: bool, agen
 @pytest.mark.root
 def test_a_writer_of_before_the_locks_moved_is_waited_for(run: Path) -> None:
     """As during an upgrade: the agent that runs still uses the former place."""
-    store = Store("", "", f"{run}{_store.LOCK}", f"{run}{_store.FORMER_LOCK}")
+    store = Store("", "", f"{run}{_store.LOCK_PATH}", f"{run}{_store.FORMER_LOCK_PATH}")
     with store.lock(0.2), store.agent_lock(0.2):
         assert os.listdir(run / "run/lock") == []  # nothing is made there
     for path, lock in (
-        (f"{run}{_store.FORMER_LOCK}", lambda: store.lock(0.2)),
-        (f"{run}{_store.FORMER_LOCK}.agent", lambda: store.agent_lock(0.2)),
+        (f"{run}{_store.FORMER_LOCK_PATH}", lambda: store.lock(0.2)),
+        (f"{run}{_store.FORMER_LOCK_PATH}.agent", lambda: store.agent_lock(0.2)),
     ):
         with holder(path) as word:
             assert word == "held"

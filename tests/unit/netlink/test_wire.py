@@ -9,8 +9,13 @@ import struct
 import typing as t
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink as netlink
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import Ruleset, empty
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
+    REASON_WORDS,
+    STRUCTS,
+    Attr,
+    Cmd,
+    Reason,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     Busy,
     KernelError,
@@ -19,7 +24,18 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Sealed,
     Stale,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Attr, Cmd, Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import (
+    Kernel,
+    _renamed_busy,
+    chunked,
+    extended_ack,
+    kernel_error,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import info_of
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import (
+    Ruleset,
+    empty_ruleset,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,19 +43,19 @@ Attrs = t.List[t.Tuple[Attr, bytes]]
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(list(netlink.STRUCTS)), st.integers(1, 300)), max_size=8),
+    st.lists(st.tuples(st.sampled_from(list(STRUCTS)), st.integers(1, 300)), max_size=8),
     st.integers(100, 5000),
 )
 def test_chunks_hold_everything_and_cut_no_struct(wanted: t.List[t.Tuple[Attr, int]], limit: int) -> None:
     sections = []
     for number, (attr, count) in enumerate(wanted):
-        sections.append((attr, bytes([number]) * (count * struct.calcsize(netlink.STRUCTS[attr]))))
+        sections.append((attr, bytes([number]) * (count * struct.calcsize(STRUCTS[attr]))))
     joined: Attrs = []
-    for message in netlink.chunked(sections, limit):
+    for message in chunked(sections, limit):
         assert message
         assert sum((4 + len(data) + 3) & ~3 for _attr, data in message) <= limit
         for attr, data in message:
-            assert len(data) % struct.calcsize(netlink.STRUCTS[attr]) == 0
+            assert len(data) % struct.calcsize(STRUCTS[attr]) == 0
             if joined and joined[-1][0] == attr and joined[-1][1][-1:] == data[:1]:
                 joined[-1] = attr, joined[-1][1] + data
             else:
@@ -66,26 +82,26 @@ def error_datagram(code: int, words: str, capped: bool, tlvs: bool = True) -> by
 @pytest.mark.parametrize("capped", [True, False])
 def test_the_kernels_own_words(capped: bool) -> None:
     data = error_datagram(errno.EINVAL, "span[3]: no such rule", capped)
-    assert netlink.extended_ack(data) == "span[3]: no such rule"
-    assert netlink.extended_ack(error_datagram(0, "", capped, tlvs=False) + data) == "span[3]: no such rule"
-    assert netlink.extended_ack(error_datagram(errno.EINVAL, "", capped, tlvs=False)) == ""
+    assert extended_ack(data) == "span[3]: no such rule"
+    assert extended_ack(error_datagram(0, "", capped, tlvs=False) + data) == "span[3]: no such rule"
+    assert extended_ack(error_datagram(errno.EINVAL, "", capped, tlvs=False)) == ""
 
 
 @given(st.binary(max_size=200))
 def test_garbage_does_no_harm(data: bytes) -> None:
-    netlink.extended_ack(data)
-    assert len(netlink._renamed_busy(data)) == len(data)
+    extended_ack(data)
+    assert len(_renamed_busy(data)) == len(data)
 
 
 def test_busy_does_not_reach_pyroute2() -> None:
-    data = netlink._renamed_busy(error_datagram(errno.EBUSY, "a commit waits", True))
+    data = _renamed_busy(error_datagram(errno.EBUSY, "a commit waits", True))
     assert struct.unpack_from("=i", data, 16)[0] == -errno.EDEADLK
     other = error_datagram(errno.EINVAL, "x", True)
-    assert netlink._renamed_busy(other) == other
+    assert _renamed_busy(other) == other
 
 
 def test_every_reason_has_words() -> None:
-    assert set(netlink.REASON_WORDS) == set(netlink.Reason)
+    assert set(REASON_WORDS) == set(Reason)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +116,7 @@ def test_every_reason_has_words() -> None:
     ],
 )
 def test_errors(number: int, words: str, kind: t.Type[Exception]) -> None:
-    error = netlink.kernel_error(number, words, "committing")
+    error = kernel_error(number, words, "committing")
     assert type(error) is kind
     if words and kind is KernelError:
         assert words in str(error)
@@ -118,7 +134,7 @@ class Wire(Kernel):
     def _exchange(self, cmd: Cmd, attrs: t.Any, flags: int, doing: str) -> t.List[t.Any]:
         self.sent.append((cmd, list(attrs)))
         if self.failures.get(cmd):
-            raise netlink.kernel_error(self.failures[cmd].pop(0), "", doing)
+            raise kernel_error(self.failures[cmd].pop(0), "", doing)
         return [Reply([("BW_ATTR_GENERATION", struct.pack("=Q", 8))])]
 
     def commands(self) -> t.List[Cmd]:
@@ -137,7 +153,7 @@ class Reply(t.Dict[str, t.Any]):
 
 
 def ruleset() -> Ruleset:
-    return dataclasses.replace(empty(), guards=("br-*", "docker0"), cells4=[(bytes(4), 1, 2)])
+    return dataclasses.replace(empty_ruleset(), guards=("br-*", "docker0"), cells4=[(bytes(4), 1, 2)])
 
 
 def test_commit() -> None:
@@ -182,7 +198,7 @@ def test_interrupted_dump_is_read_again() -> None:
 
 
 def test_info_reply() -> None:
-    info = netlink._info(
+    info = info_of(
         Reply(
             [
                 ("BW_ATTR_VERSION", b"0.1.0\0"),

@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _policy as policy
-from ansible_collections.bridgewarden.docker.plugins.module_utils._bridge import check_guards
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import GUARDS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.bridges import check_guards
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 
 pytest.importorskip("ansible")
 yaml = pytest.importorskip("yaml")
@@ -20,7 +20,7 @@ ROLE = Path(__file__).resolve().parents[3] / "roles" / "common"
 
 
 def test_the_default_is_the_same_everywhere() -> None:
-    assert policy.normalise({}).guards == tuple(sorted(GUARDS))
+    assert normalise({}).guards == tuple(sorted(GUARDS))
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     assert defaults["bridgewarden_guards"] == list(GUARDS)
     spec = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())
@@ -31,7 +31,7 @@ def test_the_default_is_the_same_everywhere() -> None:
 def test_each_text_that_recommends_guards_names_the_default() -> None:
     """br-* also matches br-lan, br-ex and br-mgmt, over which a host may be managed."""
     with pytest.raises(BridgewardenError) as loopback:
-        policy.normalise({"guards": ["l?"]})
+        normalise({"guards": ["l?"]})
     with pytest.raises(BridgewardenError) as no_pattern:
         check_guards(["a/b"])
     closed = yaml.safe_load(kernel_module.EXAMPLES)[0]["bridgewarden.docker.kernel_module"]

@@ -9,8 +9,23 @@ import ipaddress
 import typing as t
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _policy as policy
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError, path_text
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import subtract
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import (
+    DEFAULTS,
+    GUARD_BYTES,
+    GUARDS,
+    digest,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import (
+    glob_escape,
+    glob_match,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import (
+    service_text,
+    services,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,18 +55,18 @@ EXAMPLE: Json = {
 
 
 def test_normal_form() -> None:
-    found = policy.normalise(EXAMPLE)
-    assert policy.normalise(found.as_dict()) == found
+    found = normalise(EXAMPLE)
+    assert normalise(found.as_dict()) == found
     assert [rule.name for rule in found.rules] == ["api", "metadata", "office"]
     assert found.rules[0].sources == ("world",)
     assert found.rules[1].targets == ("169.254.169.254/32",)
-    assert dict(found.defaults) == dict(policy.DEFAULTS, egress="deny")
-    assert found.guards == tuple(sorted(policy.GUARDS))
+    assert dict(found.defaults) == dict(DEFAULTS, egress="deny")
+    assert found.guards == tuple(sorted(GUARDS))
     assert "ports" not in found.as_dict()["rules"][0]
 
 
 def test_empty_policy_is_closed() -> None:
-    found = policy.normalise({})
+    found = normalise({})
     assert (found.mode, found.rules, dict(found.defaults)["ingress"]) == ("enforce", (), "deny")
 
 
@@ -61,15 +76,15 @@ def test_digest_depends_on_meaning_only() -> None:
     other["rules"].append(copy.deepcopy(other["rules"][0]))
     other["groups"]["office"]["cidrs"].reverse()
     other["defaults"]["ingress"] = "deny"
-    assert policy.digest(policy.normalise(other)) == policy.digest(policy.normalise(EXAMPLE))
+    assert digest(normalise(other)) == digest(normalise(EXAMPLE))
     other["rules"][0]["log"] = not other["rules"][0].get("log", False)
     other["rules"] = other["rules"][:3]
-    assert policy.digest(policy.normalise(other)) != policy.digest(policy.normalise(EXAMPLE))
+    assert digest(normalise(other)) != digest(normalise(EXAMPLE))
 
 
 def refused(raw: t.Any) -> PolicyError:
     with pytest.raises(PolicyError) as caught:
-        policy.normalise(raw)
+        normalise(raw)
     return caught.value
 
 
@@ -209,7 +224,7 @@ def test_mistakes_elsewhere(raw: t.Any, path: str, words: str) -> None:
 
 
 def test_names_are_unique_but_repetition_is_no_mistake() -> None:
-    assert len(policy.normalise({"groups": EXAMPLE["groups"], "rules": [RULE, dict(RULE)]}).rules) == 1
+    assert len(normalise({"groups": EXAMPLE["groups"], "rules": [RULE, dict(RULE)]}).rules) == 1
     error = refused({"groups": EXAMPLE["groups"], "rules": [RULE, dict(RULE, log=True)]})
     assert (path_text(error.path), error.rule) == ("rules[1].name", "r")
     assert "rules[0]" in str(error)
@@ -246,15 +261,15 @@ def test_contradiction(first: str, second: str) -> None:
     ],
 )
 def test_service(text: str, lo: int, hi: int) -> None:
-    assert policy.services([text]) == ((lo, hi),)
-    normal = policy.service_text((lo, hi))
-    assert policy.services([normal]) == ((lo, hi),)
+    assert services([text]) == ((lo, hi),)
+    normal = service_text((lo, hi))
+    assert services([normal]) == ((lo, hi),)
     assert normal == ("tcp" if text == "proto:6" else text)
 
 
 def test_services_merge() -> None:
-    assert policy.services([]) == ((0, 0xFFFFFF),)
-    assert policy.services(["80/tcp", "81/tcp", "80-90/tcp", "53/udp"]) == (
+    assert services([]) == ((0, 0xFFFFFF),)
+    assert services(["80/tcp", "81/tcp", "80-90/tcp", "53/udp"]) == (
         (0x060050, 0x06005A),
         (0x110035, 0x110035),
     )
@@ -271,7 +286,7 @@ networks = st.builds(
 
 @given(st.lists(networks, max_size=5), st.lists(networks, max_size=5), st.lists(st.integers(0, 2**32 - 1)))
 def test_subtract(inside: t.Any, outside: t.Any, samples: t.List[int]) -> None:
-    found = policy.subtract(inside, outside)
+    found = subtract(inside, outside)
     assert all(a[2] < b[1] for a, b in zip(found, found[1:]))
     edges = [int(n.network_address) for n in (*inside, *outside)] + [
         int(n.broadcast_address) for n in (*inside, *outside)
@@ -289,15 +304,15 @@ names = st.text(alphabet="br-04afgz.*?[]!\\", max_size=8)
 
 @given(names)
 def test_escaped_name_matches_itself_only(name: str) -> None:
-    pattern = policy.glob_escape(name)
-    assert policy.glob_match(pattern, name)
-    assert not policy.glob_match(pattern, name + "x")
-    assert not policy.glob_match(pattern, "x" + name)
+    pattern = glob_escape(name)
+    assert glob_match(pattern, name)
+    assert not glob_match(pattern, name + "x")
+    assert not glob_match(pattern, "x" + name)
 
 
 @given(st.text(alphabet="br-04a*?", max_size=6), st.text(alphabet="br-04a", max_size=6))
 def test_glob_as_fnmatch_where_both_agree(pattern: str, name: str) -> None:
-    assert policy.glob_match(pattern, name) == fnmatch.fnmatchcase(name, pattern)
+    assert glob_match(pattern, name) == fnmatch.fnmatchcase(name, pattern)
 
 
 @pytest.mark.parametrize(
@@ -316,8 +331,8 @@ def test_glob_as_fnmatch_where_both_agree(pattern: str, name: str) -> None:
     ],
 )
 def test_default_guards(name: str, guarded: bool) -> None:
-    assert any(policy.glob_match(pattern, name) for pattern in policy.GUARDS) == guarded
-    assert all(len(pattern) <= policy.GUARD_BYTES for pattern in policy.GUARDS)
+    assert any(glob_match(pattern, name) for pattern in GUARDS) == guarded
+    assert all(len(pattern) <= GUARD_BYTES for pattern in GUARDS)
 
 
 @given(st.recursive(
@@ -330,8 +345,8 @@ def test_default_guards(name: str, guarded: bool) -> None:
 ))  # fmt: skip
 def test_any_input_gives_a_policy_or_a_policy_error(raw: t.Any) -> None:
     try:
-        found = policy.normalise(raw)
+        found = normalise(raw)
     except PolicyError as error:
         assert str(error)
     else:
-        assert policy.normalise(found.as_dict()) == found
+        assert normalise(found.as_dict()) == found

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -13,7 +14,26 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _preflight as preflight
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import (
+    packages,
+    preflight,
+    secure_boot,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.packages import (
+    has_headers,
+    header_packages,
+    missing_packages,
+    newer_kernels,
+    unknown_to_apt,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.preflight import (
+    Problem,
+    _examine_kernel,
+    examine,
+    examine_docker,
+)
+
+LIBRARY = "ansible_collections.bridgewarden.docker.plugins.module_utils."
 
 
 @pytest.mark.parametrize(
@@ -29,7 +49,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils import _prefli
     ],
 )
 def test_the_meta_package_follows_the_flavour(release: str, meta: str) -> None:
-    assert preflight.header_packages(release) == ("linux-headers-" + release, meta)
+    assert header_packages(release) == ("linux-headers-" + release, meta)
 
 
 def kernel(modules: Path, release: str, headers: bool = True) -> None:
@@ -43,16 +63,16 @@ def test_headers_are_there_only_with_a_makefile(tmp_path: Path) -> None:
     kernel(tmp_path, "6.1.0-56-amd64")
     kernel(tmp_path, "6.1.0-50-amd64", headers=False)
     (tmp_path / "6.1.0-50-amd64" / "build").symlink_to("/usr/src/gone")
-    assert preflight.has_headers("6.1.0-56-amd64", str(tmp_path))
-    assert not preflight.has_headers("6.1.0-50-amd64", str(tmp_path))
+    assert has_headers("6.1.0-56-amd64", str(tmp_path))
+    assert not has_headers("6.1.0-50-amd64", str(tmp_path))
 
 
 def test_a_newer_kernel_of_the_same_flavour_is_a_reboot_that_is_due(tmp_path: Path) -> None:
     for release in ("6.1.0-9-amd64", "6.1.0-50-amd64", "6.1.0-56-amd64", "6.12.1-cloud-amd64"):
         kernel(tmp_path, release)
-    assert preflight.newer_kernels("6.1.0-50-amd64", str(tmp_path)) == ["6.1.0-56-amd64"]
-    assert preflight.newer_kernels("6.1.0-9-amd64", str(tmp_path)) == ["6.1.0-50-amd64", "6.1.0-56-amd64"]
-    assert preflight.newer_kernels("6.1.0-56-amd64", str(tmp_path)) == []
+    assert newer_kernels("6.1.0-50-amd64", str(tmp_path)) == ["6.1.0-56-amd64"]
+    assert newer_kernels("6.1.0-9-amd64", str(tmp_path)) == ["6.1.0-50-amd64", "6.1.0-56-amd64"]
+    assert newer_kernels("6.1.0-56-amd64", str(tmp_path)) == []
 
 
 class FakeDebian:
@@ -62,8 +82,9 @@ class FakeDebian:
         self.installed: t.Set[str] = set()
         self.known: t.Set[str] = set()
         self.mok = ""
-        monkeypatch.setattr(preflight, "run", self)
-        monkeypatch.setattr(preflight.shutil, "which", lambda name, path=None: "/usr/bin/" + name)
+        for room in (packages, secure_boot):
+            monkeypatch.setattr(room, "run", self)
+        monkeypatch.setattr(shutil, "which", lambda name, path=None: "/usr/bin/" + name)
 
     def __call__(self, argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
         if argv[0] == "dpkg-query":
@@ -88,11 +109,11 @@ RELEASE = "6.12.117+deb13-cloud-amd64"
 
 def test_only_what_is_missing_is_named(debian: FakeDebian) -> None:
     debian.installed = {"dkms", "linux-headers-cloud-amd64"}
-    assert preflight.missing_packages(RELEASE, headers=True) == ["python3-jmespath", "python3-pyroute2"]
+    assert missing_packages(RELEASE, headers=True) == ["python3-jmespath", "python3-pyroute2"]
 
 
 def test_the_running_kernel_s_own_headers_come_beside_the_meta_package(debian: FakeDebian) -> None:
-    wanted = preflight.missing_packages(RELEASE, headers=False)
+    wanted = missing_packages(RELEASE, headers=False)
     assert wanted is not None
     assert wanted[:3] == ["dkms", "linux-headers-" + RELEASE, "linux-headers-cloud-amd64"]
 
@@ -100,8 +121,8 @@ def test_the_running_kernel_s_own_headers_come_beside_the_meta_package(debian: F
 def test_headers_that_the_archive_no_longer_has(debian: FakeDebian, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "has_headers", lambda _release: False)
     debian.known = {"dkms", "linux-headers-cloud-amd64"}
-    problems: t.List[preflight.Problem] = []
-    preflight._examine_kernel(RELEASE, {}, problems, [])
+    problems: t.List[Problem] = []
+    _examine_kernel(RELEASE, {}, problems, [])
     (problem,) = [p for p in problems if "headers" in p.thing]
     assert "linux-headers-" + RELEASE in problem.place
     assert "linux-image-cloud-amd64" in problem.mend and "reboot" in problem.mend
@@ -109,7 +130,7 @@ def test_headers_that_the_archive_no_longer_has(debian: FakeDebian, monkeypatch:
 
 def test_empty_package_lists_prove_nothing(debian: FakeDebian) -> None:
     debian.known = set()
-    assert preflight.unknown_to_apt(["linux-headers-" + RELEASE]) == set()
+    assert unknown_to_apt(["linux-headers-" + RELEASE]) == set()
 
 
 @pytest.mark.parametrize(
@@ -131,8 +152,8 @@ def test_secure_boot_without_a_known_key_is_a_problem(
         "key_enrolled": enrolled,
     }
     monkeypatch.setattr(preflight, "secure_boot", lambda: state)
-    problems: t.List[preflight.Problem] = []
-    preflight._examine_kernel(RELEASE, {}, problems, [])
+    problems: t.List[Problem] = []
+    _examine_kernel(RELEASE, {}, problems, [])
     found = [p for p in problems if "signed" in p.thing]
     assert bool(found) == refused
     assert all("mokutil --import" in p.mend for p in found)
@@ -146,17 +167,17 @@ def test_a_kernel_that_takes_no_module(
 ) -> None:
     monkeypatch.setattr(preflight, "modules_supported", lambda: name != "modules_supported")
     monkeypatch.setattr(preflight, "modules_disabled", lambda: name == "modules_disabled")
-    problems: t.List[preflight.Problem] = []
-    preflight._examine_kernel(RELEASE, {}, problems, [])
+    problems: t.List[Problem] = []
+    _examine_kernel(RELEASE, {}, problems, [])
     assert [p.thing for p in problems if wanted in p.thing]
 
 
 def test_old_kernels_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for release, refused in (("5.9.16-amd64", True), ("5.10.0-32-amd64", False), ("6.1.0-1-amd64", False)):
         monkeypatch.setattr(
-            preflight.os, "uname", lambda release=release: os.uname_result(("L", "h", release, "v", "x86_64"))
+            os, "uname", lambda release=release: os.uname_result(("L", "h", release, "v", "x86_64"))
         )
-        report = preflight.examine(str(tmp_path / "none.sock"))
+        report = examine(str(tmp_path / "none.sock"))
         assert any("too old" in p.thing for p in report.problems) == refused, release
 
 
@@ -194,8 +215,8 @@ class FakeDocker(threading.Thread):
 def test_docker_s_version(tmp_path: Path, version: str, refused: bool) -> None:
     docker = FakeDocker(tmp_path / "docker.sock", version)
     docker.start()
-    problems: t.List[preflight.Problem] = []
-    facts = preflight.docker(f"unix://{tmp_path}/docker.sock", problems)
+    problems: t.List[Problem] = []
+    facts = examine_docker(f"unix://{tmp_path}/docker.sock", problems)
     docker.server.close()
     assert facts["version"] == version and bool(problems) == refused
 
@@ -205,33 +226,33 @@ def test_docker_missing_and_docker_down_are_two_things(
 ) -> None:
     path = tmp_path / "docker.sock"
     for dockerd, wanted in ((None, "not installed"), ("/usr/sbin/dockerd", "systemctl start docker")):
-        monkeypatch.setattr(preflight.shutil, "which", lambda *_all, dockerd=dockerd, **_more: dockerd)
-        problems: t.List[preflight.Problem] = []
-        preflight.docker(str(path), problems)
+        monkeypatch.setattr(shutil, "which", lambda *_all, dockerd=dockerd, **_more: dockerd)
+        problems: t.List[Problem] = []
+        examine_docker(str(path), problems)
         assert wanted in problems[0].text()
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(path))
     problems = []
-    preflight.docker(str(path), problems)
+    examine_docker(str(path), problems)
     assert "does not answer" in problems[0].thing
 
 
 def test_a_dockerd_that_waits_for_us_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But only where our drop-in is there and the module is not."""
-    monkeypatch.setattr(preflight.shutil, "which", lambda *_all, **_more: "/usr/sbin/dockerd")
+    monkeypatch.setattr(shutil, "which", lambda *_all, **_more: "/usr/sbin/dockerd")
     drop_in = tmp_path / "bridgewarden.conf"
     for installed, loaded, held in ((False, False, False), (True, True, False), (True, False, True)):
-        monkeypatch.setattr(preflight, "module_loaded", lambda _name, loaded=loaded: loaded)
+        monkeypatch.setattr(preflight, "is_loaded", lambda _name, loaded=loaded: loaded)
         if installed:
             drop_in.touch()
-        problems: t.List[preflight.Problem] = []
-        facts = preflight.docker(str(tmp_path / "docker.sock"), problems, str(drop_in))
+        problems: t.List[Problem] = []
+        facts = examine_docker(str(tmp_path / "docker.sock"), problems, str(drop_in))
         assert facts["held"] is held
         assert bool(problems) is not held
 
 
 def test_every_problem_has_thing_place_and_mend(tmp_path: Path) -> None:
-    report = preflight.examine(str(tmp_path / "none.sock"))
+    report = examine(str(tmp_path / "none.sock"))
     assert report.problems
     for problem in report.problems:
         assert problem.thing and problem.place and problem.mend
@@ -239,9 +260,23 @@ def test_every_problem_has_thing_place_and_mend(tmp_path: Path) -> None:
 
 def test_it_imports_the_standard_library_only() -> None:
     """It runs where nothing of ours is installed yet."""
-    tree = ast.parse(Path(preflight.__file__).read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names: t.Set[str] = set()
+    files, seen = [Path(preflight.__file__)], set()
+    while files:
+        path = files.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        tree = ast.parse(path.read_text())
+        names |= {
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(LIBRARY):
+                files.append(path.parents[1] / (str(node.module)[len(LIBRARY) :].replace(".", "/") + ".py"))
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module or "")
+    assert len(seen) > 5
     known = getattr(sys, "stdlib_module_names", None)
     if known is None:
         pytest.skip("Python 3.9 has no list of its own modules")

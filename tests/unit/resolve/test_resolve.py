@@ -7,14 +7,11 @@ import re
 import typing as t
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils._compile import compile
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError, SelectorError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy import normalise
-from ansible_collections.bridgewarden.docker.plugins.module_utils._resolve import (
-    Resolution,
-    resolve,
-    sentence,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import compile_ruleset
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import Resolution, resolve
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.sentences import sentence
 
 Json = t.Dict[str, t.Any]
 
@@ -239,7 +236,7 @@ def test_containers_that_share_in_a_circle_or_with_a_stranger() -> None:
 
 def test_guards_are_patterns_and_unmatched_bridges_of_docker() -> None:
     policy = normalise({})
-    ruleset = compile(policy, resolve(policy, facts()), facts())
+    ruleset = compile_ruleset(policy, resolve(policy, facts()), facts())
     assert "br-front" in ruleset.guards
     assert "br-0123456789ab" not in ruleset.guards
 
@@ -247,7 +244,7 @@ def test_guards_are_patterns_and_unmatched_bridges_of_docker() -> None:
 def published(*containers: Json) -> t.List[t.Tuple[int, int, int, bytes, int, int, bytes]]:
     policy = normalise({})
     current = facts(*containers)
-    rows = compile(policy, resolve(policy, current), current).publish
+    rows = compile_ruleset(policy, resolve(policy, current), current).publish
     return [(row[0], row[1], row[2], row[3], row[4], row[6], row[7]) for row in rows]
 
 
@@ -285,7 +282,7 @@ def test_rule_key_follows_the_content() -> None:
         policy = normalise(
             {"rules": [dict({"name": "r", "from": ["world"], "to": ["containers"]}, **change)]}
         )
-        return compile(policy, resolve(policy, facts()), facts()).rules[0][0]
+        return compile_ruleset(policy, resolve(policy, facts()), facts()).rules[0][0]
 
     assert key() == key(**{"from": "world"})
     assert len({key(), key(log=True), key(action="deny"), key(name="s"), key(ports=["80/tcp"])}) == 5

@@ -15,28 +15,30 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _sshd
-from ansible_collections.bridgewarden.docker.plugins.module_utils._sshd import Listener
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import sshd as _sshd
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd import SshListener
 
 COLLECTIONS = Path(__file__).resolve().parents[3] / ".collections"
 SERVER = Path(__file__).with_name("server.py")
 
-LIBRARY = "from ansible_collections.bridgewarden.docker.plugins.module_utils import"
+LIBRARY = "from ansible_collections.bridgewarden.docker.plugins.module_utils"
 LOOK = f"""
 import json, sys
 sys.path.insert(0, {str(COLLECTIONS)!r})
-{LIBRARY} _sshd
-print(json.dumps(_sshd.look()))
+{LIBRARY}._host.sshd import find_sshd
+print(json.dumps(find_sshd()))
 """
 REFUSE = f"""
 import json, sys
 sys.path.insert(0, {str(COLLECTIONS)!r})
-{LIBRARY} _engine, _errors
+{LIBRARY}._commit.lockout import refuse_lockout
+{LIBRARY}._commit.plan import make_plan
+{LIBRARY}._errors import RefusedError
 facts = {{"default_route_links": ["eth0"]}}
 try:
-    _engine.refuse_lockout(_engine.plan(json.loads(sys.argv[1]), facts))
+    refuse_lockout(make_plan(json.loads(sys.argv[1]), facts))
     print("accepted")
-except _errors.RefusedError as error:
+except RefusedError as error:
     print(error.text())
 """
 CONNECT = """
@@ -144,8 +146,8 @@ class Host:
             self.inside(self.host, sys.executable, "-c", LOOK, **environment)
         )
         return _sshd.Sshd(
-            tuple(_sshd.Session(*row[:3], tuple(row[3])) for row in sessions),
-            tuple(Listener(*row) for row in listeners),
+            tuple(_sshd.SshSession(*row[:3], tuple(row[3])) for row in sessions),
+            tuple(SshListener(*row) for row in listeners),
             tuple((link, address) for link, address in addresses),
         )
 
@@ -223,7 +225,7 @@ def test_what_is_no_session(host: Host, sessions: str) -> None:
     assert (
         host.ways() == session
     )  # the same pair of addresses once more, and nothing from 10.1.0.2 to port 8080
-    assert host.look().listeners == (Listener("::", 22), Listener("::", 2222))
+    assert host.look().listeners == (SshListener("::", 22), SshListener("::", 2222))
     # Each of them is a connection that the tables have, all the same.
     assert host.inside(host.host, "ss", "-Htn", "state", "established").count("\n") >= 9
 
@@ -297,22 +299,28 @@ def test_systemd_listens_for_sshd(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0, SHOWN, ""
 
     monkeypatch.setattr(_sshd, "run", run)
-    assert _sshd.of_units() == {Listener("::", 22), Listener("10.2.2.2", 2222), Listener("fd00::1", 2223)}
+    assert _sshd.listeners_of_units() == {
+        SshListener("::", 22),
+        SshListener("10.2.2.2", 2222),
+        SshListener("fd00::1", 2223),
+    }
     assert asked[0][-2:] == ["ssh.socket", "sshd.socket"]
     monkeypatch.setattr(_sshd, "run", lambda _argv: (1, "", "System has not been booted with systemd"))
-    assert _sshd.of_units() == set()
+    assert _sshd.listeners_of_units() == set()
     monkeypatch.setattr(_sshd.shutil, "which", lambda _name: None)
     monkeypatch.setattr(_sshd, "run", lambda _argv: 1 // 0)
-    assert _sshd.of_units() == set()
+    assert _sshd.listeners_of_units() == set()
 
 
 def test_a_listener_serves_the_addresses_of_its_family() -> None:
-    assert Listener("::", 22).serves("10.0.0.1") and Listener("::", 22).serves("fd00::1")
-    assert Listener("0.0.0.0", 22).serves("10.0.0.1") and not Listener("0.0.0.0", 22).serves("fd00::1")
-    assert Listener("10.0.0.1", 22).serves("10.0.0.1") and not Listener("10.0.0.1", 22).serves("10.0.0.2")
+    assert SshListener("::", 22).serves("10.0.0.1") and SshListener("::", 22).serves("fd00::1")
+    assert SshListener("0.0.0.0", 22).serves("10.0.0.1") and not SshListener("0.0.0.0", 22).serves("fd00::1")
+    assert SshListener("10.0.0.1", 22).serves("10.0.0.1") and not SshListener("10.0.0.1", 22).serves(
+        "10.0.0.2"
+    )
 
 
 def test_a_process_of_another_name_is_no_sshd() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as mine:
         port = mine.getsockname()[1]
-        assert port not in {listener.port for listener in _sshd.look().listeners}
+        assert port not in {listener.port for listener in _sshd.find_sshd().listeners}

@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import typing as t
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _netlink as netlink
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Attr, Cmd
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import trace as trace_command
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import main
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     KernelError,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
-    Attr,
-    Cmd,
-    HookRow,
-    Kernel,
-    Term,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel, Term
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import HookRow, TraceReport
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import session
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.namespaces import Namespaces
 
 Json = t.Dict[str, t.Any]
 
@@ -76,7 +75,7 @@ def test_a_trace_is_begun_with_its_terms_and_bounds() -> None:
         struct.unpack("=I", attrs[a])[0] for a in (Attr.TRACE_SECONDS, Attr.TRACE_EVENTS, Attr.TRACE_RATE)
     ]
     assert numbers == [5, 100, 20]
-    assert report == netlink.TraceReport(7, "events", 3, 1 << 33, 5, 1)
+    assert report == TraceReport(7, "events", 3, 1 << 33, 5, 1)
     wire.trace_get()
     assert wire.sent[-1] == (Cmd.TRACE_GET, {})
 
@@ -127,11 +126,11 @@ class Ended(Exception):
     pass
 
 
-def run_module(monkeypatch: pytest.MonkeyPatch, **params: t.Any) -> t.Tuple[Json, t.List[tracing.Options]]:
+def run_module(monkeypatch: pytest.MonkeyPatch, **params: t.Any) -> t.Tuple[Json, t.List[TraceOptions]]:
     pytest.importorskip("ansible")
     from ansible_collections.bridgewarden.docker.plugins.modules import trace as module
 
-    asked: t.List[tracing.Options] = []
+    asked: t.List[TraceOptions] = []
     said: Json = {}
 
     class Module:
@@ -148,14 +147,14 @@ def run_module(monkeypatch: pytest.MonkeyPatch, **params: t.Any) -> t.Tuple[Json
             said.update(result, failed=True)
             raise Ended
 
-    def traced(options: tracing.Options) -> Json:
+    def traced(options: TraceOptions) -> Json:
         asked.append(options)
         if options.container == "wbe":
             raise BridgewardenError("no such container", "container", "there are: web")
         return json.loads(json.dumps(dict(RECORD, paths=[] if params.get("page") else RECORD["paths"])))  # type: ignore[no-any-return]
 
     monkeypatch.setattr(module, "AnsibleModule", Module)
-    monkeypatch.setattr(module.tracing, "trace", traced)
+    monkeypatch.setattr(module, "run_trace", traced)
     with pytest.raises(Ended):
         module.main()
     return said, asked
@@ -168,7 +167,7 @@ def test_the_module_asks_for_all_of_its_options(monkeypatch: pytest.MonkeyPatch)
     }  # fmt: skip
     said, asked = run_module(monkeypatch, **wanted)
     assert asked == [
-        tracing.Options("tcp", "10.0.0.1", "10.0.0.2", 80, "web", "", "", True, 3, 4, 5, 6, "unix:///x", True)
+        TraceOptions("tcp", "10.0.0.1", "10.0.0.2", 80, "web", "", "", True, 3, 4, 5, 6, "unix:///x", True)
     ]
     assert said["words"] == ["tcp SYN 10.0.0.1:9 -> 10.0.0.2:80: delivered to web"]
     assert said["changed"] is False and "page" not in said
@@ -207,16 +206,16 @@ class Standing(Kernel):
 def test_hooks_for_people_and_for_scripts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "Kernel", Standing)
+    monkeypatch.setattr(trace_command, "Kernel", Standing)
     with pytest.raises(SystemExit):
-        cli.main(["hooks"])
+        main(["hooks"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:] == [
         ["IPv4", "FORWARD", "-2147483648", "bw_hook_forward", "bridgewarden", "ours"],
         ["IPv4", "FORWARD", "0", "nft_do_chain_ipv4", "nf_tables"],
     ]
     with pytest.raises(SystemExit):
-        cli.main(["hooks", "host", "--json"])
+        main(["hooks", "host", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert [row["function"] for row in found] == ["bw_hook_forward", "nft_do_chain_ipv4"]
 
@@ -227,7 +226,7 @@ class Running:
     hooks: Json = {}
     stopped = False
 
-    def __init__(self, options: tracing.Options) -> None:
+    def __init__(self, options: TraceOptions) -> None:
         Running.options = options
 
     def __enter__(self) -> Running:
@@ -266,10 +265,10 @@ class Running:
 def test_a_signal_ends_a_trace_in_order(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: t.Any
 ) -> None:
-    monkeypatch.setattr(tracing, "Trace", Running)
+    monkeypatch.setattr(session, "Trace", Running)
     target = tmp_path / "r.json"
     with pytest.raises(SystemExit) as ended:
-        cli.main(["trace", "--proto", "tcp", "--port", "80", "--count", "2", "--record", str(target)])
+        main(["trace", "--proto", "tcp", "--port", "80", "--count", "2", "--record", str(target)])
     out = capsys.readouterr()
     assert not ended.value.code
     assert "delivered to web" in out.out and "ended by stopped" in out.out and "9 events" in out.err
@@ -282,9 +281,9 @@ def test_a_signal_ends_a_trace_in_order(
 def test_the_command_leaves_its_session_out_unless_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: t.List[str], included: bool
 ) -> None:
-    monkeypatch.setattr(tracing, "Trace", Running)
+    monkeypatch.setattr(session, "Trace", Running)
     with pytest.raises(SystemExit):
-        cli.main(["trace", *flags])
+        main(["trace", *flags])
     assert t.cast(t.Any, Running).options.include_session is included
 
 
@@ -300,8 +299,8 @@ def test_a_slow_dockerd_is_asked_seldom(
         now[0] += answer_takes
         return {"containers": []}
 
-    monkeypatch.setattr(tracing.time, "monotonic", lambda: now[0])
-    namespaces = tracing.Namespaces(collect)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    namespaces = Namespaces(collect)
     assert asked == [1]
     for _event in range(10_000):
         now[0] += 0.01

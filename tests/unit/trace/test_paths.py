@@ -7,15 +7,15 @@ import typing as t
 from pathlib import Path as File
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import REASON_MAX
-from ansible_collections.bridgewarden.docker.plugins.module_utils._paths import (
-    Json,
-    Path,
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journeys import (
+    Journey,
     Places,
     Threader,
-    parse,
-    record,
+    journey_record,
+    parse_event,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 DATA = File(__file__).parent / "data"
 NAMES = {4026531840: "host", 1: "host", 2: "web", 3: "db"}
@@ -46,18 +46,18 @@ def names_in(events: t.Sequence[Json]) -> t.Dict[int, str]:
 
 
 def recorded(name: str, **places: t.Any) -> t.List[Json]:
-    events = [e for e in map(parse, (DATA / f"{name}.txt").read_text().splitlines()) if e]
+    events = [e for e in map(parse_event, (DATA / f"{name}.txt").read_text().splitlines()) if e]
     return threaded(events, Places(names_in(events), **places))
 
 
 def threaded(events: t.Sequence[Json], places: Places) -> t.List[Json]:
     threader = Threader()
-    paths: t.List[Path] = []
+    paths: t.List[Journey] = []
     for event in events:
         paths += threader.add(event)
     paths += threader.rest()
     paths.sort(key=lambda path: float(path.steps[0]["time"]))
-    return [record(path, i, places) for i, path in enumerate(paths, 1)]
+    return [journey_record(path, i, places) for i, path in enumerate(paths, 1)]
 
 
 def rows(path: Json) -> t.List[t.Tuple[str, ...]]:
@@ -271,13 +271,13 @@ def test_a_link_to_nowhere() -> None:
 
 
 def test_what_was_under_way_is_not_called_lost() -> None:
-    path = Path(TO_FORWARD[0])
+    path = Journey(TO_FORWARD[0])
     for event in TO_FORWARD[1:]:
         path.add(event)
-    made = record(path, 1, Places(NAMES), cut=True)
+    made = journey_record(path, 1, Places(NAMES), cut=True)
     assert made["sentence"] == "on its way when the trace ended: last seen at FORWARD of host"
     path.add(verdict(1.2, "deny", "no one"))
-    assert record(path, 1, Places(NAMES), cut=True)["outcome"] == "dropped"
+    assert journey_record(path, 1, Places(NAMES), cut=True)["outcome"] == "dropped"
 
 
 def test_drops_of_strangers_are_counted_not_joined() -> None:
@@ -302,7 +302,7 @@ LINES = (
 
 @pytest.mark.parametrize("line, want", LINES)
 def test_drops_as_different_kernels_tell_them(line: str, want: t.Tuple[str, ...]) -> None:
-    event = parse(line)
+    event = parse_event(line)
     assert event and (event["event"], event["skb"], event["reason"], event["location"]) == want
 
 
@@ -311,9 +311,9 @@ def test_a_rules_name_may_hold_anything() -> None:
         "  x-1 [000] ..s1.  2.5: bw_verdict: trace=1 skb=ab print=01 pf=10 hook=FORWARD netns=5 action=deny class=0 audit=0 "
         "index=17 rule=from=me trace=9 rule=x"
     )
-    event = parse(line)
+    event = parse_event(line)
     assert event and event["rule"] == "from=me trace=9 rule=x" and event["trace"] == 1 and event["netns"] == 5
 
 
 def test_other_lines_are_nobodys() -> None:
-    assert parse("CPU:0 [LOST 12 EVENTS]") is None and parse("") is None
+    assert parse_event("CPU:0 [LOST 12 EVENTS]") is None and parse_event("") is None

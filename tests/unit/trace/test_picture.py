@@ -12,19 +12,19 @@ import typing as t
 from pathlib import Path as File
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _cli as cli
-from ansible_collections.bridgewarden.docker.plugins.module_utils._paths import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import main
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import USAGE
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journeys import (
     Places,
     Threader,
-    parse,
-    record,
+    journey_record,
+    parse_event,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._picture import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.lanes import lanes, stops
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.page import (
     conversations,
-    lanes,
-    page,
     routes,
-    stops,
+    trace_page,
 )
 
 Json = t.Dict[str, t.Any]
@@ -36,11 +36,11 @@ NAMES = {4026532674: "alpha", 4026532740: "beta", 4026531840: "host", 4026532260
 
 def paths(name: str, names: t.Mapping[int, str] = NAMES) -> t.List[Json]:
     threader, found = Threader(), []
-    for event in filter(None, map(parse, (DATA / f"{name}.txt").read_text().splitlines())):
+    for event in filter(None, map(parse_event, (DATA / f"{name}.txt").read_text().splitlines())):
         found += threader.add(event)
     found += threader.rest()
     found.sort(key=lambda path: float(path.steps[0]["time"]))
-    return [record(path, i, Places(names), 1_700_000_000.0) for i, path in enumerate(found, 1)]
+    return [journey_record(path, i, Places(names), 1_700_000_000.0) for i, path in enumerate(found, 1)]
 
 
 def whole(*names: str) -> Json:
@@ -106,7 +106,7 @@ def test_packets_that_went_the_same_way_are_one_drawing() -> None:
 
 
 def test_the_page_needs_nothing_and_runs_nothing() -> None:
-    made = page(whole("published", "nftdrop"), EVIL)
+    made = trace_page(whole("published", "nftdrop"), EVIL)
     assert "<script" not in made and "<img" not in made and "&lt;script&gt;" in made
     assert not re.search(r"<[^>]*\s(src|href)\s*=|url\(|@import", made)
     assert made.count("<svg") == made.count("</svg>") == made.count('class="way"')
@@ -137,7 +137,7 @@ window.onload = () => {
 
 def test_a_browser_lays_the_page_out(tmp_path: File) -> None:
     assert CHROMIUM, "no chromium here: make packages installs it, from lab/packages.txt"
-    made = page(whole("published", "bridge1", "nftdrop", "proxy"), "a host")
+    made = trace_page(whole("published", "bridge1", "nftdrop", "proxy"), "a host")
     target = tmp_path / "page.html"
     target.write_text(made.replace("</body>", MEASURE + "</body>"), encoding="utf-8")
     done = subprocess.run(
@@ -160,16 +160,16 @@ def test_a_record_is_shown_again(tmp_path: File, capsys: pytest.CaptureFixture[s
     source, target = tmp_path / "r.json", tmp_path / "r.html"
     source.write_text(json.dumps(whole("nftdrop")))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["trace", "--replay", str(source), "--html", str(target)])
+        main(["trace", "--replay", str(source), "--html", str(target)])
     assert not ended.value.code
     assert "dropped at FORWARD of host by nft_do_chain" in capsys.readouterr().out
     assert target.read_text().startswith("<!doctype html>") and target.stat().st_mode & 0o777 == 0o600
     with pytest.raises(SystemExit):
-        cli.main(["trace", "--replay", str(source), "--json"])
+        main(["trace", "--replay", str(source), "--json"])
     assert json.loads(capsys.readouterr().out)["outcome"] == "dropped"
 
 
 def test_ways_to_name_a_place_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["trace", "--container", "web", "--guard", "docker0"])
-    assert ended.value.code == cli.USAGE and "not allowed with" in capsys.readouterr().err
+        main(["trace", "--container", "web", "--guard", "docker0"])
+    assert ended.value.code == USAGE and "not allowed with" in capsys.readouterr().err

@@ -13,20 +13,29 @@ import typing as t
 from pathlib import Path as File
 
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _sshd
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _trace as tracing
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _tracefs as tracefs
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import MAX_TERMS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     ModuleMissing,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import (
-    MAX_TERMS,
-    HookRow,
-    Term,
-    TraceReport,
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import sshd as _sshd
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Term
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import HookRow, TraceReport
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import session
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import tracefs as tracefs
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions, terms
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.namespaces import (
+    Namespaces,
+    proxies,
+    setting_words,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import Options, terms
+from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import (
+    DROPS_A_SECOND,
+    Trace,
+    read_record,
+    run_trace,
+    write_private,
+)
 
 Json = t.Dict[str, t.Any]
 OWN = os.stat("/proc/self/ns/net").st_ino
@@ -68,48 +77,48 @@ FACTS: Json = {
 
 
 def test_nothing_asked_is_everything() -> None:
-    assert terms(Options(), FACTS) == []
+    assert terms(TraceOptions(), FACTS) == []
 
 
 def test_plain_filters_are_one_term() -> None:
-    assert terms(Options(protocol="udp", source="10.0.0.0/8", target="10.1.2.3", port=53), FACTS) == [
+    assert terms(TraceOptions(protocol="udp", source="10.0.0.0/8", target="10.1.2.3", port=53), FACTS) == [
         Term(17, 53, "10.0.0.0/8", "10.1.2.3/32")
     ]
 
 
 def test_a_container_is_its_namespace_its_addresses_and_its_published_ports() -> None:
-    assert terms(Options(container="web"), FACTS) == [
+    assert terms(TraceOptions(container="web"), FACTS) == [
         Term(netns=OWN),
         Term(one="172.18.0.2"),
         Term(one="fd00::2"),
         Term(6, 8081),
     ]
     assert Term(one="10.0.0.0/8", other="172.18.0.2") in terms(
-        Options(container="web", source="10.0.0.0/8"), FACTS
+        TraceOptions(container="web", source="10.0.0.0/8"), FACTS
     )
     # Of the other family, and of a port that is not published.
-    assert terms(Options(container="web", source="10.0.0.0/8", port=9), FACTS) == [
+    assert terms(TraceOptions(container="web", source="10.0.0.0/8", port=9), FACTS) == [
         Term(port=9, one="10.0.0.0/8", netns=OWN),
         Term(port=9, one="10.0.0.0/8", other="172.18.0.2"),
     ]
 
 
 def test_a_container_with_the_hosts_network_is_never_everything() -> None:
-    assert terms(Options(container="hosty", port=80), FACTS) == [Term(port=80, netns=OWN)]
+    assert terms(TraceOptions(container="hosty", port=80), FACTS) == [Term(port=80, netns=OWN)]
 
 
 def test_on_the_way_to_a_container_a_packet_has_the_hosts_address_at_first() -> None:
-    assert Term(6, 8081) in terms(Options(target="172.18.0.0/16", port=8080), FACTS)
-    assert Term(6, 8081) in terms(Options(port=8080), FACTS)
-    assert terms(Options(protocol="udp", port=8080), FACTS) == [Term(17, 8080)]
+    assert Term(6, 8081) in terms(TraceOptions(target="172.18.0.0/16", port=8080), FACTS)
+    assert Term(6, 8081) in terms(TraceOptions(port=8080), FACTS)
+    assert terms(TraceOptions(protocol="udp", port=8080), FACTS) == [Term(17, 8080)]
 
 
 def test_behind_a_published_port_docker_proxy_goes_on_by_itself() -> None:
-    assert Term(6, 8080, "fd00::2") in terms(Options(port=8081), FACTS)
+    assert Term(6, 8080, "fd00::2") in terms(TraceOptions(port=8081), FACTS)
 
 
 def test_a_guard_is_its_link_and_its_subnets() -> None:
-    assert terms(Options(guard="lo"), FACTS) == [
+    assert terms(TraceOptions(guard="lo"), FACTS) == [
         Term(link=1),
         Term(one="172.18.0.0/16"),
         Term(one="fd00::/64"),
@@ -120,19 +129,19 @@ def test_a_guard_is_its_link_and_its_subnets() -> None:
     "options, words",
     [
         (
-            Options(container="wbe"),
+            TraceOptions(container="wbe"),
             'no container is called "wbe" (container): there are: db, gone, hosty, web',
         ),
-        (Options(container="gone"), "does not run"),
-        (Options(source="ten"), '"ten" is no address (from): give an address'),
-        (Options(source="10.0.0.1", target="fd00::1"), "different families"),
-        (Options(protocol="tpc"), 'no protocol is called "tpc" (proto)'),
-        (Options(protocol="256"), "no protocol"),
-        (Options(guard="br-none"), 'no link is called "br-none" (guard)'),
-        (Options(namespace="nowhere"), 'no network namespace is called "nowhere"'),
+        (TraceOptions(container="gone"), "does not run"),
+        (TraceOptions(source="ten"), '"ten" is no address (from): give an address'),
+        (TraceOptions(source="10.0.0.1", target="fd00::1"), "different families"),
+        (TraceOptions(protocol="tpc"), 'no protocol is called "tpc" (proto)'),
+        (TraceOptions(protocol="256"), "no protocol"),
+        (TraceOptions(guard="br-none"), 'no link is called "br-none" (guard)'),
+        (TraceOptions(namespace="nowhere"), 'no network namespace is called "nowhere"'),
     ],
 )
-def test_mistakes_are_told(options: Options, words: str) -> None:
+def test_mistakes_are_told(options: TraceOptions, words: str) -> None:
     with pytest.raises(BridgewardenError) as raised:
         terms(options, FACTS)
     assert words in raised.value.text()
@@ -161,7 +170,7 @@ def setting(tmp_path: File, overall: t.Optional[str], own: str) -> str:
     if overall is not None:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/bridge-nf-call-iptables").write_text(overall)
-    return tracing.setting_words("br", "IPv4", str(tmp_path / "proc"), str(tmp_path / "sys"))
+    return setting_words("br", "IPv4", str(tmp_path / "proc"), str(tmp_path / "sys"))
 
 
 @pytest.mark.parametrize(
@@ -178,9 +187,9 @@ def test_why_the_host_sees_nothing(tmp_path: File, overall: t.Optional[str], own
 
 
 def test_proxies() -> None:
-    assert tracing.proxies(FACTS) == {("tcp", 8081): ("web", 8080)}
-    assert tracing.proxies(dict(FACTS, docker={"userland_proxy": False})) == {}
-    assert tracing.proxies(None) == {}
+    assert proxies(FACTS) == {("tcp", 8081): ("web", 8080)}
+    assert proxies(dict(FACTS, docker={"userland_proxy": False})) == {}
+    assert proxies(None) == {}
 
 
 # The instance.
@@ -270,7 +279,7 @@ def test_an_instance_does_not_outlive_who_is_killed(top: File) -> None:
     ready, tell = os.pipe()
     pid = os.fork()
     if not pid:
-        tracefs._heir(str(instance))
+        tracefs._left_behind(str(instance))
         os.write(tell, b"x")
         time.sleep(60)
     os.close(tell)
@@ -367,19 +376,19 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> t.Type[Fed]:
     class Mine(Fed):
         pass
 
-    monkeypatch.setattr(tracing, "Instance", Mine)
-    monkeypatch.setattr(tracing.Trace, "_collect", lambda self: FACTS)
+    monkeypatch.setattr(session, "Instance", Mine)
+    monkeypatch.setattr(Trace, "_collect", lambda self: FACTS)
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "running", 9, 100, 0, 0))
     return Mine
 
 
-def run(options: Options) -> Json:
-    return tracing.trace(options, t.cast(t.Any, Kernel))
+def run(options: TraceOptions) -> Json:
+    return run_trace(options, t.cast(t.Any, Kernel))
 
 
 def test_a_trace_ends_after_its_packets(fed: t.Type[Fed]) -> None:
     fed.fed = stamped("published")
-    found = run(Options(packets=2))
+    found = run(TraceOptions(packets=2))
     assert len(found["paths"]) == 2 and found["summary"]["ended"] == "packets" and found["schema"] == 1
 
 
@@ -405,7 +414,7 @@ def test_the_session_it_runs_in_is_left_out(
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
     monkeypatch.setenv("SSH_CONNECTION", connection)
     session = Term(6, 40000, client, server, leave_out=True)
-    options = (Options(), Options(port=22), Options(include_session=True))
+    options = (TraceOptions(), TraceOptions(port=22), TraceOptions(include_session=True))
     notes = [" ".join(run(one)["summary"]["notes"]) for one in options]
     assert asked == [[session], [Term(port=22), session], []]
     assert [f"{client} port 40000" in note for note in notes] == [True, True, False]
@@ -436,19 +445,19 @@ def test_a_filter_leaves_room_for_the_session(fed: t.Type[Fed], monkeypatch: pyt
     monkeypatch.setattr(Kernel, "trace_begin", trace_begin)
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
     monkeypatch.setenv("SSH_CONNECTION", "10.9.0.1 40000 10.0.2.15 22")
-    monkeypatch.setattr(tracing.Trace, "_collect", lambda self: published(MAX_TERMS - 3))
-    run(Options(container="web"))
+    monkeypatch.setattr(Trace, "_collect", lambda self: published(MAX_TERMS - 3))
+    run(TraceOptions(container="web"))
     assert asked == [MAX_TERMS]
-    monkeypatch.setattr(tracing.Trace, "_collect", lambda self: published(MAX_TERMS - 2))
+    monkeypatch.setattr(Trace, "_collect", lambda self: published(MAX_TERMS - 2))
     with pytest.raises(BridgewardenError, match="the filter names 64 places, a trace takes 63"):
-        run(Options(container="web"))
+        run(TraceOptions(container="web"))
     assert asked == [MAX_TERMS]
 
 
 def test_a_trace_ends_with_the_kernels(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     fed.fed = stamped("nftdrop")
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
-    found = run(Options())
+    found = run(TraceOptions())
     assert found["summary"]["ended"] == "time"
     assert [path["outcome"] for path in found["paths"]] == ["dropped"]
 
@@ -456,14 +465,14 @@ def test_a_trace_ends_with_the_kernels(fed: t.Type[Fed], monkeypatch: pytest.Mon
 def test_only_what_was_dropped(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     fed.fed = stamped("bridge1") + stamped("nftdrop")
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
-    assert [path["outcome"] for path in run(Options(dropped=True))["paths"]] == ["dropped"]
+    assert [path["outcome"] for path in run(TraceOptions(dropped=True))["paths"]] == ["dropped"]
 
 
 def test_what_is_missing_is_said(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     fed.fed, fed.full = [], 5
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "events", 0, 1000, 77, 2))
-    monkeypatch.setattr(tracing.Trace, "_collect", lambda self: None)
-    summary = run(Options(rate=10))["summary"]
+    monkeypatch.setattr(Trace, "_collect", lambda self: None)
+    summary = run(TraceOptions(rate=10))["summary"]
     assert (summary["withheld"], summary["lost"], summary["blind"], summary["ended"]) == (77, 5, 2, "events")
     notes = "\n".join(summary["notes"])
     for words in (
@@ -479,14 +488,14 @@ def test_what_is_missing_is_said(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPat
 def test_a_gap_is_no_loss_that_is_somebodys(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     fed.fed = [line for line in stamped("nftdrop") if "kfree_skb" not in line]
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 3, 0))
-    (path,) = run(Options())["paths"]
+    (path,) = run(TraceOptions())["paths"]
     assert path["outcome"] == "lost" and path["sentence"].endswith("; or events are missing, see the summary")
 
 
 def test_a_bound_on_events_cuts(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     fed.fed = stamped("nftdrop")[:5]
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "events", 0, 5, 0, 0))
-    assert [path["outcome"] for path in run(Options())["paths"]] == ["unfinished"]
+    assert [path["outcome"] for path in run(TraceOptions())["paths"]] == ["unfinished"]
 
 
 def test_more_than_can_be_read_does_not_stop_the_rest(top: File, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,8 +511,8 @@ def test_more_than_can_be_read_does_not_stop_the_rest(top: File, monkeypatch: py
 
 def test_a_flood_of_others_drops_is_shut_off(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     line = "  x-1 [000] ..s1.  1.5: kfree_skb: skbaddr=%d protocol=2048 location=ffff reason: NO_SOCKET"
-    fed.fed = [line % i for i in range(tracing.DROPS_A_SECOND + 2)]
-    with tracing.Trace(Options(), t.cast(t.Any, Kernel)) as trace:
+    fed.fed = [line % i for i in range(DROPS_A_SECOND + 2)]
+    with Trace(TraceOptions(), t.cast(t.Any, Kernel)) as trace:
         paths = trace.paths()
         monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 0, 0, 0))
         assert list(paths) == []
@@ -513,7 +522,7 @@ def test_a_flood_of_others_drops_is_shut_off(fed: t.Type[Fed], monkeypatch: pyte
 
 def test_a_trace_that_is_stopped_tells_what_has_come(fed: t.Type[Fed]) -> None:
     fed.fed = stamped("nftdrop")
-    with tracing.Trace(Options(), t.cast(t.Any, Kernel)) as trace:
+    with Trace(TraceOptions(), t.cast(t.Any, Kernel)) as trace:
         trace.stop()
         assert [path["outcome"] for path in trace.paths()] == ["dropped"]
         assert trace.summary()["ended"] == "stopped"
@@ -526,7 +535,7 @@ def test_whatever_happens_the_trace_is_closed(fed: t.Type[Fed]) -> None:
         kernels.append(Kernel())
         return kernels[-1]
 
-    with pytest.raises(ZeroDivisionError), tracing.Trace(Options(), made) as trace:
+    with pytest.raises(ZeroDivisionError), Trace(TraceOptions(), made) as trace:
         raise ZeroDivisionError
     assert kernels[0].closed and t.cast(t.Any, trace._instance).closed
 
@@ -543,10 +552,10 @@ def test_what_cannot_be_traced_is_told_and_closed(fed: t.Type[Fed]) -> None:
         return kernels[-1]
 
     with pytest.raises(ModuleMissing):
-        tracing.Trace(Options(), t.cast(t.Any, Missing))
+        Trace(TraceOptions(), t.cast(t.Any, Missing))
     wrong = ("seconds", 3601), ("seconds", 0), ("port", 65536), ("rate", 0), ("events", -1), ("packets", -1)
-    for options in [Options(container="wbe")] + [Options(**{name: value}) for name, value in wrong]:
-        with pytest.raises(BridgewardenError), tracing.Trace(options, made):
+    for options in [TraceOptions(container="wbe")] + [TraceOptions(**{name: value}) for name, value in wrong]:
+        with pytest.raises(BridgewardenError), Trace(options, made):
             pass
         assert kernels[-1].closed and kernels[-1].asked is None
 
@@ -556,7 +565,7 @@ def test_who_stands_at_the_hooks_is_told_without_the_tracers_own(
 ) -> None:
     fed.fed = [line.replace("4026531840", str(OWN)) for line in stamped("nftdrop")]
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
-    found = run(Options())
+    found = run(TraceOptions())
     assert [row["function"] for row in found["hooks"]["host"]] == ["selinux_ip_forward", "bw_hook_forward"]
 
 
@@ -573,14 +582,14 @@ def test_docker_proxys_own_connection_joins_the_clients(
     ids = [int(line.split("netns=")[1].split()[0]) for line in (host, inside)]
     fed.fed = lines
     facts = dict(FACTS, containers=[container("alpha", ports=[dict(PUBLISHED, HostPort=18080)])])
-    monkeypatch.setattr(tracing.Trace, "_collect", lambda self: facts)
+    monkeypatch.setattr(Trace, "_collect", lambda self: facts)
     monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 16, 0, 0))
     monkeypatch.setattr(
-        tracing.Namespaces,
+        Namespaces,
         "refresh",
         lambda self: setattr(self, "facts", facts) or self.names.update({ids[0]: "host", ids[1]: "alpha"}),
     )
-    syns = [path for path in run(Options())["paths"] if path["detail"] == "tcp SYN"]
+    syns = [path for path in run(TraceOptions())["paths"] if path["detail"] == "tcp SYN"]
     assert [path["outcome"] for path in syns] == ["proxied", "delivered"]
     assert syns[0]["conversation"] == syns[1]["conversation"]
     assert "docker-proxy carries this connection" in syns[1]["sentence"]
@@ -593,9 +602,9 @@ def test_a_record_is_its_owners_alone(tmp_path: File) -> None:
     target = tmp_path / "r.json"
     target.write_text("old")
     target.chmod(0o644)
-    tracing.write_private(str(target), json.dumps({"schema": 1, "paths": []}))
+    write_private(str(target), json.dumps({"schema": 1, "paths": []}))
     assert target.stat().st_mode & 0o777 == 0o600
-    assert tracing.read_record(str(target))["paths"] == []
+    assert read_record(str(target))["paths"] == []
 
 
 @pytest.mark.parametrize(
@@ -604,8 +613,8 @@ def test_a_record_is_its_owners_alone(tmp_path: File) -> None:
 def test_other_files_are_no_records(tmp_path: File, text: str, words: str) -> None:
     (tmp_path / "x").write_text(text)
     with pytest.raises(BridgewardenError, match=words):
-        tracing.read_record(str(tmp_path / "x"))
+        read_record(str(tmp_path / "x"))
     with pytest.raises(BridgewardenError, match="cannot read"):
-        tracing.read_record(str(tmp_path / "none"))
+        read_record(str(tmp_path / "none"))
     with pytest.raises(BridgewardenError, match="cannot write"):
-        tracing.write_private(str(tmp_path / "none" / "x"), "")
+        write_private(str(tmp_path / "none" / "x"), "")

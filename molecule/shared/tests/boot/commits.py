@@ -10,17 +10,20 @@ import sys
 
 sys.path.insert(0, sys.argv[1])
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils import _engine as engine
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import collect
-from ansible_collections.bridgewarden.docker.plugins.module_utils._light import pyroute2_parts
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import apply_plan
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import CommitOptions, make_plan
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.pyroute2_parts import (
+    pyroute2_parts,
+)
 
 pyroute2_parts()
 store = Store()
 policy = store.read_policy()
-facts = collect()
-options = engine.Options(on_empty_selector="ignore", force=True)
+facts = collect_facts()
+options = CommitOptions(on_empty_selector="ignore", force=True)
 own = [rule for rule in policy["rules"] if not rule["name"].startswith("more ")]
 for number in range(10000):
     # Long enough to take several blocks on the disk; none of it concerns the pairs that the test probes.
@@ -34,7 +37,7 @@ for number in range(10000):
         for index in range(number % 200)
     ]
     with Kernel() as kernel:
-        result = engine.apply(
-            engine.plan({**policy, "rules": own + more}, facts, options), kernel, store, options=options
+        result = apply_plan(
+            make_plan({**policy, "rules": own + more}, facts, options), kernel, store, options=options
         )
     print(number, result.generation, flush=True)

@@ -1,0 +1,167 @@
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Docker's event stream as messages for the agent.
+
+A thread of its own reads the stream, connects again after an error, and puts messages into the agent's queue.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket as socketlib
+import threading
+import time
+import typing as t
+import urllib.parse
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import (
+    DEFAULT_SOCKET,
+    UnixConnection,
+    refusal,
+    socket_path,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
+
+#: What happens to containers and networks that can change an address, a link, a name or a state.
+EVENTS = (
+    "start",
+    "die",
+    "pause",
+    "unpause",
+    "rename",
+    "update",
+    "create",
+    "destroy",
+    "connect",
+    "disconnect",
+    "remove",
+)
+
+
+class Settings(t.NamedTuple):
+    docker_socket: str = DEFAULT_SOCKET
+    patience: float = (
+        10.0  # for one answer of dockerd's; all of them together stay below the unit's WatchdogSec
+    )
+    settle: float = 0.002  # quiet for so long after an event: the burst is over
+    settle_limit: float = 0.1  # but no longer than this in a storm
+    check: float = 60.0  # between checks that nobody else has changed the kernel's rules
+    poll: float = 2.0  # between looks at the policy file and at the socket
+    retry: float = 0.5  # first wait after a failure, doubled each time
+    retry_limit: float = 15.0
+    gap: float = 1.0  # seconds of the past that a new stream repeats
+
+
+# Docker's events.
+
+
+class Message(t.NamedTuple):
+    """What the stream says, and signals: connected, event, lost, stop or reload."""
+
+    kind: str
+    words: str = ""
+    container: str = ""  # that an event is about
+    networks: bool = False  # whether a network came or went
+    at: float = 0.0  # when it happened, by the monotonic clock
+
+
+class EventStream(threading.Thread):
+    """Puts what Docker says into the queue; comes back by itself, whatever happens."""
+
+    def __init__(self, socket: str, wake: queue.SimpleQueue[Message], settings: Settings) -> None:
+        super().__init__(name="docker-events", daemon=True)
+        self.path = socket_path(socket)
+        self.wake = wake
+        self.settings = settings
+        self._socket: t.Optional[socketlib.socket] = None
+        self._inode: t.Optional[t.Tuple[int, int]] = None
+
+    def run(self) -> None:
+        wait = self.settings.retry
+        while True:
+            try:
+                for word in self.words():
+                    wait = self.settings.retry
+                    self.wake.put(word)
+                reason = "dockerd closed the stream"
+            except Exception as error:  # of whatever kind: without this thread nothing is followed any more
+                reason = str(error) or type(error).__name__
+            self.wake.put(Message("lost", reason))
+            time.sleep(wait)
+            wait = min(wait * 2, self.settings.retry_limit)
+
+    def words(self) -> t.Iterator[Message]:
+        filters = json.dumps({"type": ["container", "network"], "event": list(EVENTS)})
+        connection = UnixConnection(self.path, 30.0)
+        try:
+            # dockerd sends its header before it subscribes us: what happens in between is in its buffer.
+            since = "%.3f" % (time.time() - self.settings.gap)
+            query = urllib.parse.urlencode({"filters": filters, "since": since})
+            self._inode = socket_inode(self.path)
+            connection.request("GET", "/events?" + query)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise refusal(response, "/events")
+            self._socket = connection.sock
+            if connection.sock is not None:
+                connection.sock.settimeout(None)  # a quiet host is no broken one
+            yield Message("connected")
+            while True:
+                line = response.readline()
+                if not line:
+                    return
+                if line.strip():
+                    yield message_of(json.loads(line.decode("utf-8")))
+        finally:
+            self._socket = None
+            connection.close()
+
+    def replaced(self) -> bool:
+        """Whether the socket's path leads to another socket by now, whose dockerd we do not hear."""
+        return self._socket is not None and socket_inode(self.path) not in (None, self._inode)
+
+    def reconnect(self) -> None:
+        """Ends the stream that is open, if any; run() begins another."""
+        open_one = self._socket
+        if open_one is not None:
+            try:
+                open_one.shutdown(socketlib.SHUT_RDWR)
+            except OSError:
+                pass  # it has just ended
+
+
+def socket_inode(path: str) -> t.Optional[t.Tuple[int, int]]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def message_of(event: Json) -> Message:
+    actor = event.get("Actor") or {}
+    action = event.get("Action") or event.get("status")
+    if event.get("Type") == "network":
+        container = (actor.get("Attributes") or {}).get("container") or ""
+        came_or_went = action not in ("connect", "disconnect")
+    else:
+        container, came_or_went = actor.get("ID") or event.get("id") or "", False
+    # By dockerd's clock, which is ours, unless that was set meanwhile.
+    age = time.time() - (event.get("timeNano") or 0) / 1e9
+    at = time.monotonic() - (age if 0 <= age < 60 else 0)
+    return Message("event", describe_event(event), str(container), came_or_went, at)
+
+
+def describe_event(event: Json) -> str:
+    """One event in words: "container web: start"."""
+    actor = event.get("Actor") or {}
+    attributes = actor.get("Attributes") or {}
+    name = attributes.get("name") or str(actor.get("ID") or event.get("id") or "")[:12]
+    return "{} {}: {}".format(
+        event.get("Type") or "container", name, event.get("Action") or event.get("status")
+    )

@@ -1,0 +1,233 @@
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the kernel module answers: one record for each kind of reply, and how it is read from attributes.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
+    HOOK_FAMILIES,
+    HOOKS,
+    REASON_MAX,
+    REASON_WORDS,
+    TRACE_STRUCTS,
+    Action,
+    Attr,
+    DirectionClass,
+    Mode,
+    Placement,
+)
+
+
+@dataclass(frozen=True)
+class Info:
+    """State of the module: INFO_GET's reply."""
+
+    version: str
+    generation: int  # 0: no ruleset yet, the guards are closed
+    mode: str  # "enforce" or "audit"
+    defaults: t.Dict[str, str]  # direction class -> action
+    policy_digest: str  # hex; "" without a ruleset
+    ruleset_digest: str
+    confirm_remaining: int  # seconds left of an open confirm window; 0: none is open
+    guards: t.Tuple[str, ...]
+    guard_links: t.Tuple[int, ...]
+    counts: t.Dict[str, int]  # identities, cells, endpoints, publish, rules, pairs
+    hooks_first: int
+    hooks_expected: int
+    placement: str = "forward"
+    log_group: int = 0
+    log_defaults: bool = False
+    log_swallowed: int = 0  # lines the rate limit kept back since the module was loaded
+    sealed: bool = False
+    hooks_ahead: t.Tuple[str, ...] = ()  # who runs before us: "IPv4 FORWARD function [module]"
+    parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan children, as patterns
+    namespaces: int = 0  # judged inside now
+    traces: int = 0  # that run now
+
+    @property
+    def hooks_in_place(self) -> bool:
+        """Whether our hooks run before everybody else's wherever they should."""
+        return self.hooks_first & self.hooks_expected == self.hooks_expected
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """A rule or built-in reason with its counters: RULE_GET."""
+
+    index: int  # Reason below REASON_MAX, rule number + REASON_MAX above
+    key: int
+    name: str
+    action: str
+    packets: int
+    bytes: int
+    queue: t.Optional[t.Dict[str, t.Any]] = None  # of queue rules: num, count, bypass
+
+    @property
+    def builtin(self) -> bool:
+        return self.index < REASON_MAX
+
+
+@dataclass(frozen=True)
+class EndpointRow:
+    """An endpoint as the kernel knows it now: ENDPOINT_GET."""
+
+    address: str
+    identity: int
+    link: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The verdict for a hypothetical packet: EXPLAIN."""
+
+    action: str
+    direction_class: str
+    rule_index: int
+    rule_name: str  # of the rule or built-in reason
+    from_identity: int
+    to_identity: int
+    generation: int
+    raw: t.Dict[str, t.Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def builtin(self) -> bool:
+        return self.rule_index < REASON_MAX
+
+
+@dataclass(frozen=True)
+class TraceReport:
+    """How a trace stands: TRACE_BEGIN's, TRACE_GET's and TRACE_END's reply."""
+
+    id: int
+    state: str  # running, or why it has ended: time, events, ended
+    seconds_left: int
+    reported: int  # events
+    withheld: int  # events that the rate kept back
+    blind: int  # namespaces that could not be hooked
+
+
+@dataclass(frozen=True)
+class HookRow:
+    """A function at a hook: HOOK_GET; they come in the order in which they run."""
+
+    family: str  # IPv4, IPv6 or bridge
+    hook: str  # PRE_ROUTING .. POST_ROUTING
+    priority: int
+    function: str
+    module: str  # "": of the kernel itself
+    own: bool
+
+
+def first(reply: t.Any, attr: Attr) -> t.Optional[bytes]:
+    value: t.Optional[bytes] = reply.get_attr("BW_ATTR_" + attr.name)
+    return value
+
+
+def every(reply: t.Any, attr: Attr) -> t.List[bytes]:
+    return list(reply.get_attrs("BW_ATTR_" + attr.name))
+
+
+def number(reply: t.Any, attr: Attr) -> int:
+    return int.from_bytes(first(reply, attr) or b"", sys.byteorder)
+
+
+def text(data: t.Optional[bytes]) -> str:
+    return (data or b"").split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def info_of(reply: t.Any) -> Info:
+    defaults = first(reply, Attr.DEFAULTS) or b""
+    return Info(
+        version=text(first(reply, Attr.VERSION)),
+        generation=number(reply, Attr.GENERATION),
+        mode=Mode(number(reply, Attr.MODE)).name.lower(),
+        defaults={
+            which.name.lower(): Action(action).name.lower() for which, action in zip(DirectionClass, defaults)
+        },
+        policy_digest=(first(reply, Attr.POLICY_DIGEST) or b"").hex(),
+        ruleset_digest=(first(reply, Attr.RULESET_DIGEST) or b"").hex(),
+        confirm_remaining=number(reply, Attr.CONFIRM_REMAINING),
+        guards=tuple(text(guard) for guard in every(reply, Attr.GUARD)),
+        guard_links=tuple(struct.unpack("=I", link)[0] for link in every(reply, Attr.GUARD_LINK)),
+        counts={
+            name: number(reply, Attr["COUNT_" + name.upper()])
+            for name in ("identities", "cells", "endpoints", "publish", "rules", "pairs")
+        },
+        hooks_first=number(reply, Attr.HOOKS_FIRST),
+        hooks_expected=number(reply, Attr.HOOKS_EXPECTED),
+        placement=Placement(number(reply, Attr.PLACEMENT)).name.lower(),
+        log_group=number(reply, Attr.LOG_GROUP),
+        log_defaults=bool(number(reply, Attr.LOG_DEFAULTS)),
+        log_swallowed=number(reply, Attr.LOG_SWALLOWED),
+        sealed=first(reply, Attr.SEALED) is not None,
+        hooks_ahead=tuple(text(who) for who in every(reply, Attr.HOOK_AHEAD)),
+        parents=tuple(text(parent) for parent in every(reply, Attr.PARENT)),
+        namespaces=number(reply, Attr.COUNT_NAMESPACES),
+        traces=number(reply, Attr.COUNT_TRACES),
+    )
+
+
+def hook_of(data: bytes) -> HookRow:
+    family, hook, own, priority, who = struct.unpack(TRACE_STRUCTS[Attr.HOOK], data)
+    function, _space, module = text(who).partition(" [")
+    return HookRow(
+        family=HOOK_FAMILIES.get(family, "#%d" % family),
+        hook=HOOKS[hook],
+        priority=priority,
+        function=function,
+        module=module.rstrip("]"),
+        own=bool(own),
+    )
+
+
+def rule_of(reply: t.Any) -> RuleRow:
+    index = number(reply, Attr.RULE_INDEX)
+    action = Action(number(reply, Attr.ACTION))
+    queue = {
+        "num": number(reply, Attr.QUEUE_NUM),
+        "count": number(reply, Attr.QUEUE_COUNT),
+        "bypass": first(reply, Attr.QUEUE_BYPASS) is not None,
+    }
+    return RuleRow(
+        index=index,
+        key=number(reply, Attr.RULE_KEY),
+        name=text(first(reply, Attr.RULE_NAME)) or REASON_WORDS.get(index, ""),
+        action=action.name.lower(),
+        packets=number(reply, Attr.PACKETS),
+        bytes=number(reply, Attr.BYTES),
+        queue=queue if action == Action.QUEUE else None,
+    )
+
+
+def endpoint_of(reply: t.Any) -> EndpointRow:
+    address = first(reply, Attr.ADDR) or b"\0\0\0\0"
+    return EndpointRow(
+        address=socket.inet_ntop(socket.AF_INET6 if len(address) == 16 else socket.AF_INET, address),
+        identity=number(reply, Attr.IDENTITY),
+        link=number(reply, Attr.LINK),
+        port=number(reply, Attr.LINK_PORT),
+    )
+
+
+def explanation_of(reply: t.Any) -> Explanation:
+    index = number(reply, Attr.RULE_INDEX)
+    return Explanation(
+        action=Action(number(reply, Attr.ACTION)).name.lower(),
+        direction_class=DirectionClass(number(reply, Attr.CLASS)).name.lower(),
+        rule_index=index,
+        rule_name=text(first(reply, Attr.RULE_NAME)) or REASON_WORDS.get(index, ""),
+        from_identity=number(reply, Attr.FROM_IDENTITY),
+        to_identity=number(reply, Attr.TO_IDENTITY),
+        generation=number(reply, Attr.GENERATION),
+    )

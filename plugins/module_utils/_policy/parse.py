@@ -1,0 +1,137 @@
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The desired policy: what an operator may write, and its one normal form.
+
+`normalise()` takes the plain object of the inventory and either returns a
+`Policy` or raises a PolicyError whose path leads to the offending value; there
+is nothing in between and no guess.  The normal form does not depend on the
+order of rules or lists, because the language does not either.  Runs on the
+controller and on the target, knows nothing of Docker.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields import (
+    CONTROL,
+    choice,
+    flag,
+    known_keys,
+    mapping,
+    strings,
+    whole_number,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.groups import parse_groups
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import (
+    DEFAULT_ACTIONS,
+    DEFAULTS,
+    GUARD_BYTES,
+    GUARDS,
+    MAX_GUARD_PATTERNS,
+    MODES,
+    PLACEMENTS,
+    Policy,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import glob_match
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import parse_rules
+
+_POLICY_KEYS = ("mode", "placement", "log_group", "log_defaults", "defaults", "groups", "rules", "guards")
+
+
+def normalise(raw: t.Any) -> Policy:
+    """The normal form of `raw`; raises PolicyError at the first thing that is wrong."""
+    mapping(raw, (), "the policy")
+    known_keys(raw, _POLICY_KEYS, (), "the policy")
+    groups = parse_groups(raw.get("groups"))
+    policy = Policy(
+        mode=choice(raw.get("mode", "enforce"), MODES, ("mode",), "the mode"),
+        placement=choice(raw.get("placement", "forward"), PLACEMENTS, ("placement",), "the placement"),
+        log_group=whole_number(raw.get("log_group", 0), 0, 65535, ("log_group",), "the log group"),
+        log_defaults=flag(raw.get("log_defaults", False), ("log_defaults",), "log_defaults"),
+        defaults=_defaults(raw.get("defaults")),
+        groups=groups,
+        rules=parse_rules(raw.get("rules"), {group.name: group for group in groups}),
+        guards=_guards(raw.get("guards")),
+    )
+    _refuse_queue_inside(policy)
+    return policy
+
+
+def _refuse_queue_inside(policy: Policy) -> None:
+    """A listener on the host gets no packets from hooks in the containers' namespaces."""
+    for rule in policy.rules:
+        if policy.placement == "container" and rule.action == "queue":
+            raise PolicyError(
+                f'the rule "{rule.name}" queues, which placement container cannot: '
+                "the listener is in another network namespace",
+                ("rules", rule.index, "action"),
+                "choose placement forward or postrouting, or allow, deny or reject instead",
+                rule.name,
+            )
+
+
+def _defaults(value: t.Any) -> t.Tuple[t.Tuple[str, str], ...]:
+    wanted = dict(DEFAULTS)
+    if value is not None:
+        known_keys(mapping(value, ("defaults",), "defaults"), list(DEFAULTS), ("defaults",), "defaults")
+        for name, action in value.items():
+            if action == "queue":
+                raise PolicyError(
+                    f"the default for {name} cannot be queue",
+                    ("defaults", str(name)),
+                    "a listener belongs to a rule: write one with the action queue",
+                )
+            wanted[str(name)] = choice(
+                action, DEFAULT_ACTIONS, ("defaults", str(name)), f"the default for {name}"
+            )
+    return tuple(wanted.items())
+
+
+# Guards
+
+
+def _guards(value: t.Any) -> t.Tuple[str, ...]:
+    if value is None:
+        return tuple(sorted(GUARDS))
+    guards = strings(value, ("guards",), "guards")
+    for pattern, path in guards:
+        if len(pattern.encode("utf-8")) > GUARD_BYTES:
+            raise PolicyError(
+                'the guard pattern "%s" is longer than %d bytes' % (pattern, GUARD_BYTES),
+                path,
+                "shorten it: ? stands for one character, * for any number, [a-f] for one of a class",
+            )
+        if (
+            not pattern.isascii()
+            or "/" in pattern
+            or any(c.isspace() for c in pattern)
+            or CONTROL.search(pattern)
+        ):
+            raise PolicyError(
+                f'"{pattern}" can match no network link', path, "use letters, digits and ? * [ ]"
+            )
+        try:
+            on_loopback = glob_match(pattern, "lo")
+        except re.error:
+            raise PolicyError(
+                f'the class in the guard pattern "{pattern}" is reversed',
+                path,
+                "write the lower character first",
+            ) from None
+        if on_loopback:
+            raise PolicyError(
+                f'the guard pattern "{pattern}" matches the loopback link lo',
+                path,
+                "name Docker's bridges only; the default is " + " ".join(GUARDS),
+            )
+    if len(set(guards)) > MAX_GUARD_PATTERNS:
+        raise PolicyError(
+            "more than %d guard patterns" % MAX_GUARD_PATTERNS, ("guards",), "join some with * or ?"
+        )
+    return tuple(sorted({pattern for pattern, _path in guards}))

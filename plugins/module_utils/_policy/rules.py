@@ -1,0 +1,345 @@
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The rules of a raw policy, and what a rule may not ask for.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    Path,
+    PolicyError,
+    did_you_mean,
+    path_text,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import (
+    cidr,
+    looks_like_address,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields import (
+    CONTROL,
+    choice,
+    flag,
+    kind_text,
+    known_keys,
+    mapping,
+    strings,
+    whole_number,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.groups import parse_groups
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import (
+    ACTIONS,
+    NAME_BYTES,
+    PERMITTING,
+    PREFIXES,
+    RESERVED,
+    Group,
+    Queue,
+    Rule,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import (
+    parse_port_range,
+    parse_service,
+    service_text,
+    services,
+)
+
+_RULE_KEYS = ("name", "action", "from", "to", "ports", "published", "direct", "log", "queue")
+_QUEUE_KEYS = ("num", "count", "bypass")
+_DOCKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+
+
+def _ports(value: t.Any, path: Path, rule: str) -> t.Tuple[str, ...]:
+    found = set()
+    for text, place in _port_texts(value, path, "ports", rule):
+        found.add(service_text(parse_service(text, place, rule)))
+    return tuple(sorted(found))
+
+
+def _published(value: t.Any, path: Path, rule: str) -> t.Tuple[str, ...]:
+    found = set()
+    for text, place in _port_texts(value, path, "published", rule):
+        lo, hi, protocol = parse_port_range(text, place, rule)
+        found.add("%d/%s" % (lo, protocol) if lo == hi else "%d-%d/%s" % (lo, hi, protocol))
+    return tuple(sorted(found))
+
+
+def _port_texts(value: t.Any, path: Path, what: str, rule: str) -> t.List[t.Tuple[str, Path]]:
+    numbers = list(enumerate(value)) if isinstance(value, (list, tuple)) else [(-1, value)]
+    for number, item in numbers:
+        if isinstance(item, int) and not isinstance(item, bool):
+            place = path if number < 0 else (*path, number)
+            raise PolicyError(
+                "the port %d has no protocol" % item, place, "write %d/tcp or %d/udp" % (item, item), rule
+            )
+    texts = strings(value, path, what, empty=True)
+    if value is not None and not texts:
+        raise PolicyError(f"{what} is empty", path, "leave it out for all services", rule)
+    return texts
+
+
+# Rules
+
+
+def parse_rules(value: t.Any, groups: t.Mapping[str, Group]) -> t.Tuple[Rule, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise PolicyError(
+            f"rules must be a list, not {kind_text(value)}", ("rules",), "write a list of rules"
+        )
+    rules: t.Dict[str, Rule] = {}
+    for index, body in enumerate(value):
+        rule = _rule(body, index, groups)
+        former = rules.setdefault(rule.name, rule)
+        # The same rule twice is what joining lists of several groups gives.
+        if former != rule:
+            raise PolicyError(
+                "two different rules have this name",
+                ("rules", index, "name"),
+                "rename one; the other is rules[%d]" % former.index,
+                rule.name,
+            )
+    ordered = tuple(sorted(rules.values(), key=lambda rule: rule.name))
+    _contradictions(ordered)
+    return ordered
+
+
+def _rule(body: t.Any, index: int, groups: t.Mapping[str, Group]) -> Rule:
+    path: Path = ("rules", index)
+    name = _rule_name(mapping(body, path, "a rule"), path)
+    try:
+        known_keys(body, _RULE_KEYS, path, "the rule")
+        action = choice(body.get("action", "allow"), ACTIONS, (*path, "action"), "the action")
+        rule = Rule(
+            name=name,
+            action=action,
+            sources=_parse_peers(body, "from", path, groups),
+            targets=_parse_peers(body, "to", path, groups),
+            ports=_ports(body.get("ports"), (*path, "ports"), name),
+            published=_published(body.get("published"), (*path, "published"), name),
+            direct=flag(body.get("direct", False), (*path, "direct"), "direct"),
+            log=flag(body.get("log", False), (*path, "log"), "log"),
+            queue=_parse_queue(body, action, path),
+            index=index,
+        )
+        _sense(rule, path, groups)
+    except PolicyError as error:
+        if error.rule:
+            raise
+        raise PolicyError(error.thing, error.path, error.mend, name)
+    return rule
+
+
+def rules_differ(one: t.Any, other: t.Any, groups: t.Mapping[str, t.Any]) -> bool:
+    """Whether two rules are good and mean something different. What is wrong with one, normalise() reports."""
+    if one == other:
+        return False
+    try:
+        known = {group.name: group for group in parse_groups(groups)}
+        return _rule(one, 0, known) != _rule(other, 0, known)
+    except PolicyError:
+        return False
+
+
+def _parse_queue(body: t.Mapping[str, t.Any], action: str, path: Path) -> t.Optional[Queue]:
+    value = body.get("queue")
+    if action != "queue":
+        if value is not None:
+            raise PolicyError(
+                f"queue is given, but the action is {action}",
+                (*path, "queue"),
+                "write action: queue, or remove it",
+            )
+        return None
+    if value is None:
+        raise PolicyError(
+            "the action is queue, but no queue is named",
+            path,
+            "write queue: {num: 0, count: 1, bypass: false}",
+        )
+    path = (*path, "queue")
+    known_keys(mapping(value, path, "queue"), _QUEUE_KEYS, path, "queue")
+    if "num" not in value:
+        raise PolicyError("the queue has no num", path, "name the queue its listener binds, 0 to 65535")
+    num = whole_number(value["num"], 0, 65535, (*path, "num"), "the queue's num")
+    return Queue(
+        num=num,
+        count=whole_number(value.get("count", 1), 1, 65536 - num, (*path, "count"), "the queue's count"),
+        bypass=flag(value.get("bypass", False), (*path, "bypass"), "the queue's bypass"),
+    )
+
+
+def _rule_name(body: t.Mapping[str, t.Any], path: Path) -> str:
+    if "name" not in body:
+        raise PolicyError("a rule has no name", path, "give it one: counters, logs and messages show it")
+    name = body["name"]
+    path = (*path, "name")
+    if not isinstance(name, str) or not name.strip():
+        raise PolicyError(f"a rule's name must be a text, not {kind_text(name)}", path, "write some words")
+    if name != name.strip() or CONTROL.search(name):
+        raise PolicyError(
+            f'the name "{name}" has blanks around it or control characters', path, "remove them"
+        )
+    size = len(name.encode("utf-8"))
+    if size > NAME_BYTES:
+        raise PolicyError(
+            'the name "%s" takes %d bytes' % (name, size), path, "shorten it to %d bytes" % NAME_BYTES
+        )
+    return str(name)
+
+
+def _parse_peers(
+    body: t.Mapping[str, t.Any], key: str, path: Path, groups: t.Mapping[str, Group]
+) -> t.Tuple[str, ...]:
+    path = (*path, key)
+    if key not in body:
+        raise PolicyError(f'"{key}" is missing', path[:-1], f"{key}: [any] stands for everybody")
+    return tuple(sorted({_peer(text, place, groups) for text, place in strings(body[key], path, f'"{key}"')}))
+
+
+def _peer(text: str, path: Path, groups: t.Mapping[str, Group]) -> str:
+    """A selector in normal form."""
+    if text in RESERVED or text in groups:
+        return text
+    head, colon, tail = text.partition(":")
+    if colon and head in PREFIXES:
+        return _prefixed(head, tail, text, path)
+    if looks_like_address(text):
+        return str(cidr(text, path))
+    if colon:
+        raise PolicyError(
+            f'"{text}" is no selector',
+            path,
+            "known are {}.{}".format(
+                ", ".join(prefix + ":" for prefix in PREFIXES), did_you_mean(head, PREFIXES)
+            ),
+        )
+    known = sorted(groups) + list(RESERVED)
+    raise PolicyError(
+        f'there is no group "{text}"',
+        path,
+        "known are {}.{}".format(", ".join(known), did_you_mean(text, known))
+        + (f" A container is named container:{text}." if _DOCKER_NAME.match(text) else ""),
+    )
+
+
+def _prefixed(head: str, tail: str, text: str, path: Path) -> str:
+    if head == "label":
+        key, equals, _value = tail.partition("=")
+        if not key or not equals:
+            raise PolicyError(
+                f'"{text}" is no label', path, "write label:KEY=VALUE; the value * stands for any"
+            )
+    elif head == "compose":
+        project, slash, service = tail.partition("/")
+        if not project or not slash or not service or "/" in service:
+            raise PolicyError(f'"{text}" is no compose service', path, "write compose:PROJECT/SERVICE")
+    elif head == "container" and not _DOCKER_NAME.match(tail):
+        raise PolicyError(
+            f'"{tail}" can be no container\'s name',
+            path,
+            "write container:NAME as docker ps shows it; for a pattern make a group with names",
+        )
+    elif not tail:
+        raise PolicyError(
+            f'"{text}" names no network', path, "write network:NAME as docker network ls shows it"
+        )
+    return text
+
+
+#: Which of the three kinds of holders judged traffic goes between (initiator, responder).
+JUDGED = frozenset(
+    {
+        ("world", "endpoint"),
+        ("endpoint", "world"),
+        ("endpoint", "endpoint"),
+        ("endpoint", "host"),
+        ("host", "endpoint"),
+        ("world", "host"),
+    }
+)
+
+
+def _holders(peers: t.Iterable[str], groups: t.Mapping[str, Group]) -> t.Set[str]:
+    holders: t.Set[str] = set()
+    for peer in peers:
+        if peer in ("world", "host"):
+            holders.add(peer)
+        elif peer == "any" or looks_like_address(peer) or (peer in groups and groups[peer].cidrs):
+            return {"world", "host", "endpoint"}
+        else:
+            holders.add("endpoint")
+    return holders
+
+
+def _sense(rule: Rule, path: Path, groups: t.Mapping[str, Group]) -> None:
+    """Combinations that can never do what they seem to say."""
+    sources, targets = _holders(rule.sources, groups), _holders(rule.targets, groups)
+    if rule.ports and rule.published:
+        raise PolicyError(
+            "both ports and published are given",
+            (*path, "published"),
+            "ports are the container's, published the host's: keep one, or make two rules",
+        )
+    if not any((source, target) in JUDGED for source in sources for target in targets):
+        raise PolicyError(
+            "traffic from {} to {} passes no guarded link".format(
+                ", ".join(rule.sources), ", ".join(rule.targets)
+            ),
+            path,
+            "the rule can never match: remove it, or name containers on one side",
+        )
+    if rule.published and "endpoint" not in targets:
+        raise PolicyError(
+            "published needs containers to look the port up at", (*path, "to"), "name containers in to"
+        )
+    if rule.direct and rule.action not in PERMITTING:
+        raise PolicyError(
+            "direct says nothing in a rule that does not allow",
+            (*path, "direct"),
+            f"remove it: {rule.action} holds for direct traffic anyway",
+        )
+    if rule.direct and rule.published:
+        raise PolicyError(
+            "direct traffic does not come through a published port",
+            (*path, "direct"),
+            "use ports with direct, or make two rules",
+        )
+    if rule.direct and ("world" not in sources or "endpoint" not in targets):
+        raise PolicyError(
+            "direct is about traffic from outside to containers",
+            (*path, "direct"),
+            "remove it from this rule",
+        )
+
+
+def _contradictions(rules: t.Sequence[Rule]) -> None:
+    same: t.Dict[t.Tuple[t.Any, ...], Rule] = {}
+    for rule in rules:
+        key = (rule.sources, rule.targets, services(rule.ports), rule.published)
+        former = same.setdefault(key, rule)
+        if former.action == rule.action and former.queue != rule.queue:
+            raise PolicyError(
+                'it sends the very same traffic to another queue than the rule "{}" ({})'.format(
+                    former.name, path_text(("rules", former.index))
+                ),
+                ("rules", rule.index, "queue"),
+                "a packet goes to one queue: remove one of the two",
+                rule.name,
+            )
+        if former.action != rule.action:
+            winner, loser = sorted((former, rule), key=lambda r: ACTIONS.index(r.action))
+            raise PolicyError(
+                'it says {} where the rule "{}" ({}) says {} for the very same traffic'.format(
+                    loser.action, winner.name, path_text(("rules", winner.index)), winner.action
+                ),
+                ("rules", loser.index, "action") if loser.action != "allow" else ("rules", loser.index),
+                f"{winner.action} would always win: remove one of the two",
+                loser.name,
+            )

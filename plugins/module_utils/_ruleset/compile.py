@@ -1,0 +1,618 @@
+# Copyright (c) The bridgewarden developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Effective rules -> the arrays of kmod/uapi/bridgewarden.h.
+
+Theory of operation.  Take everybody who can be party to a connection: each
+endpoint, and, for the world and for the host apart, each cell of the address
+space the policy's CIDRs cut.  Its *row* is the set of clauses that name it in
+`from`, its *column* the set of those that name it in `to`; both are bit masks,
+so the clauses of a pair are one AND.  Who has the same kind, row and column is
+one identity.  For each pair with clauses a sweep over the service numbers picks
+the one rule that decides, deny before reject before queue before allow, the first name
+among equals.  Equal pieces are stored once.
+
+The result depends on the set of rules only, never on an order: rules come
+sorted by name, endpoints by address, and masks are numbers.  Pure.
+PRIVATE to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import heapq
+import ipaddress
+import itertools
+import json
+import struct
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
+    DIGEST_LEN,
+    MAX_ENDPOINTS,
+    MAX_GUARDS,
+    MAX_PAIRS,
+    MAX_PUBLISH,
+    MAX_RULES,
+    MAX_SPANS,
+    NAME_LEN,
+    RULE_F_BYPASS,
+    RULE_F_LOG,
+    RULE_NONE,
+    STRUCTS,
+    Action,
+    Attr,
+    Identity,
+    Mode,
+    Placement,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import Interval
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import (
+    ACTIONS,
+    DEFAULTS,
+    PERMITTING,
+    Policy,
+    Rule,
+    digest,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import (
+    glob_escape,
+    glob_match,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import JUDGED
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import Service
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import Resolution
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import (
+    Endpoint,
+    Endpoints,
+    Party,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
+
+_PRECEDENCE = {action: place for place, action in enumerate(ACTIONS)}
+_AF = {4: 2, 6: 10}
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """Rows of each array as tuples in the header's order, addresses as bytes."""
+
+    mode: int
+    placement: int
+    log_group: int
+    log_defaults: bool
+    defaults: t.Tuple[int, ...]
+    guards: t.Tuple[str, ...]
+    policy_digest: bytes
+    identities: t.List[t.Tuple[int, int]]
+    cells4: t.List[t.Tuple[bytes, int, int]]
+    cells6: t.List[t.Tuple[bytes, int, int]]
+    endpoints4: t.List[t.Tuple[bytes, int, int, int]]
+    endpoints6: t.List[t.Tuple[bytes, int, int, int]]
+    publish: t.List[t.Tuple[int, int, int, bytes, int, int, int, bytes]]
+    rules: t.List[t.Tuple[int, int, int, int, int, int, bytes]]
+    spans: t.List[t.Tuple[int, int, int, int]]
+    blocks: t.List[t.Tuple[int, int]]
+    pairs: t.List[t.Tuple[int, int, int]]
+    #: (rule, rule that wins wherever the first would match), by number; advice, not part of the ruleset.
+    shadowed: t.Tuple[t.Tuple[int, int], ...] = ()
+    parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan networks, as patterns
+    _cache: t.Dict[str, t.Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_sections(self) -> t.List[t.Tuple[Attr, bytes]]:
+        """The packed arrays, in the order of their attributes; empty ones are left out."""
+        if "sections" not in self._cache:
+            arrays: t.List[t.Tuple[Attr, t.Sequence[t.Tuple[t.Any, ...]]]] = [
+                (Attr.SECTION_IDENTITY, self.identities),
+                (Attr.SECTION_CELL4, self.cells4),
+                (Attr.SECTION_CELL6, self.cells6),
+                (Attr.SECTION_ENDPOINT4, self.endpoints4),
+                (Attr.SECTION_ENDPOINT6, self.endpoints6),
+                (Attr.SECTION_PUBLISH, self.publish),
+                (Attr.SECTION_RULE, self.rules),
+                (Attr.SECTION_SPAN, self.spans),
+                (Attr.SECTION_BLOCK, self.blocks),
+                (Attr.SECTION_PAIR, self.pairs),
+            ]
+            self._cache["sections"] = [
+                (attr, b"".join(itertools.starmap(struct.Struct(STRUCTS[attr]).pack, rows)))
+                for attr, rows in arrays
+                if rows
+            ]
+        sections: t.List[t.Tuple[Attr, bytes]] = self._cache["sections"]
+        return sections
+
+    def digest(self) -> bytes:
+        """SHA-256 of everything the kernel gets; the policy's digest is kept apart."""
+        if "digest" not in self._cache:
+            total = hashlib.sha256()
+            head = {
+                "mode": self.mode,
+                "placement": self.placement,
+                "log": (self.log_group, self.log_defaults),
+                "defaults": self.defaults,
+                "guards": self.guards,
+                "parents": self.parents,
+            }
+            total.update(json.dumps(head, sort_keys=True).encode("ascii"))
+            for attr, data in self.to_sections():
+                total.update(b"%d:%d:" % (attr, len(data)))
+                total.update(data)
+            self._cache["digest"] = total.digest()
+        digest_bytes: bytes = self._cache["digest"]
+        return digest_bytes
+
+    def rule_name(self, number: int) -> str:
+        return self.rules[number][6].rstrip(b"\0").decode("utf-8")
+
+
+def compile_ruleset(policy: Policy, resolution: Resolution, facts: Json) -> Ruleset:
+    """The ruleset of a resolved policy. Raises BridgewardenError where it exceeds what the kernel takes."""
+    builder = _Matrix(resolution)
+    matrix = builder.build()
+    ruleset = Ruleset(
+        mode=Mode[policy.mode.upper()],
+        placement=Placement[policy.placement.upper()],
+        log_group=policy.log_group,
+        log_defaults=policy.log_defaults,
+        defaults=tuple(int(Action[dict(policy.defaults)[name].upper()]) for name in DEFAULTS),
+        guards=guard_patterns(policy, facts),
+        parents=parent_patterns(policy, facts),
+        policy_digest=bytes.fromhex(digest(policy)),
+        identities=builder.identities,
+        cells4=builder.cells[4],
+        cells6=builder.cells[6],
+        endpoints4=builder.endpoint_rows(4),
+        endpoints6=builder.endpoint_rows(6),
+        publish=_publish(resolution.host),
+        rules=[_rule_row(rule.rule) for rule in resolution.rules],
+        spans=matrix.spans,
+        blocks=matrix.blocks,
+        pairs=matrix.pairs,
+        shadowed=matrix.shadowed(),
+    )
+    _within_bounds(ruleset)
+    return ruleset
+
+
+def empty_ruleset() -> Ruleset:
+    """Guards nothing, judges nothing: what is left in the kernel after an uninstall."""
+    return Ruleset(
+        mode=Mode.ENFORCE,
+        placement=Placement.FORWARD,
+        log_group=0,
+        log_defaults=False,
+        defaults=tuple(int(Action[action.upper()]) for action in DEFAULTS.values()),
+        guards=(),
+        policy_digest=bytes(DIGEST_LEN),
+        identities=[(0, 0)] * Identity.FIRST,
+        cells4=[],
+        cells6=[],
+        endpoints4=[],
+        endpoints6=[],
+        publish=[],
+        rules=[],
+        spans=[],
+        blocks=[],
+        pairs=[],
+    )
+
+
+def _within_bounds(ruleset: Ruleset) -> None:
+    bounds: t.List[t.Tuple[str, t.Sized, int, str]] = [
+        ("guard patterns", ruleset.guards, MAX_GUARDS, "join patterns, or name fewer networks"),
+        ("parent links", ruleset.parents, MAX_GUARDS, "put networks on fewer parents"),
+        ("endpoints", ruleset.endpoints4, MAX_ENDPOINTS, "split the host"),
+        ("endpoints", ruleset.endpoints6, MAX_ENDPOINTS, "split the host"),
+        ("published ports", ruleset.publish, MAX_PUBLISH, "publish fewer ports"),
+        ("rules", ruleset.rules, MAX_RULES, "join rules"),
+        ("spans", ruleset.spans, MAX_SPANS, "make rules alike, so that containers share identities"),
+        ("pairs", ruleset.pairs, MAX_PAIRS, "make rules alike, so that containers share identities"),
+    ]
+    for what, rows, bound, mend in bounds:
+        if len(rows) > bound:
+            raise BridgewardenError(
+                "the policy compiles to %d %s, the kernel takes %d" % (len(rows), what, bound), "", mend
+            )
+
+
+# Guards
+
+
+def guard_patterns(policy: Policy, facts: Json) -> t.Tuple[str, ...]:
+    """The policy's patterns, and by name each bridge of Docker's that none of them matches."""
+    patterns = set(policy.guards)
+    for network in facts.get("networks") or []:
+        bridge = network.get("Bridge")
+        if bridge and not any(glob_match(pattern, bridge) for pattern in policy.guards):
+            patterns.add(glob_escape(bridge))
+    return tuple(sorted(patterns))
+
+
+def parent_patterns(policy: Policy, facts: Json) -> t.Tuple[str, ...]:
+    """By name each parent of Docker's macvlan and ipvlan networks; only inside the containers is it a guard."""
+    if policy.placement != "container":
+        return ()
+    if "networks" not in facts:
+        return ("*",)  # Docker has not been asked yet: any link may be a parent of its networks
+    found = {network.get("Parent") for network in facts.get("networks") or []}
+    return tuple(sorted(glob_escape(parent) for parent in found if parent))
+
+
+# Rules
+
+
+def rule_key(rule: Rule) -> int:
+    """64 bits of the rule's content; never 0."""
+    text = json.dumps(rule.as_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") or 1
+
+
+def _rule_row(rule: Rule) -> t.Tuple[int, int, int, int, int, int, bytes]:
+    flags = RULE_F_LOG if rule.log else 0
+    first = count = 0
+    if rule.queue is not None:
+        first, count = rule.queue.num, rule.queue.count
+        flags |= RULE_F_BYPASS if rule.queue.bypass else 0
+    name = rule.name.encode("utf-8")[: NAME_LEN - 1]
+    return rule_key(rule), int(Action[rule.action.upper()]), flags, first, count, 0, name
+
+
+# The matrix
+
+_NOBODY = 0  # mask, row and column of who is named nowhere
+
+
+#: Where multicast and broadcast addresses begin and end.
+_GROUP_EDGES = {4: {0xE0000000, 0xF0000000, 0xFFFFFFFF}, 6: {0xFF << 120}}
+
+
+def is_group(version: int, address: int) -> bool:
+    """A multicast or broadcast address: nobody's own, so the kernel takes it by its cell."""
+    if version == 4:
+        return address >> 28 == 0xE or address == 0xFFFFFFFF
+    return address >> 120 == 0xFF
+
+
+@dataclass(frozen=True)
+class _Clause:
+    number: int  # of the rule
+    order: t.Tuple[int, int]  # precedence, then number: the smallest decides
+    direct: bool  # counts for direct ingress
+    source: Party
+    target: Party
+    services: t.Tuple[Service, ...]
+
+
+class _Matrix:
+    """Identities, cells and endpoints of the kernel; `build()` gives the pairs."""
+
+    def __init__(self, resolution: Resolution) -> None:
+        self.host = resolution.host
+        self.clauses = _clauses(resolution)
+        rows = _Marks(self.host, [clause.source for clause in self.clauses])
+        columns = _Marks(self.host, [clause.target for clause in self.clauses])
+        self._holders = self._find_holders(rows, columns)
+        self._number(rows, columns)
+
+    def _find_holders(self, rows: _Marks, columns: _Marks) -> t.Set[t.Tuple[str, int, int]]:
+        """Everybody there is, as (kind, row mask, column mask)."""
+        self._endpoint_masks = [
+            ("endpoint", row, column) for row, column in zip(rows.endpoints(), columns.endpoints())
+        ]
+        points = {
+            version: sorted(rows.points(version) | columns.points(version) | _GROUP_EDGES[version] | {0})
+            for version in (4, 6)
+        }
+        self._cell_masks: t.Dict[int, t.List[t.Tuple[int, int, int]]] = {
+            version: list(zip(starts, rows.cells(version, starts), columns.cells(version, starts)))
+            for version, starts in points.items()
+        }
+        self._world = ("world", rows.world, columns.world)
+        self._host = ("host", rows.host, columns.host)
+        holders = set(self._endpoint_masks) | {self._world, self._host}
+        self._group_columns: t.Set[int] = set()
+        for version, cells in self._cell_masks.items():
+            for start, row, column in cells:
+                if is_group(version, start):
+                    self._group_columns.add(columns.world | column)
+                holders.add(("world", rows.world | row, columns.world | column))
+                holders.add(("host", rows.host | row, columns.host | column))
+        return holders
+
+    def _number(self, rows: _Marks, columns: _Marks) -> None:
+        row_of = _numbering({row for _kind, row, _column in self._holders})
+        column_of = _numbering({column for _kind, _row, column in self._holders})
+        reserved = [self._world, self._host]
+        own = sorted(holder for holder in self._holders if holder not in reserved)
+        identity_of = {self._world: int(Identity.WORLD), self._host: int(Identity.HOST)}
+        identity_of.update({holder: Identity.FIRST + place for place, holder in enumerate(own)})
+        self.identities = [(0, 0)] + [(row_of[row], column_of[column]) for _k, row, column in reserved + own]
+        self._endpoint_identity = [identity_of[holder] for holder in self._endpoint_masks]
+        self.cells: t.Dict[int, t.List[t.Tuple[bytes, int, int]]] = {}
+        for version, cells in self._cell_masks.items():
+            self.cells[version] = _merged_cells(
+                version,
+                (
+                    (
+                        start,
+                        identity_of[("world", rows.world | row, columns.world | column)],
+                        identity_of[("host", rows.host | row, columns.host | column)],
+                    )
+                    for start, row, column in cells
+                ),
+            )
+        self._row_of, self._column_of = row_of, column_of
+
+    def endpoint_rows(self, version: int) -> t.List[t.Tuple[bytes, int, int, int]]:
+        size = 4 if version == 4 else 16
+        return [
+            (endpoint.address.to_bytes(size, "big"), identity, endpoint.link_index, endpoint.port_index)
+            for endpoint, identity in zip(self.host.endpoints, self._endpoint_identity)
+            if endpoint.version == version
+        ]
+
+    def build(self) -> _Pairs:
+        """All pairs (row, column) that judged traffic can meet and that a clause covers."""
+        row_kinds: t.Dict[int, t.Set[str]] = {}
+        column_kinds: t.Dict[int, t.Set[str]] = {}
+        for kind, row, column in self._holders:
+            row_kinds.setdefault(row, set()).add(kind)
+            column_kinds.setdefault(column, set()).add(kind)
+        for column in self._group_columns:
+            column_kinds[column].add("endpoint")  # a group behind a guard answers as the world's does
+        columns = sorted(column_kinds)
+        # For each clause the columns it is in, as a mask over places in `columns`:
+        # the pairs of a row are then the OR over its clauses, however many pairs there are not.
+        places = [0] * len(self.clauses)
+        for place, column in enumerate(columns):
+            for bit in _bits(column):
+                places[bit] |= 1 << place
+        judged = {
+            kind: {to for source, to in JUDGED if source == kind} for kind in ("world", "host", "endpoint")
+        }
+        pairs = _Pairs(self.clauses)
+        for row in sorted(row_kinds):
+            reachable = set().union(*(judged[kind] for kind in row_kinds[row]))
+            met = 0
+            for bit in _bits(row):
+                met |= places[bit]
+            for place in _bits(met):
+                column = columns[place]
+                if not reachable.isdisjoint(column_kinds[column]):
+                    pairs.add(self._row_of[row], self._column_of[column], row & column)
+        return pairs
+
+
+def _clauses(resolution: Resolution) -> t.List[_Clause]:
+    clauses = []
+    for number, effective in enumerate(resolution.rules):
+        rule = effective.rule
+        for clause in effective.clauses:
+            clauses.append(
+                _Clause(
+                    number,
+                    (_PRECEDENCE[rule.action], number),
+                    rule.direct or rule.action not in PERMITTING,
+                    effective.source,
+                    clause.target,
+                    clause.services,
+                )
+            )
+    return clauses
+
+
+def _numbering(masks: t.Set[int]) -> t.Dict[int, int]:
+    return {mask: place for place, mask in enumerate(sorted(masks | {_NOBODY}))}
+
+
+def _bits(mask: int) -> t.Iterator[int]:
+    """The places of the set bits, ascending."""
+    if mask.bit_length() <= 64:
+        while mask:
+            low = mask & -mask
+            yield low.bit_length() - 1
+            mask ^= low
+        return
+    for place, byte in enumerate(mask.to_bytes((mask.bit_length() + 7) // 8, "little")):
+        while byte:
+            low = byte & -byte
+            yield place * 8 + low.bit_length() - 1
+            byte ^= low
+
+
+def _merged_cells(
+    version: int, cells: t.Iterable[t.Tuple[int, int, int]]
+) -> t.List[t.Tuple[bytes, int, int]]:
+    size = 4 if version == 4 else 16
+    merged: t.List[t.Tuple[bytes, int, int]] = []
+    for start, world, host in cells:
+        if not merged or merged[-1][1:] != (world, host):
+            merged.append((start.to_bytes(size, "big"), world, host))
+    return merged
+
+
+class _Marks:
+    """For one side of all clauses: who is named by which, as masks over the clauses."""
+
+    def __init__(self, host: Endpoints, parties: t.Sequence[Party]) -> None:
+        self._size = len(host.endpoints)
+        masks: t.Dict[int, t.Tuple[Party, int]] = {}
+        for number, party in enumerate(parties):
+            # Rules share parties, so each is walked once and not once a rule.
+            _party, mask = masks.get(id(party), (party, 0))
+            masks[id(party)] = party, mask | 1 << number
+        self._masks = list(masks.values())
+        self.world = self._sum(party_mask for party_mask in self._masks if party_mask[0].world)
+        self.host = self._sum(party_mask for party_mask in self._masks if party_mask[0].host)
+
+    @staticmethod
+    def _sum(masks: t.Iterable[t.Tuple[Party, int]]) -> int:
+        total = 0
+        for _party, mask in masks:
+            total |= mask
+        return total
+
+    def endpoints(self) -> t.List[int]:
+        marks = [_NOBODY] * self._size
+        for party, mask in self._masks:
+            for index in party.endpoints:
+                marks[index] |= mask
+        return marks
+
+    def points(self, version: int) -> t.Set[int]:
+        """Where a cell starts because an interval starts or has ended."""
+        top = (1 << (32 if version == 4 else 128)) - 1
+        found: t.Set[int] = set()
+        for party, _mask in self._masks:
+            for family, lo, hi in party.nets:
+                if family == version:
+                    found.add(lo)
+                    if hi < top:
+                        found.add(hi + 1)
+        return found
+
+    def cells(self, version: int, starts: t.List[int]) -> t.List[int]:
+        marks = [_NOBODY] * len(starts)
+        for party, mask in self._masks:
+            for interval in party.nets:
+                if interval[0] == version:
+                    self._mark(marks, starts, interval, mask)
+        return marks
+
+    @staticmethod
+    def _mark(marks: t.List[int], starts: t.List[int], interval: Interval, mask: int) -> None:
+        _version, lo, hi = interval
+        for place in range(bisect.bisect_left(starts, lo), bisect.bisect_right(starts, hi)):
+            marks[place] |= mask
+
+
+_Run = t.Tuple[t.Tuple[int, int, int, int], ...]
+
+
+class _Pairs:
+    """Collects pairs; equal sets of clauses are swept once, equal runs of spans stored once."""
+
+    def __init__(self, clauses: t.Sequence[_Clause]) -> None:
+        self._clauses = clauses
+        self.pairs: t.List[t.Tuple[int, int, int]] = []
+        self.blocks: t.List[t.Tuple[int, int]] = []
+        self.spans: t.List[t.Tuple[int, int, int, int]] = []
+        self._block_of_mask: t.Dict[int, int] = {}
+        self._block_of_run: t.Dict[_Run, int] = {}
+        self._winners: t.Set[int] = set()
+        self._beaten: t.Dict[int, int] = {}
+
+    def add(self, row: int, column: int, mask: int) -> None:
+        block = self._block_of_mask.get(mask)
+        if block is None:
+            block = self._block_of_mask[mask] = self._block([self._clauses[bit] for bit in _bits(mask)])
+        self.pairs.append((row, column, block))
+
+    def _block(self, clauses: t.Sequence[_Clause]) -> int:
+        run = _sweep(clauses)
+        self._watch(clauses, run)
+        block = self._block_of_run.get(run)
+        if block is None:
+            block = self._block_of_run[run] = len(self.blocks)
+            self.blocks.append((len(self.spans), len(run)))
+            self.spans.extend(run)
+        return block
+
+    def _watch(self, clauses: t.Sequence[_Clause], run: _Run) -> None:
+        here = {number for span in run for number in span[2:]}
+        self._winners |= here
+        for clause in clauses:
+            if clause.number not in here and clause.number not in self._beaten:
+                lo = clause.services[0][0]
+                self._beaten[clause.number] = next(span[2] for span in run if span[1] >= lo)
+
+    def shadowed(self) -> t.Tuple[t.Tuple[int, int], ...]:
+        return tuple(sorted(item for item in self._beaten.items() if item[0] not in self._winners))
+
+
+def _sweep(clauses: t.Sequence[_Clause]) -> _Run:
+    """Who decides where: ascending, disjoint spans (lo, hi, rule, rule for direct ingress)."""
+    starts = sorted((lo, hi, clause.order, clause.direct) for clause in clauses for lo, hi in clause.services)
+    edges = sorted({edge for lo, hi, _order, _direct in starts for edge in (lo, hi + 1)})
+    every: t.List[t.Tuple[t.Tuple[int, int], int]] = []  # heaps of (order, hi)
+    direct: t.List[t.Tuple[t.Tuple[int, int], int]] = []
+    run: t.List[t.Tuple[int, int, int, int]] = []
+    upcoming = 0
+    for lo, after in zip(edges, edges[1:]):
+        while upcoming < len(starts) and starts[upcoming][0] == lo:
+            _lo, hi, order, counts_direct = starts[upcoming]
+            heapq.heappush(every, (order, hi))
+            if counts_direct:
+                heapq.heappush(direct, (order, hi))
+            upcoming += 1
+        rule, rule_direct = _top(every, lo), _top(direct, lo)
+        if rule == RULE_NONE:
+            continue
+        if run and run[-1][1] + 1 == lo and run[-1][2:] == (rule, rule_direct):
+            run[-1] = (run[-1][0], after - 1, rule, rule_direct)
+        else:
+            run.append((lo, after - 1, rule, rule_direct))
+    return tuple(run)
+
+
+def _top(heap: t.List[t.Tuple[t.Tuple[int, int], int]], lo: int) -> int:
+    while heap and heap[0][1] < lo:  # it has ended before here
+        heapq.heappop(heap)
+    return heap[0][0][1] if heap else RULE_NONE
+
+
+# Published ports
+
+
+def _publish(host: Endpoints) -> t.List[t.Tuple[int, int, int, bytes, int, int, int, bytes]]:
+    """Each socket docker-proxy may hold, and the container's address behind it."""
+    found: t.Dict[t.Tuple[int, int, int, bytes], t.Tuple[int, int, bytes]] = {}
+    for container in host.containers:
+        endpoints = (
+            [host.endpoints[i] for i in host.endpoints_of(container)] if container.get("Ports") else []
+        )
+        for port in container.get("Ports") or []:
+            protocol = _PROTOCOLS.get(port.get("Protocol") or "tcp")
+            if protocol is None or not port.get("HostPort"):
+                continue
+            for version, address in _sockets(port.get("HostIp") or ""):
+                target = _gateway_endpoint(host, endpoints, version)
+                if target is not None:
+                    key = (_AF[version], protocol, port["HostPort"], address)
+                    found.setdefault(key, (_AF[target.version], port["ContainerPort"], _padded(target)))
+    return [
+        (family, protocol, host_port, address, to_family, 0, to_port, to_address)
+        for (family, protocol, host_port, address), (to_family, to_port, to_address) in sorted(found.items())
+    ]
+
+
+def _sockets(text: str) -> t.List[t.Tuple[int, bytes]]:
+    if not text:
+        return [(4, bytes(16)), (6, bytes(16))]
+    address = ipaddress.ip_address(text)
+    return [(address.version, address.packed.ljust(16, b"\0"))]
+
+
+def _padded(endpoint: Endpoint) -> bytes:
+    return endpoint.address.to_bytes(4 if endpoint.version == 4 else 16, "big").ljust(16, b"\0")
+
+
+def _gateway_endpoint(host: Endpoints, endpoints: t.Sequence[Endpoint], version: int) -> t.Optional[Endpoint]:
+    """The address docker-proxy connects to: on the network libnetwork takes as gateway.
+
+    That is the first by name of those that are not internal, unless priorities
+    are set, which the facts do not carry.  All addresses of a container mostly
+    have one identity, so another choice would seldom decide differently.  An
+    IPv6 socket of a container without IPv6 is served over its IPv4 address.
+    """
+    internal = {network["Name"] for network in host.networks if network.get("Internal")}
+    candidates = [endpoint for endpoint in endpoints if endpoint.version == version]
+    if version == 6 and not candidates:
+        candidates = [endpoint for endpoint in endpoints if endpoint.version == 4]
+    return min(candidates, key=lambda e: (e.network in internal, e.network, e.address), default=None)

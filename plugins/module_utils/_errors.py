@@ -4,8 +4,8 @@
 
 """What can go wrong, in words.
 
-Every error names the thing, the place and the mend, and reads as one line:
-"thing (place): mend".  The library raises these only; modules turn them into
+Every error names the problem, its location and a hint, and reads as one line:
+"problem (location): hint".  The library raises these only; modules turn them into
 fail_json, the command into an exit code.  Nothing here may import the library.
 PRIVATE to the collection: it may change at any time.
 """
@@ -46,18 +46,18 @@ class BridgewardenError(Exception):
     kind = "error"  # stable word for scripts, in module results as error_kind
     exit_code = 1  # of the bridgewarden command
 
-    def __init__(self, thing: str, place: str = "", mend: str = "") -> None:
-        self.thing = thing
-        self.place = place
-        self.mend = mend
+    def __init__(self, problem: str, location: str = "", hint: str = "") -> None:
+        self.problem = problem
+        self.location = location
+        self.hint = hint
         super().__init__(self.text())
 
     def text(self) -> str:
-        text = self.thing
-        if self.place:
-            text += f" ({self.place})"
-        if self.mend:
-            text += ": " + self.mend
+        text = self.problem
+        if self.location:
+            text += f" ({self.location})"
+        if self.hint:
+            text += ": " + self.hint
         return text
 
     def __str__(self) -> str:
@@ -65,7 +65,12 @@ class BridgewardenError(Exception):
 
     def as_result(self) -> t.Dict[str, t.Any]:
         """What a module hands to fail_json beside msg."""
-        return {"error_kind": self.kind, "thing": self.thing, "place": self.place, "mend": self.mend}
+        return {
+            "error_kind": self.kind,
+            "problem": self.problem,
+            "location": self.location,
+            "hint": self.hint,
+        }
 
 
 class PolicyError(BridgewardenError):
@@ -75,14 +80,14 @@ class PolicyError(BridgewardenError):
     exit_code = 2
 
     def __init__(
-        self, thing: str, path: t.Sequence[t.Union[str, int]] = (), mend: str = "", rule: str = ""
+        self, problem: str, path: t.Sequence[t.Union[str, int]] = (), hint: str = "", rule: str = ""
     ) -> None:
         self.path: Path = tuple(path)
         self.rule = rule
-        place = path_text(self.path)
+        location = path_text(self.path)
         if rule:
-            place = 'rule "{}"{}'.format(rule, ", " + place if place else "")
-        super().__init__(thing, place, mend)
+            location = 'rule "{}"{}'.format(rule, ", " + location if location else "")
+        super().__init__(problem, location, hint)
 
     def as_result(self) -> t.Dict[str, t.Any]:
         return dict(super().as_result(), path=list(self.path), rule=self.rule)
@@ -142,9 +147,9 @@ class KernelError(BridgewardenError):
     kind = "kernel"
     exit_code = 7
 
-    def __init__(self, thing: str, place: str = "", mend: str = "", errno: int = 0) -> None:
+    def __init__(self, problem: str, location: str = "", hint: str = "", errno: int = 0) -> None:
         self.errno = errno
-        super().__init__(thing, place, mend)
+        super().__init__(problem, location, hint)
 
 
 class Stale(KernelError):

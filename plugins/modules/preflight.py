@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Looks at the kernel, its headers, module loading, Secure Boot, Docker and the Python libraries, and
     changes nothing.
-  - Fails with every problem that stops bridgewarden on this host, each with its place and its mend.
+  - Fails with every problem that stops bridgewarden on this host, each with its location and a hint.
   - Returns the packages to install, so that one package task does it.
   - Needs nothing but Python on the host.
 author:
@@ -70,9 +70,9 @@ problems:
   type: list
   elements: dict
   sample:
-    - thing: the kernel takes signed modules only (Secure Boot)
-      place: MOK list
-      mend: enrol DKMS's key ...
+    - problem: the kernel takes signed modules only (Secure Boot)
+      location: MOK list
+      hint: enrol DKMS's key ...
 packages:
   description: Packages to install; empty where nothing is missing or the package manager is not apt.
   returned: always

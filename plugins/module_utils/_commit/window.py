@@ -40,8 +40,8 @@ def roll_back(kernel: Kernel, store: Store, generation: t.Optional[int] = None) 
         try:
             now = kernel.rollback(generation)
         except KernelError as error:
-            mend = "what is confirmed stays; apply the former policy to go back to it"
-            raise _no_window(error, kernel, mend) from None
+            hint = "what is confirmed stays; apply the former policy to go back to it"
+            raise _no_window(error, kernel, hint) from None
         store.drop_pending()
         return now
 
@@ -54,14 +54,14 @@ def seal_policy(kernel: Kernel, store: Store, generation: t.Optional[int] = None
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
-            place = "no ruleset is in force"
+            location = "no ruleset is in force"
             raise KernelError(
-                "there is nothing to seal", place, "apply a policy first", errno.ENOENT
+                "there is nothing to seal", location, "apply a policy first", errno.ENOENT
             ) from None
 
 
-def _no_window(error: KernelError, kernel: Kernel, mend: str) -> KernelError:
+def _no_window(error: KernelError, kernel: Kernel, hint: str) -> KernelError:
     if error.errno != errno.ENOENT:
         return error
-    place = f"generation {kernel.info().generation} is in force"
-    return KernelError("no commit waits for its confirmation", place, mend, errno.ENOENT)
+    location = f"generation {kernel.info().generation} is in force"
+    return KernelError("no commit waits for its confirmation", location, hint, errno.ENOENT)

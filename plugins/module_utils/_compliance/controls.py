@@ -152,7 +152,7 @@ def hooks_first(host: HostState) -> Finding:
 
 def sealed(host: HostState) -> Finding:
     words = {True: "sealed until reboot", False: "not sealed"}
-    # Sealed without being asked to be is no danger, and only a reboot would mend it.
+    # Sealed without being asked to be is no danger, and only a reboot would undo it.
     found = host.info().sealed
     return Finding(words[host.wanted.seal or found], words[found])
 

@@ -501,7 +501,7 @@ def _listing(path: str, text: t.Optional[str]) -> t.List[str]:
 def _denied(path: str, error: OSError) -> BridgewardenError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return PermissionDenied(f"cannot write: {error.strerror}", path, "run as root (become: true)")
-    return BridgeError(f"cannot write: {error.strerror}", path, "mend that and run again")
+    return BridgeError(f"cannot write: {error.strerror}", path, "remove the cause and run again")
 
 
 def read_exact(path: str) -> t.Optional[str]:

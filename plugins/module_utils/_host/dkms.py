@@ -64,8 +64,8 @@ class DkmsError(BridgewardenError):
 
     kind = "dkms"
 
-    def __init__(self, thing: str, place: str = "", mend: str = "", log: t.Sequence[str] = ()) -> None:
-        super().__init__(thing, place, mend)
+    def __init__(self, problem: str, location: str = "", hint: str = "", log: t.Sequence[str] = ()) -> None:
+        super().__init__(problem, location, hint)
         self.log = list(log)
 
     def as_result(self) -> t.Dict[str, t.Any]:
@@ -221,18 +221,21 @@ class Dkms:
             return
         said = (err.strip() or out.strip()).splitlines()
         log = self.make_log(version) if verb == "build" else []
-        thing = "%s failed (dkms %s ended with %d)" % (doing, verb, code)
-        place = os.path.join(self.tree, version, "build", "make.log") if log else f"dkms {verb}"
+        problem = "%s failed (dkms %s ended with %d)" % (doing, verb, code)
+        location = os.path.join(self.tree, version, "build", "make.log") if log else f"dkms {verb}"
         if code == 77:
             raise DkmsError(
-                thing, place, "its dkms.conf excludes this kernel or architecture (BUILD_EXCLUSIVE_*)", log
+                problem,
+                location,
+                "its dkms.conf excludes this kernel or architecture (BUILD_EXCLUSIVE_*)",
+                log,
             )
         if log:
             wrong = [line for line in log if re.search(r"\berror\b", line, re.IGNORECASE)]
-            raise DkmsError(thing, place, (wrong or log[-1:] or ["read the log"])[0].strip(), log)
+            raise DkmsError(problem, location, (wrong or log[-1:] or ["read the log"])[0].strip(), log)
         # Lines with "Error!" tell the reason, followed by an explanation.
         worst = next((line for line in said if "Error!" in line), said[-1] if said else "it printed nothing")
-        raise DkmsError(thing, place, worst.replace("Error!", "").strip(), said[-LOG_LINES:])
+        raise DkmsError(problem, location, worst.replace("Error!", "").strip(), said[-LOG_LINES:])
 
     def make_log(self, version: str) -> t.List[str]:
         try:

@@ -30,8 +30,10 @@ class LoadError(BridgewardenError):
     kind = "module_load"
     exit_code = 5
 
-    def __init__(self, thing: str, place: str = "", mend: str = "", kernel_log: t.Sequence[str] = ()) -> None:
-        super().__init__(thing, place, mend)
+    def __init__(
+        self, problem: str, location: str = "", hint: str = "", kernel_log: t.Sequence[str] = ()
+    ) -> None:
+        super().__init__(problem, location, hint)
         self.kernel_log = list(kernel_log)
 
     def as_result(self) -> t.Dict[str, t.Any]:
@@ -124,9 +126,11 @@ class KernelModule:
     def explain(self, said: str) -> LoadError:
         """What modprobe's words mean, and what to do."""
         log = self.kernel_log()
-        place = f"modprobe {self.name}"
+        location = f"modprobe {self.name}"
         if "Key was rejected" in said or "Required key not available" in said:
-            return LoadError("the kernel rejects the module's signature (Secure Boot)", place, MOK_STEPS, log)
+            return LoadError(
+                "the kernel rejects the module's signature (Secure Boot)", location, MOK_STEPS, log
+            )
         if "Operation not permitted" in said:
             if modules_disabled():
                 return LoadError(
@@ -136,28 +140,31 @@ class KernelModule:
                     log,
                 )
             return LoadError(
-                "the kernel does not permit it", place, "run as root; under Secure Boot: " + MOK_STEPS, log
+                "the kernel does not permit it", location, "run as root; under Secure Boot: " + MOK_STEPS, log
             )
         if "Invalid module format" in said or "Exec format error" in said:
             return LoadError(
                 f"the module was built for another kernel than {os.uname().release} (vermagic)",
-                place,
+                location,
                 "build it for the running kernel (bridgewarden.docker.dkms with force: true), or reboot",
                 log,
             )
         if "Unknown symbol" in said:
             return LoadError(
                 "the kernel lacks what the module needs (unknown symbol)",
-                place,
+                location,
                 "build it anew for the running kernel; the kernel log names the symbol",
                 log,
             )
         if "not found in directory" in said:
             return self.missing()
         if "Invalid argument" in said or "Unknown parameter" in said:
-            return LoadError("the module refuses its parameters", place, said.splitlines()[-1], log)
+            return LoadError("the module refuses its parameters", location, said.splitlines()[-1], log)
         return LoadError(
-            "the module cannot be loaded", place, said.splitlines()[-1] if said else "see the kernel log", log
+            "the module cannot be loaded",
+            location,
+            said.splitlines()[-1] if said else "see the kernel log",
+            log,
         )
 
     def missing(self) -> LoadError:

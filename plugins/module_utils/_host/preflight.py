@@ -5,8 +5,8 @@
 """Can this host be hardened, and what does it lack?
 
 Runs before anything is installed, so: the standard library only, and only
-reading.  Every finding that stops the work is a problem with thing, place and
-mend; all of them are told at once.  Knows Debian's package names; elsewhere it
+reading.  Every finding that stops the work is a problem with problem, location and
+hint; all of them are reported at once.  Knows Debian's package names; elsewhere it
 reports facts and names no packages.
 PRIVATE to the collection: it may change at any time.
 """
@@ -52,9 +52,9 @@ REQUIRE_DROP_IN = "/etc/systemd/system/docker.service.d/bridgewarden.conf"
 
 
 class Problem(t.NamedTuple):
-    thing: str
-    place: str
-    mend: str
+    problem: str
+    location: str
+    hint: str
 
     def text(self) -> str:
         return "{} ({}): {}".format(*self)

@@ -192,7 +192,7 @@ class Store:
     def _denied(path: str, error: OSError) -> Exception:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return PermissionDenied(f"cannot write: {error.strerror}", path, "run as root (become: true)")
-        return StoreCorrupt(f"cannot be used: {error.strerror}", path, "mend the file system and run again")
+        return StoreCorrupt(f"cannot be used: {error.strerror}", path, "repair the file system and run again")
 
     def _read(self, path: str) -> t.Optional[Json]:
         try:
@@ -204,21 +204,21 @@ class Store:
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise PermissionDenied("cannot read the file", path, "run as root (become: true)")
             raise StoreCorrupt(f"cannot be read: {error.strerror}", path, "apply the policy again")
-        mend = "apply the policy again with bridgewarden.docker.policy; the file is left as it is"
+        hint = "apply the policy again with bridgewarden.docker.policy; the file is left as it is"
         try:
             envelope = json.loads(text.decode("utf-8"))
         except ValueError as error:
-            raise StoreCorrupt(f"the file is not JSON: {error}", path, mend)
+            raise StoreCorrupt(f"the file is not JSON: {error}", path, hint)
         if not isinstance(envelope, dict) or not isinstance(envelope.get("body"), dict):
-            raise StoreCorrupt("the file is not one of bridgewarden's", path, mend)
+            raise StoreCorrupt("the file is not one of bridgewarden's", path, hint)
         if envelope.get("schema") != POLICY_SCHEMA:
             raise StoreCorrupt(
                 "the file has schema %r, this version reads %d" % (envelope.get("schema"), POLICY_SCHEMA),
                 path,
-                mend,
+                hint,
             )
         if envelope.get("sha256") != self._sum(envelope["body"]):
-            raise StoreCorrupt("the file's checksum does not match its content", path, mend)
+            raise StoreCorrupt("the file's checksum does not match its content", path, hint)
         body: Json = envelope["body"]
         return body
 

@@ -154,5 +154,5 @@ def _query(value: t.Any, path: Path) -> str:
         jmespath.compile(value)
     except Exception as error:  # jmespath has several kinds without a common base but ValueError
         text = " ".join(str(error).split())
-        raise PolicyError(f"the query is no JMESPath: {text}", path, "mend it, see https://jmespath.org")
+        raise PolicyError(f"the query is no JMESPath: {text}", path, "correct it, see https://jmespath.org")
     return str(value)

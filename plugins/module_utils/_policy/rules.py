@@ -132,7 +132,7 @@ def _rule(body: t.Any, index: int, groups: t.Mapping[str, Group]) -> Rule:
     except PolicyError as error:
         if error.rule:
             raise
-        raise PolicyError(error.thing, error.path, error.mend, name)
+        raise PolicyError(error.problem, error.path, error.hint, name)
     return rule
 
 

@@ -214,10 +214,10 @@ def _within_bounds(ruleset: Ruleset) -> None:
         ("spans", ruleset.spans, MAX_SPANS, "make rules alike, so that containers share identities"),
         ("pairs", ruleset.pairs, MAX_PAIRS, "make rules alike, so that containers share identities"),
     ]
-    for what, rows, bound, mend in bounds:
+    for what, rows, bound, hint in bounds:
         if len(rows) > bound:
             raise BridgewardenError(
-                "the policy compiles to %d %s, the kernel takes %d" % (len(rows), what, bound), "", mend
+                "the policy compiles to %d %s, the kernel takes %d" % (len(rows), what, bound), "", hint
             )
 
 

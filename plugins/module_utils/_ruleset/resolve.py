@@ -182,7 +182,7 @@ class _Resolver:
     def _empty(self, rule: Rule, key: str, text: str) -> None:
         if self.on_empty == "fail":
             raise SelectorError(
-                text, ("rules", rule.index, key), "mend it, or set on_empty_selector to warn", rule.name
+                text, ("rules", rule.index, key), "correct it, or set on_empty_selector to warn", rule.name
             )
         if self.on_empty == "warn":
             self._warn(rule, text)

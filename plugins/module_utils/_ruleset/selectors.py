@@ -278,7 +278,7 @@ class Selectors:
             result = jmespath.search(group.query, self.host.containers)
         except Exception as error:
             raise PolicyError(
-                "the query fails: {}".format(" ".join(str(error).split())), path, "mend the expression"
+                "the query fails: {}".format(" ".join(str(error).split())), path, "correct the expression"
             )
         if result is None:
             return set()
@@ -364,12 +364,12 @@ class Selectors:
             return
         for name, body in sorted((container.get("Networks") or {}).items()):
             if not endpoint_place(body, self.host.inside)[1] and (not wanted or name in wanted):
-                mend = ""
+                where = ""
                 if body.get("Parent") and not self.host.inside:
-                    mend = "; placement container judges it inside"
+                    where = "; placement container judges it inside"
                 notes.append(
                     "the container {} is on the network {}, which has no bridge on this host: its traffic there "
-                    "passes no guard{}".format(container["Name"], name, mend)
+                    "passes no guard{}".format(container["Name"], name, where)
                 )
 
 

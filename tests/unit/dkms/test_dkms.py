@@ -314,8 +314,8 @@ def test_missing_headers_name_the_package(
     shutil.rmtree(fake.modules / KERNEL / "build")
     with pytest.raises(dkms.DkmsError) as caught:
         dkms.converge_dkms(host, wish(source=source(tmp_path / "one", "1.0")), check_mode)
-    assert f"linux-headers-{KERNEL}" in caught.value.mend
-    assert "linux-headers-cloud-amd64" in caught.value.mend
+    assert f"linux-headers-{KERNEL}" in caught.value.hint
+    assert "linux-headers-cloud-amd64" in caught.value.hint
 
 
 def test_without_dkms_the_package_is_named(host: dkms.Dkms, fake: FakeDkms, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_refusals_in_words(module: km.KernelModule, fake: FakeKernel, said: str,
     with pytest.raises(km.LoadError) as caught:
         km.converge_module(module, "loaded")
     assert wanted in caught.value.text()
-    assert caught.value.mend
+    assert caught.value.hint
     assert caught.value.as_result()["kernel_log"] == ["[1] mod: signature missing"]
 
 

@@ -227,7 +227,7 @@ def test_the_agent_follows_the_last_good_policy_where_the_desired_one_is_damaged
 
     with pytest.raises(StoreCorrupt, match="not JSON") as caught:
         apply_facts(kernel, store, replan)
-    assert caught.value.place == store.policy_path
+    assert caught.value.location == store.policy_path
     assert (asked, kernel.commits) == (([plan().policy], 2) if last_good else ([], 1))
     assert Path(store.policy_path).read_text() == "garbage"
 
@@ -478,7 +478,7 @@ def test_a_sealed_kernel_is_left_alone(kernel: FakeKernel, store: Store) -> None
     for dry_run in (True, False):
         with pytest.raises(Sealed, match="sealed") as caught:
             apply_plan(plan(OTHER), kernel, store, dry_run=dry_run)
-        assert "reboot" in caught.value.mend
+        assert "reboot" in caught.value.hint
         with pytest.raises(Sealed):
             remove_policy(kernel, store, dry_run=dry_run)
     assert (kernel.commits, sorted(store.present())) == (1, files)

@@ -53,9 +53,9 @@ def test_a_guard_over_a_link_with_a_session(guards: t.Optional[t.List[str]], lin
             assert error is None
             continue
         assert error is not None
-        assert f"matches {link}, over which {peer} has an SSH session to port 22 of {server}" in error.thing
-        assert "narrow the pattern" in error.mend and "bridgewarden_force" in error.mend
-        assert error.place == "guards"
+        assert f"matches {link}, over which {peer} has an SSH session to port 22 of {server}" in error.problem
+        assert "narrow the pattern" in error.hint and "bridgewarden_force" in error.hint
+        assert error.location == "guards"
 
 
 def test_a_session_whose_answers_take_another_link() -> None:
@@ -83,7 +83,7 @@ def test_a_session_of_a_container_does_not_stand_for_those_outside() -> None:
     runner = {"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}
     closed = {"defaults": {"host_ingress": "deny"}, "rules": [runner]}
     error = refused(closed, SSHD._replace(sessions=(session,)))
-    assert error is not None and "let nobody outside reach sshd" in error.thing
+    assert error is not None and "let nobody outside reach sshd" in error.problem
     opened = {**closed, "rules": [runner, rule()]}
     assert refused(opened, SSHD._replace(sessions=(session,))) is None
 
@@ -93,13 +93,13 @@ def test_a_controller_in_a_container_is_judged_by_the_policy() -> None:
     rule = {"name": "runner", "from": ["container:web"], "to": ["host"], "ports": ["22/tcp"]}
     assert refused({"rules": [rule]}, Sshd((session,))) is None
     error = refused({}, Sshd((session,)))
-    assert error is not None and error.place == "the default of to_host"
+    assert error is not None and error.location == "the default of to_host"
     assert refused({"mode": "audit"}, Sshd((session,))) is None
     # One of the same bridge that is no container's is unmanaged: no rule can let it in.
     stranger = session._replace(peer="172.18.0.99")
     for mode in ("enforce", "audit"):
         error = refused({"mode": mode, "rules": [rule]}, Sshd((stranger,)))
-        assert error is not None and "br-front, over which 172.18.0.99 has an SSH session" in error.thing
+        assert error is not None and "br-front, over which 172.18.0.99 has an SSH session" in error.problem
 
 
 # Sessions from outside
@@ -114,9 +114,10 @@ def test_each_session_must_be_allowed() -> None:
     error = refused(policy, Sshd((inside, outside)))
     assert error is not None
     assert (
-        "203.0.113.5 to port 22 of 10.2.2.2" in error.thing and error.place == "the default of host_ingress"
+        "203.0.113.5 to port 22 of 10.2.2.2" in error.problem
+        and error.location == "the default of host_ingress"
     )
-    assert "allow 203.0.113.5 to reach host on 22/tcp" in error.mend
+    assert "allow 203.0.113.5 to reach host on 22/tcp" in error.hint
     # Another port than the one that is allowed.
     assert refused(policy, Sshd((inside._replace(port=2222),))) is not None
 
@@ -160,9 +161,9 @@ def test_somebody_outside_must_be_allowed(policy: Json, place: t.Optional[str]) 
     if place is None:
         assert error is None
         return
-    assert error is not None and error.place == place
-    assert "port 22" in error.thing
-    assert "reach host on 22/tcp" in error.mend and "bridgewarden_force" in error.mend
+    assert error is not None and error.location == place
+    assert "port 22" in error.problem
+    assert "reach host on 22/tcp" in error.hint and "bridgewarden_force" in error.hint
     # It is the port that makes the difference: the very same policy is accepted where no sshd listens.
     assert refused(policy, SSHD._replace(listeners=())) is None
 
@@ -171,7 +172,7 @@ def test_each_port_counts_and_each_family() -> None:
     deny = {"defaults": {"host_ingress": "deny"}, "rules": [rule()]}
     two = SSHD._replace(listeners=(SshListener("0.0.0.0", 22), SshListener("0.0.0.0", 2222)))
     error = refused(deny, two)
-    assert error is not None and "port 2222" in error.thing
+    assert error is not None and "port 2222" in error.problem
     six = {"defaults": {"host_ingress": "deny"}, "rules": [rule(**{"from": ["2001:db8::/64"]})]}
     assert refused(six, SSHD._replace(listeners=(SshListener("0.0.0.0", 22),))) is not None
     assert refused(six, SSHD._replace(listeners=(SshListener("0.0.0.0", 22), SshListener("::", 22)))) is None

@@ -187,7 +187,7 @@ def test_a_writer_of_before_the_locks_moved_is_waited_for(run: Path) -> None:
             assert word == "held"
             with pytest.raises(Locked) as caught, lock():
                 pass
-            assert caught.value.place == path
+            assert caught.value.location == path
         with lock(), holder(path) as word:
             assert word == "BlockingIOError"  # and that one waits for us
         with holder(path) as word:

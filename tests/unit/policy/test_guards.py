@@ -36,5 +36,5 @@ def test_each_text_that_recommends_guards_names_the_default() -> None:
         check_guards(["a/b"])
     closed = yaml.safe_load(kernel_module.EXAMPLES)[0]["bridgewarden.docker.kernel_module"]
     assert closed["reload_parameters"]["closed"] == list(GUARDS)
-    for text in (loopback.value.mend, no_pattern.value.mend):
+    for text in (loopback.value.hint, no_pattern.value.hint):
         assert GUARDS[0] in text and "br-*" not in text

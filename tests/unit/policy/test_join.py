@@ -99,8 +99,8 @@ def test_two_rules_of_one_name_are_an_error_that_names_both_variables(change: Js
     )
     assert error.path == ("bridgewarden_rules_shop", 0, "name")
     assert error.rule == "shop"
-    assert "bridgewarden_rules_pci and in bridgewarden_rules_shop" in error.thing
-    assert "bridgewarden_rules_pci[1]" in error.mend
+    assert "bridgewarden_rules_pci and in bridgewarden_rules_shop" in error.problem
+    assert "bridgewarden_rules_pci[1]" in error.hint
 
 
 def test_two_groups_of_one_name_are_an_error_that_names_both_variables() -> None:
@@ -108,8 +108,8 @@ def test_two_groups_of_one_name_are_an_error_that_names_both_variables() -> None
         {"bridgewarden_groups": WEB, "bridgewarden_groups_pci": {"web": {"cidrs": ["192.0.2.0/24"]}}}
     )
     assert error.path == ("bridgewarden_groups_pci", "web")
-    assert "bridgewarden_groups and in bridgewarden_groups_pci" in error.thing
-    assert "bridgewarden_groups.web" in error.mend
+    assert "bridgewarden_groups and in bridgewarden_groups_pci" in error.problem
+    assert "bridgewarden_groups.web" in error.hint
 
 
 @pytest.mark.parametrize(

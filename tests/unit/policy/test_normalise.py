@@ -220,7 +220,7 @@ def test_mistakes_elsewhere(raw: t.Any, path: str, words: str) -> None:
     error = refused(raw)
     assert path_text(error.path) == path
     assert words in str(error)
-    assert error.mend
+    assert error.hint
 
 
 def test_names_are_unique_but_repetition_is_no_mistake() -> None:

@@ -123,9 +123,9 @@ def test_headers_that_the_archive_no_longer_has(debian: FakeDebian, monkeypatch:
     debian.known = {"dkms", "linux-headers-cloud-amd64"}
     problems: t.List[Problem] = []
     _examine_kernel(RELEASE, {}, problems, [])
-    (problem,) = [p for p in problems if "headers" in p.thing]
-    assert "linux-headers-" + RELEASE in problem.place
-    assert "linux-image-cloud-amd64" in problem.mend and "reboot" in problem.mend
+    (problem,) = [p for p in problems if "headers" in p.problem]
+    assert "linux-headers-" + RELEASE in problem.location
+    assert "linux-image-cloud-amd64" in problem.hint and "reboot" in problem.hint
 
 
 def test_empty_package_lists_prove_nothing(debian: FakeDebian) -> None:
@@ -154,9 +154,9 @@ def test_secure_boot_without_a_known_key_is_a_problem(
     monkeypatch.setattr(preflight, "secure_boot", lambda: state)
     problems: t.List[Problem] = []
     _examine_kernel(RELEASE, {}, problems, [])
-    found = [p for p in problems if "signed" in p.thing]
+    found = [p for p in problems if "signed" in p.problem]
     assert bool(found) == refused
-    assert all("mokutil --import" in p.mend for p in found)
+    assert all("mokutil --import" in p.hint for p in found)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_kernel_that_takes_no_module(
     monkeypatch.setattr(preflight, "modules_disabled", lambda: name == "modules_disabled")
     problems: t.List[Problem] = []
     _examine_kernel(RELEASE, {}, problems, [])
-    assert [p.thing for p in problems if wanted in p.thing]
+    assert [p.problem for p in problems if wanted in p.problem]
 
 
 def test_old_kernels_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_old_kernels_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             os, "uname", lambda release=release: os.uname_result(("L", "h", release, "v", "x86_64"))
         )
         report = examine(str(tmp_path / "none.sock"))
-        assert any("too old" in p.thing for p in report.problems) == refused, release
+        assert any("too old" in p.problem for p in report.problems) == refused, release
 
 
 # Docker.
@@ -234,7 +234,7 @@ def test_docker_missing_and_docker_down_are_two_things(
         left_over.bind(str(path))
     problems = []
     examine_docker(str(path), problems)
-    assert "does not answer" in problems[0].thing
+    assert "does not answer" in problems[0].problem
 
 
 def test_a_dockerd_that_waits_for_us_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,11 +251,11 @@ def test_a_dockerd_that_waits_for_us_is_no_problem(tmp_path: Path, monkeypatch: 
         assert bool(problems) is not held
 
 
-def test_every_problem_has_thing_place_and_mend(tmp_path: Path) -> None:
+def test_every_problem_has_a_location_and_a_hint(tmp_path: Path) -> None:
     report = examine(str(tmp_path / "none.sock"))
     assert report.problems
     for problem in report.problems:
-        assert problem.thing and problem.place and problem.mend
+        assert problem.problem and problem.location and problem.hint
 
 
 def test_it_imports_the_standard_library_only() -> None:

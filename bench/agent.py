@@ -89,7 +89,7 @@ def follow(socket: str, folder: str) -> int:
     store = Store(folder + "/etc", folder + "/var", folder + "/lock")
     store.write_policy(POLICY)
     settings = Settings(docker_socket=socket)
-    follower = Follower(store, Watch(socket, settings.patience, tolerant=True), Recorded)
+    follower = Follower(store, Watch(socket, settings.answer_seconds, tolerant=True), Recorded)
     return Agent(settings, store, sync_once=follower).run()
 
 

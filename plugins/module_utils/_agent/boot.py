@@ -40,7 +40,7 @@ def boot(store: Store, log: Log, kernel_factory: t.Callable[[], Kernel] = Kernel
         if code != 0:
             said = " ".join((err + out).split())
             release = os.uname().release
-            log.trouble(
+            log.error(
                 f"the kernel module cannot be loaded into {release}: {said}; nothing is filtered. See 'dkms status', build it "
                 f"with 'dkms autoinstall -k {release}' or playbooks/harden-docker.yml, then 'systemctl restart {MODULE_NAME}'"
             )

@@ -32,7 +32,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.followe
     Synced,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import (
-    Guard,
+    FaultBarrier,
     Log,
     internal_error,
     sd_notify,
@@ -66,7 +66,7 @@ class State:
     lag_sum: float = 0.0
     lag_counts: t.List[int] = field(default_factory=lambda: [0] * (len(State.BUCKETS) + 1))
 
-    def in_step(self, lag: t.Optional[float]) -> None:
+    def synced(self, lag: t.Optional[float]) -> None:
         self.last_sync = time.time()
         if lag is not None:
             self.lag_last = max(lag, 0.0)
@@ -92,11 +92,11 @@ class Agent:
         self.store = store or Store()
         self.log = log or Log()
         self.sync_once = sync_once or Follower(
-            self.store, Watch(self.settings.docker_socket, self.settings.patience, tolerant=True)
+            self.store, Watch(self.settings.docker_socket, self.settings.answer_seconds, tolerant=True)
         )
         self.clock = clock
         self.publish = publish or (lambda _news: False)  # after each step, and while waiting
-        self._guard = Guard(self.log, "the metrics")
+        self._barrier = FaultBarrier(self.log, "the metrics")
         self.wake: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.stream: t.Optional[EventStream] = None
         self.stopping = False
@@ -111,28 +111,28 @@ class Agent:
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
         with contextlib.ExitStack() as held:
-            if not self._alone(held):
+            if not self._take_agent_lock(held):
                 return 0
             try:
                 return self._run()
             except Exception as error:
-                self._puzzled(error)
+                self._internal_error(error)
                 return 1
 
-    def _alone(self, held: contextlib.ExitStack) -> bool:
+    def _take_agent_lock(self, held: contextlib.ExitStack) -> bool:
         """Takes the lock that only one agent of a host can have; False where we are stopped before that."""
         wait = 0.0
         while not self.stopping:
             try:
                 held.enter_context(self.store.agent_lock(wait))
-                self.log.fine()
+                self.log.recovered()
                 return True
             except Locked as error:
                 if not os.environ.get("NOTIFY_SOCKET"):
                     raise
                 # systemd would only start us again; the other one may be an operator's, by hand.
-                wait = self.settings.poll
-                self.log.trouble(error.text(), error_kind=error.kind, error_code=error.exit_code)
+                wait = self.settings.poll_seconds
+                self.log.error(error.text(), error_kind=error.kind, error_code=error.exit_code)
                 sd_notify("READY=1", "WATCHDOG=1", "STATUS=" + error.text())
         return False
 
@@ -161,7 +161,7 @@ class Agent:
             left = deadline - self.clock()
             if left <= 0:
                 return Change("check", "list")
-            pause = min(left, self.settings.poll, beat or left)
+            pause = min(left, self.settings.poll_seconds, beat or left)
             try:
                 word = self.wake.get(timeout=max(pause, 0.001))
             except queue.Empty:
@@ -187,7 +187,7 @@ class Agent:
 
     def _lost(self, words: str) -> None:
         self.state.docker_reachable = False
-        self.log.trouble(
+        self.log.error(
             f"Docker's events are lost: {words}; the rules stay, trying again", error_kind="docker"
         )
         sd_notify("STATUS=waiting for Docker; the rules stay in force")
@@ -202,11 +202,11 @@ class Agent:
 
     def _settle(self, first: Message) -> Change:
         """Takes the events of one burst together."""
-        limit = self.clock() + self.settings.settle_limit
+        limit = self.clock() + self.settings.settle_max_seconds
         burst = [first]
         while self.clock() < limit:
             try:
-                word = self.wake.get(timeout=self.settings.settle)
+                word = self.wake.get(timeout=self.settings.settle_seconds)
             except queue.Empty:
                 break
             if word.kind != "event":
@@ -236,30 +236,30 @@ class Agent:
         except BridgewardenError as error:
             return self._ended(self._failed(error))
         except Exception as error:
-            return self._ended(self._puzzled(error))
+            return self._ended(self._internal_error(error))
         self._forget = False
         self._failures = 0
         if synced is None or not synced.stuck:
-            self.log.fine()
+            self.log.recovered()
         sd_notify("WATCHDOG=1")
         self.state.docker_reachable = True
         if synced is None:
             sd_notify("STATUS=no policy yet")
-            return self._ended(self.settings.check)
-        self._in_step(change, synced, began)
+            return self._ended(self.settings.check_seconds)
+        self._report_sync(change, synced, began)
         self._watch_hooks(synced.info)
         sd_notify("STATUS=generation %d, %d endpoints" % (synced.generation, synced.endpoints))
-        return self._ended(self.settings.retry_limit if synced.stuck else self.settings.check)
+        return self._ended(self.settings.retry_max_seconds if synced.stuck else self.settings.check_seconds)
 
     def _ended(self, wait: float) -> float:
         self._publish(True)
         return wait
 
     def _publish(self, news: bool) -> None:
-        self._guard(lambda: self.publish(news), False)
+        self._barrier(lambda: self.publish(news), False)
 
-    def _in_step(self, change: Change, synced: Synced, began: float) -> None:
-        self.state.in_step(
+    def _report_sync(self, change: Change, synced: Synced, began: float) -> None:
+        self.state.synced(
             self.clock() - change.since if change.since is not None and synced.changed else None
         )
         self.state.stuck = len(synced.stuck)
@@ -268,11 +268,11 @@ class Agent:
             names = ", ".join(
                 name[:12] + (f" ({said})" if said else "") for name, said in sorted(synced.stuck.items())
             )
-            self.log.trouble(
+            self.log.error(
                 f"dockerd does not answer about {names}: what is new about them is not in force yet, trying again"
             )
-        if synced.held:
-            ports = ", ".join(str(port) for port in synced.held)
+        if synced.proxy_ports:
+            ports = ", ".join(str(port) for port in synced.proxy_ports)
             self.log.warning(
                 f"docker-proxy keeps connections to port {ports} that it took before the policy knew its container, and may "
                 "pass on what they have said so far; see 'ss -tnp'"
@@ -289,7 +289,7 @@ class Agent:
             )
 
     def _failed(self, error: BridgewardenError) -> float:
-        self.log.trouble(error.text(), error_kind=error.kind, error_code=error.exit_code)
+        self.log.error(error.text(), error_kind=error.kind, error_code=error.exit_code)
         sd_notify("STATUS=" + error.text(), "WATCHDOG=1")
         self._failures += 1
         self.state.failed(error.kind)
@@ -300,20 +300,25 @@ class Agent:
                 self.stream.reconnect()
         if isinstance(error, (DockerUnavailable, Sealed)):
             # The stream's reconnection wakes us, or nothing but a reboot will; until then there is nothing to ask.
-            return self.settings.check
+            return self.settings.check_seconds
         return self._backoff()
 
-    def _puzzled(self, error: Exception) -> float:
+    def _internal_error(self, error: Exception) -> float:
         """A mistake of ours: told with its place, and no reason to stop following."""
         text, fields = internal_error(error, "the agent")
-        self.log.trouble(text, **fields)
+        self.log.error(text, **fields)
         sd_notify("STATUS=" + text, "WATCHDOG=1")
         self._failures += 1
         self.state.failed("mistake")
         return self._backoff()
 
     def _backoff(self) -> float:
-        return float(min(self.settings.retry * 2 ** min(self._failures - 1, 16), self.settings.retry_limit))
+        return float(
+            min(
+                self.settings.retry_seconds * 2 ** min(self._failures - 1, 16),
+                self.settings.retry_max_seconds,
+            )
+        )
 
     def _watch_hooks(self, info: Info) -> None:
         if info.hooks_in_place != self._hooks_told:

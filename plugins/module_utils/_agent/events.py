@@ -44,17 +44,24 @@ EVENTS = (
 
 
 class Settings(t.NamedTuple):
+    """How long the agent waits for what; all in seconds."""
+
     docker_socket: str = DEFAULT_SOCKET
-    patience: float = (
-        10.0  # for one answer of dockerd's; all of them together stay below the unit's WatchdogSec
-    )
-    settle: float = 0.002  # quiet for so long after an event: the burst is over
-    settle_limit: float = 0.1  # but no longer than this in a storm
-    check: float = 60.0  # between checks that nobody else has changed the kernel's rules
-    poll: float = 2.0  # between looks at the policy file and at the socket
-    retry: float = 0.5  # first wait after a failure, doubled each time
-    retry_limit: float = 15.0
-    gap: float = 1.0  # seconds of the past that a new stream repeats
+    #: For one answer of dockerd's. All of them together stay below the unit's WatchdogSec.
+    answer_seconds: float = 10.0
+    #: After this long without another event a burst is over.
+    settle_seconds: float = 0.002
+    #: The longest wait for a burst to end.
+    settle_max_seconds: float = 0.1
+    #: Between checks that nobody else has changed the kernel's rules.
+    check_seconds: float = 60.0
+    #: Between looks at the policy file and at the socket.
+    poll_seconds: float = 2.0
+    #: After a first failure; doubled at each further one.
+    retry_seconds: float = 0.5
+    retry_max_seconds: float = 15.0
+    #: How much of the past a new stream of events repeats.
+    overlap_seconds: float = 1.0
 
 
 # Docker's events.
@@ -82,25 +89,25 @@ class EventStream(threading.Thread):
         self._inode: t.Optional[t.Tuple[int, int]] = None
 
     def run(self) -> None:
-        wait = self.settings.retry
+        wait = self.settings.retry_seconds
         while True:
             try:
                 for word in self.words():
-                    wait = self.settings.retry
+                    wait = self.settings.retry_seconds
                     self.wake.put(word)
                 reason = "dockerd closed the stream"
             except Exception as error:  # of whatever kind: without this thread nothing is followed any more
                 reason = str(error) or type(error).__name__
             self.wake.put(Message("lost", reason))
             time.sleep(wait)
-            wait = min(wait * 2, self.settings.retry_limit)
+            wait = min(wait * 2, self.settings.retry_max_seconds)
 
     def words(self) -> t.Iterator[Message]:
         filters = json.dumps({"type": ["container", "network"], "event": list(EVENTS)})
         connection = UnixConnection(self.path, 30.0)
         try:
             # dockerd sends its header before it subscribes us: what happens in between is in its buffer.
-            since = "%.3f" % (time.time() - self.settings.gap)
+            since = "%.3f" % (time.time() - self.settings.overlap_seconds)
             query = urllib.parse.urlencode({"filters": filters, "since": since})
             self._inode = socket_inode(self.path)
             connection.request("GET", "/events?" + query)

@@ -49,9 +49,8 @@ class Synced(t.NamedTuple):
     info: Info
     planned: int = 0  # endpoints that should be in force
     stuck: t.Mapping[str, str] = MappingProxyType({})  # Watch.stuck
-    held: t.Tuple[
-        int, ...
-    ] = ()  # published ports whose docker-proxy keeps what it took before they were known
+    #: Published ports whose docker-proxy keeps connections it took before the ports were known.
+    proxy_ports: t.Tuple[int, ...] = ()
 
 
 class NothingNew(Exception):
@@ -65,7 +64,7 @@ class Follower:
     # cut somebody off was decided when it was applied.
     OPTIONS = CommitOptions(on_empty_selector="ignore", force=True, adopt=False)
     #: Seconds that docker-proxy has to close the clients it took before its port was known.
-    PATIENCE = 1.0
+    PROXY_CLOSE_SECONDS = 1.0
 
     def __init__(
         self,
@@ -86,16 +85,16 @@ class Follower:
         last, self._last = self._last, None
         known, self._known = self._known, None
         scopes = [change.scope]
-        held: t.Tuple[int, ...] = ()
+        proxy_ports: t.Tuple[int, ...] = ()
 
         def replan(policy: Json) -> Plan:
-            nonlocal held
+            nonlocal proxy_ports
             # A second time: the kernel has moved on since the facts were collected, so none of them is trusted.
             facts = self._facts(change, scopes.pop() if scopes else "all")
             if last is not None and change.scope == "events" and facts is last[0]:
                 raise NothingNew
             plan = make_plan(policy, facts, self.OPTIONS)
-            held = self._ports_first(kernel, plan, known)
+            proxy_ports = self._commit_ports_first(kernel, plan, known)
             return plan
 
         try:
@@ -116,14 +115,14 @@ class Follower:
             info,
             endpoints_of(result.plan),
             dict(self.watch.stuck),
-            held,
+            proxy_ports,
         )
         if result.plan is not None:
             self._last = result.plan.facts, synced
             self._known = docker_proxy.endpoint_places(result.plan.ruleset)
         return synced
 
-    def _ports_first(
+    def _commit_ports_first(
         self, kernel: Kernel, plan: Plan, known: t.Optional[t.Set[docker_proxy.Place]]
     ) -> t.Tuple[int, ...]:
         """Commits new ports of docker-proxy's before their containers; those that it keeps clients of all the same."""
@@ -147,7 +146,7 @@ class Follower:
             )
         except Stale:
             return ()  # the commit of the whole plan will see the same
-        if docker_proxy.wait_until_empty(listeners, self.PATIENCE):
+        if docker_proxy.wait_until_empty(listeners, self.PROXY_CLOSE_SECONDS):
             return ()
         return tuple(sorted({port for _protocol, port, _address in listeners}))
 

@@ -27,7 +27,7 @@ IDENTIFIER = "bridgewarden"
 FIELD_PREFIX = "BRIDGEWARDEN_"
 
 #: A datagram to the journal is bounded by the socket's buffer; what is longer than this is cut.
-LONGEST = 16 * 1024
+MAX_FIELD_BYTES = 16 * 1024
 
 
 class Log:
@@ -35,10 +35,10 @@ class Log:
 
     def __init__(self, stream: t.Optional[t.TextIO] = None, journal: str = JOURNAL) -> None:
         self.stream = stream
-        self._troubles: t.Set[str] = set()
+        self._reported: t.Set[str] = set()
         self._journal = journal if stream is None and reads_our_stderr() else ""
 
-    def say(self, priority: int, text: str, **fields: t.Any) -> None:
+    def write(self, priority: int, text: str, **fields: t.Any) -> None:
         text = printable(text)
         if not (self._journal and self._send(priority, text, fields)):
             stream = self.stream or sys.stderr
@@ -46,20 +46,20 @@ class Log:
             stream.flush()
 
     def info(self, text: str, **fields: t.Any) -> None:
-        self.say(6, text, **fields)
+        self.write(6, text, **fields)
 
     def warning(self, text: str, **fields: t.Any) -> None:
-        self.say(4, text, **fields)
+        self.write(4, text, **fields)
 
-    def trouble(self, text: str, **fields: t.Any) -> None:
-        if text not in self._troubles:
-            self._troubles.add(text)
-            self.say(3, text, **fields)
+    def error(self, text: str, **fields: t.Any) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
+            self.write(3, text, **fields)
 
-    def fine(self) -> None:
-        if self._troubles:
-            self._troubles.clear()
-            self.say(5, "all is well again")
+    def recovered(self) -> None:
+        if self._reported:
+            self._reported.clear()
+            self.write(5, "all is well again")
 
     def _send(self, priority: int, text: str, fields: t.Mapping[str, t.Any]) -> bool:
         pairs = [("MESSAGE", text), ("PRIORITY", "%d" % priority), ("SYSLOG_IDENTIFIER", IDENTIFIER)]
@@ -87,10 +87,10 @@ def internal_error(error: Exception, where: str) -> t.Tuple[str, t.Dict[str, str
 T = t.TypeVar("T")
 
 
-class Guard:
+class FaultBarrier:
     """Runs what must not end its caller: whatever it raises is logged, each text once until it succeeds again."""
 
-    MOST_TEXTS = 100
+    MAX_TEXTS = 100
 
     def __init__(self, log: Log, what: str) -> None:
         self._log = log
@@ -106,7 +106,7 @@ class Guard:
             return otherwise
         if found and self._told:
             self._told.clear()
-            self._log.say(5, f"{self._what} are all right again")
+            self._log.write(5, f"{self._what} are all right again")
         return found
 
     def report(self, error: Exception, after: str = "") -> None:
@@ -117,14 +117,14 @@ class Guard:
         else:
             priority = 3
             text, fields = internal_error(error, self._what)
-        if text not in self._told and len(self._told) < self.MOST_TEXTS:
+        if text not in self._told and len(self._told) < self.MAX_TEXTS:
             self._told.add(text)
-            self._log.say(priority, text + after, **fields)
+            self._log.write(priority, text + after, **fields)
 
 
 def journal_field(name: str, value: str) -> bytes:
     """One field as the journal takes it; a value of several lines goes with its length."""
-    content = value.encode("utf-8", "replace")[:LONGEST]
+    content = value.encode("utf-8", "replace")[:MAX_FIELD_BYTES]
     if b"\n" in content:
         return name.encode("ascii") + b"\n" + struct.pack("<Q", len(content)) + content + b"\n"
     return name.encode("ascii") + b"=" + content + b"\n"

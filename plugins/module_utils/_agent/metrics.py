@@ -19,7 +19,7 @@ import typing as t
 import wsgiref.simple_server
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import DirectionClass, Reason
-from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import Guard, Log
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import FaultBarrier, Log
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     LibraryMissing,
@@ -32,11 +32,12 @@ if t.TYPE_CHECKING:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.daemon import State
 
 
-#: Seconds between two files where nothing happens; and at the least.
-EVERY, LEAST = 15.0, 1.0
+#: Between two files where nothing happens, and the shortest time between two.
+TEXTFILE_IDLE_SECONDS = 15.0
+TEXTFILE_MIN_SECONDS = 1.0
 
 METRIC_PREFIX = "bridgewarden_"
-WHAT = "the metrics"
+METRICS_NAME = "the metrics"
 
 #: name -> type, labels, meaning. Everything that is exported stands here.
 METRICS: t.Dict[str, t.Tuple[str, t.Tuple[str, ...], str]] = {
@@ -203,16 +204,18 @@ class Textfile:
     def __init__(self, collector: Collector, path: str, log: Log) -> None:
         self._registry = registry(collector)
         self._path = path
-        self._guard = Guard(log, WHAT)
+        self._barrier = FaultBarrier(log, METRICS_NAME)
         self._wrote: t.Optional[float] = None
 
     def __call__(self, news: bool) -> bool:
         """Called after each sync, and now and then; whether it wrote."""
         now = time.monotonic()
-        if self._wrote is not None and now - self._wrote < (LEAST if news else EVERY):
+        if self._wrote is not None and now - self._wrote < (
+            TEXTFILE_MIN_SECONDS if news else TEXTFILE_IDLE_SECONDS
+        ):
             return False
         self._wrote = now
-        return self._guard(self.write, False)
+        return self._barrier(self.write, False)
 
     def write(self) -> bool:
         from prometheus_client import generate_latest
@@ -250,7 +253,7 @@ class MetricsPage:
         from prometheus_client import make_wsgi_app
 
         self._answer = make_wsgi_app(from_registry)
-        self._guard = Guard(log, WHAT)
+        self._barrier = FaultBarrier(log, METRICS_NAME)
         host, port = listen_address(listen)
         server_class = type(
             "ServerOfItsFamily",
@@ -271,7 +274,7 @@ class MetricsPage:
 
     def _app(self, environ: t.Any, start_response: t.Any) -> t.List[bytes]:
         # The library collects before it begins the answer, so there is still one to give.
-        found: t.List[bytes] = self._guard(lambda: list(self._answer(environ, start_response)), [])
+        found: t.List[bytes] = self._barrier(lambda: list(self._answer(environ, start_response)), [])
         if not found:
             start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
             found = [b"the metrics could not be collected, see 'journalctl -t bridgewarden'\n"]
@@ -300,5 +303,5 @@ def exporter(kind: str, state: State, log: Log, textfile: str, listen: str) -> t
             Textfile(collector, textfile, log) if kind == "textfile" else MetricsPage(collector, listen, log)
         )
     except Exception as error:
-        Guard(log, WHAT).report(error, "; there are no metrics, the rules are followed")
+        FaultBarrier(log, METRICS_NAME).report(error, "; there are no metrics, the rules are followed")
         return lambda _news: False

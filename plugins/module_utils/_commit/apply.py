@@ -143,7 +143,7 @@ def _apply(
         info = kernel.info() if kernel is not None else None
         before = _before(info, kernel, store)
         if info is not None and in_force(plan, info):
-            return _in_step(plan, info, store, dry_run, options.adopt, before)
+            return _unchanged(plan, info, store, dry_run, options.adopt, before)
         _refuse_sealed(info)
         actions = _actions(plan, info, confirm_timeout)
         if kernel is None or info is None:
@@ -186,7 +186,7 @@ def in_force(plan: Plan, info: Info) -> bool:
     )
 
 
-def _in_step(plan: Plan, info: Info, store: Store, dry_run: bool, adopt: bool, before: str) -> CommitResult:
+def _unchanged(plan: Plan, info: Info, store: Store, dry_run: bool, adopt: bool, before: str) -> CommitResult:
     """Nothing to commit; the files may still lag behind, after a crash or by somebody's hand."""
     actions = []
     # A pending policy without an open window was confirmed by somebody who did not get to write it down.

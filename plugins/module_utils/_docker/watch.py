@@ -150,11 +150,13 @@ class Watch:
 # dockerd's side.
 
 
-#: Seconds: how long an answer about one container holds up the next question, and how long dockerd may be silent about those
-#: that wait until they are taken to hang; a second, for those that did before.
-BESIDE, PATIENCE, AGAIN = 0.05, 3.0, 1.0
-#: So many at once at the most: each has a connection of its own.
-WAITING = 200
+#: An answer about one container that takes longer does not hold up the next question.
+SLOW_ANSWER_SECONDS = 0.05
+#: dockerd's silence after which those still asked about are taken to hang; the second, for those that hung before.
+STUCK_AFTER_SECONDS = 3.0
+STUCK_AGAIN_SECONDS = 1.0
+#: Each request has a connection of its own.
+MAX_PARALLEL_REQUESTS = 200
 
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
@@ -201,7 +203,7 @@ class Daemon:
         listed: t.List[Json] = self.get("/containers/json?all=1") or []
         return listed
 
-    def about(self, names: t.Iterable[str]) -> t.Dict[str, t.Optional[Json]]:
+    def inspects(self, names: t.Iterable[str]) -> t.Dict[str, t.Optional[Json]]:
         """What it says of each container; None: gone. Those it cannot inspect are `stuck`, and not in it.
 
         While a container starts, or hangs, dockerd holds the answer back. That must not hold up the others': they are asked for
@@ -220,7 +222,7 @@ class Daemon:
                     continue
                 waiting[name] = self._connection
                 self._connection = UnixConnection(socket_path(self._socket), self._timeout)
-                if len(waiting) == WAITING:
+                if len(waiting) == MAX_PARALLEL_REQUESTS:
                     self._wait(waiting, found)
             self._wait(waiting, found)
         finally:
@@ -234,7 +236,7 @@ class Daemon:
             self._connection.request("GET", _inspect_path(name))
         except (OSError, http.client.HTTPException):
             return True
-        return bool(_readable({name: self._connection}, BESIDE))
+        return bool(_readable({name: self._connection}, SLOW_ANSWER_SECONDS))
 
     def _take(
         self, name: str, found: t.Dict[str, t.Optional[Json]], asked: t.Optional[UnixConnection] = None
@@ -261,7 +263,10 @@ class Daemon:
 
     def _wait(self, waiting: t.Dict[str, UnixConnection], found: t.Dict[str, t.Optional[Json]]) -> None:
         """Takes answers as long as they come; the rest is stuck, and `waiting` is empty."""
-        patience = min(AGAIN if self._known_stuck.issuperset(waiting) else PATIENCE, self._timeout)
+        patience = min(
+            STUCK_AGAIN_SECONDS if self._known_stuck.issuperset(waiting) else STUCK_AFTER_SECONDS,
+            self._timeout,
+        )
         while waiting:
             ready = _readable(waiting, patience)
             if not ready:
@@ -308,18 +313,18 @@ def _ask_all(daemon: Daemon) -> Json:
 
 def _inspects(daemon: Daemon, listed: t.Sequence[Json], before: t.Mapping[str, Json]) -> t.Dict[str, Json]:
     live = {entry["Id"]: entry for entry in listed if entry.get("State") in LIVE_STATES}
-    told = daemon.about(live)
+    inspected = daemon.inspects(live)
     kept = {name: before.get(name) or _as_inspected(live[name]) for name in daemon.stuck if name in live}
     # One that has gone meanwhile is in neither.
-    return {**{name: inspect for name, inspect in told.items() if inspect is not None}, **kept}
+    return {**{name: inspect for name, inspect in inspected.items() if inspect is not None}, **kept}
 
 
 def _ask_changed(daemon: Daemon, answers: Json, again: t.Collection[str]) -> None:
     """Brings `answers` up to date by dockerd's list, which costs little however many containers there are."""
-    before = {entry["Id"]: _essence(entry) for entry in answers["containers"]}
+    before = {entry["Id"]: _listed_state(entry) for entry in answers["containers"]}
     listed = daemon.containers()
     changed = [
-        entry for entry in listed if entry["Id"] in again or before.get(entry["Id"]) != _essence(entry)
+        entry for entry in listed if entry["Id"] in again or before.get(entry["Id"]) != _listed_state(entry)
     ]
     asked = _inspects(daemon, changed, answers["inspects"])
     same = {entry["Id"] for entry in listed} - {entry["Id"] for entry in changed}
@@ -331,7 +336,7 @@ def _ask_changed(daemon: Daemon, answers: Json, again: t.Collection[str]) -> Non
     answers["networks"] = daemon.networks()
 
 
-def _essence(entry: Json) -> Json:
+def _listed_state(entry: Json) -> Json:
     """What of a container's entry in the list tells that it changed: a new start has a new endpoint."""
     networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
     return {
@@ -356,7 +361,7 @@ def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], net
     listed = {entry["Id"]: entry for entry in answers["containers"]}
     inspects = answers["inspects"]
     news = networks
-    for name, inspect in daemon.about(sorted(containers)).items():
+    for name, inspect in daemon.inspects(sorted(containers)).items():
         before = inspects.pop(name, None)
         if inspect is None:
             news = news or name in listed
@@ -365,9 +370,9 @@ def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], net
         entry = _as_listed(inspect)
         if entry["State"] in LIVE_STATES:
             inspects[name] = inspect
-            news = news or _gist(inspect) != _gist(before)
+            news = news or _relevant_state(inspect) != _relevant_state(before)
         else:
-            news = news or before is not None or _essence(entry) != _essence(listed.get(name) or {})
+            news = news or before is not None or _listed_state(entry) != _listed_state(listed.get(name) or {})
         listed[name] = entry
         theirs = entry["NetworkSettings"]["Networks"].values()
         networks = networks or bool({network.get("NetworkID") or "" for network in theirs} - known - {""})
@@ -377,7 +382,7 @@ def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], net
     return news or networks
 
 
-def _gist(inspect: t.Optional[Json]) -> t.Any:
+def _relevant_state(inspect: t.Optional[Json]) -> t.Any:
     """What of a container's record matters here: not its health, for one."""
     if inspect is None:
         return None

@@ -265,14 +265,14 @@ class DkmsOutcome(t.NamedTuple):
     after: t.Dict[str, t.Any]
 
 
-def converge_dkms(dkms: Dkms, wish: Desired, check_mode: bool = False) -> DkmsOutcome:
+def converge_dkms(dkms: Dkms, desired: Desired, check_mode: bool = False) -> DkmsOutcome:
     """Makes it so, or says what it would do."""
     before = dkms.summary()
-    if wish.state == "absent":
-        return _absent(dkms, wish, before, check_mode)
-    if wish.version is None:
-        raise DkmsError("no version is named", dkms.name, "name the version with state=%s" % wish.state)
-    work = _DkmsWork(dkms, wish, wish.version, check_mode)
+    if desired.state == "absent":
+        return _absent(dkms, desired, before, check_mode)
+    if desired.version is None:
+        raise DkmsError("no version is named", dkms.name, "name the version with state=%s" % desired.state)
+    work = _DkmsWork(dkms, desired, desired.version, check_mode)
     work.source()
     work.build_and_install()
     work.others()
@@ -280,8 +280,8 @@ def converge_dkms(dkms: Dkms, wish: Desired, check_mode: bool = False) -> DkmsOu
     return DkmsOutcome(bool(work.actions), work.actions, work.warnings, before, after)
 
 
-def _absent(dkms: Dkms, wish: Desired, before: t.Dict[str, t.Any], check_mode: bool) -> DkmsOutcome:
-    versions = [wish.version] if wish.version else sorted(set(before) | set(source_versions(dkms)))
+def _absent(dkms: Dkms, desired: Desired, before: t.Dict[str, t.Any], check_mode: bool) -> DkmsOutcome:
+    versions = [desired.version] if desired.version else sorted(set(before) | set(source_versions(dkms)))
     gone = [
         version for version in versions if version in before or os.path.lexists(dkms.source_path(version))
     ]
@@ -317,27 +317,29 @@ def source_versions(dkms: Dkms) -> t.List[str]:
 class _DkmsWork:
     """One version on its way to its state; the steps in their order."""
 
-    def __init__(self, dkms: Dkms, wish: Desired, version: str, check_mode: bool) -> None:
+    def __init__(self, dkms: Dkms, desired: Desired, version: str, check_mode: bool) -> None:
         self.dkms = dkms
-        self.wish = wish
+        self.desired = desired
         self.version = version
         self.check_mode = check_mode
         self.actions: t.List[str] = []
         self.warnings: t.List[str] = []
-        self.level = dkms.level(version, wish.kernel)
+        self.level = dkms.level(version, desired.kernel)
         self.stale = False  # the source is newer than what was built from it
         self.superseded = [other for other in dkms.versions() if other != version]
 
     def source(self) -> None:
         target = self.dkms.source_path(self.version)
         kept = self._kept()
-        if self.wish.source is not None:
-            check_source(self.wish.source, self.dkms.name, self.version)
-            if tree_digest(self.wish.source, self.wish.exclude) != tree_digest(target, self.wish.exclude):
+        if self.desired.source is not None:
+            check_source(self.desired.source, self.dkms.name, self.version)
+            if tree_digest(self.desired.source, self.desired.exclude) != tree_digest(
+                target, self.desired.exclude
+            ):
                 self.stale = os.path.lexists(target)
                 self.actions.append("{} source {}".format("replaced" if self.stale else "placed", target))
                 if not self.check_mode:
-                    replace_tree(self.wish.source, target, kept, self.wish.exclude)
+                    replace_tree(self.desired.source, target, kept, self.desired.exclude)
         elif not os.path.isdir(target):
             raise DkmsError(
                 f"no source of {self.dkms.name} {self.version}",
@@ -358,46 +360,46 @@ class _DkmsWork:
             remove_path(self._kept())
 
     def _build_and_install(self) -> None:
-        dkms, wish, wanted = self.dkms, self.wish, LEVELS[self.wish.state]
+        dkms, desired, wanted = self.dkms, self.desired, LEVELS[self.desired.state]
         if self.level == "absent":
             self._step("added %s %s to dkms", lambda: dkms.add(self.version))
             self.level = "added"
-        again = self.stale or wish.force
+        again = self.stale or desired.force
         if wanted >= LEVELS["built"] and (again or LEVELS[self.level] < LEVELS["built"]):
             if self.check_mode:
-                dkms.require_headers(wish.kernel)
+                dkms.require_headers(desired.kernel)
             words = "rebuilt" if LEVELS[self.level] >= LEVELS["built"] else "built"
             self._step(
-                words + " %s %s for " + wish.kernel,
-                lambda: dkms.build(self.version, wish.kernel, force=again),
+                words + " %s %s for " + desired.kernel,
+                lambda: dkms.build(self.version, desired.kernel, force=again),
             )
             self.level = "built" if self.level != "installed" else self.level
             again = True
         if wanted < LEVELS["installed"]:
             self._lower()
             return
-        damage = dkms.damage(self.version, wish.kernel) if self.level == "installed" and not again else ""
+        damage = dkms.damage(self.version, desired.kernel) if self.level == "installed" and not again else ""
         if self.level != "installed" or again or damage:
             self._step(
-                "installed %s %s for " + wish.kernel + (f" ({damage})" if damage else ""), self._install
+                "installed %s %s for " + desired.kernel + (f" ({damage})" if damage else ""), self._install
             )
             self.level = "installed"
 
     def _install(self) -> None:
-        self.dkms.install(self.version, self.wish.kernel)
+        self.dkms.install(self.version, self.desired.kernel)
         boot = secure_boot()
         if boot["signed_only"] and not boot["key_enrolled"]:
             self.warnings.append("the kernel will refuse the module, its key is not enrolled: " + MOK_STEPS)
 
     def _lower(self) -> None:
         # "built" and "added" are states too: what goes beyond them is taken back.
-        if self.level == "installed" and self.wish.state == "built":
-            kernel = self.wish.kernel
+        if self.level == "installed" and self.desired.state == "built":
+            kernel = self.desired.kernel
             self._step("uninstalled %s %s for " + kernel, lambda: self.dkms.uninstall(self.version, kernel))
             self.level = "built"
 
     def others(self) -> None:
-        if self.wish.state != "installed" or not self.wish.remove_other_versions:
+        if self.desired.state != "installed" or not self.desired.remove_other_versions:
             return
         for other in self.superseded:
             if not self._carry_over(other):
@@ -409,7 +411,7 @@ class _DkmsWork:
     def _carry_over(self, other: str) -> bool:
         """Other kernels that still rely on the old version get the new one first."""
         for kernel, level in self.dkms.kernels(other).items():
-            if kernel == self.wish.kernel or level != "installed":
+            if kernel == self.desired.kernel or level != "installed":
                 continue
             if not os.path.isdir(os.path.join(self.dkms.modules, kernel, "kernel")):
                 continue  # the kernel itself is gone
@@ -445,15 +447,15 @@ class _DkmsWork:
         after = {version: dict(kernels) for version, kernels in before.items()}
         mine = after.setdefault(self.version, {})
         if self.level in ("built", "installed"):
-            mine[self.wish.kernel] = self.level
+            mine[self.desired.kernel] = self.level
         for action in self.actions:
             for other in self.superseded:
                 if action == f"removed {self.dkms.name} {other} from dkms":
                     del after[other]
         if self.level == "installed":
             for version, kernels in after.items():
-                if version != self.version and kernels.get(self.wish.kernel) == "installed":
-                    kernels[self.wish.kernel] = "built"
+                if version != self.version and kernels.get(self.desired.kernel) == "installed":
+                    kernels[self.desired.kernel] = "built"
         return after
 
 

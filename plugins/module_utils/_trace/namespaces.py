@@ -22,7 +22,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 #: Seconds in which a container that has just started gets its name.
 SETTLE_SECONDS = 2.0
 #: Dockerd is given that many times as long as it took to answer before it is asked again: what comes in meanwhile waits for it.
-SPARING = 10
+ASK_AGAIN_FACTOR = 10
 
 
 def inode_of(pid: int) -> int:
@@ -68,7 +68,7 @@ class Namespaces:
         began = time.monotonic()
         self.facts = self._collect()
         ended = time.monotonic()
-        self._again = ended + max(SETTLE_SECONDS, SPARING * (ended - began))
+        self._again = ended + max(SETTLE_SECONDS, ASK_AGAIN_FACTOR * (ended - began))
         with contextlib.suppress(OSError):
             for name in os.listdir("/run/netns"):
                 path = os.path.join("/run/netns", name)

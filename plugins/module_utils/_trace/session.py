@@ -47,7 +47,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 #: Of the records: grows by fields, changes its number where one changes its meaning.
 RECORD_SCHEMA = 1
 #: Drops of packets that are none of the trace's, in a second, above which they are not asked for any more.
-DROPS_A_SECOND = 3000
+MAX_DROPS_PER_SECOND = 3000
 #: Of a trace that never began.
 NO_REPORT = TraceReport(0, "ended", 0, 0, 0, 0)
 
@@ -169,7 +169,7 @@ class Trace:
 
     def _check_drops(self, threader: Threader) -> None:
         """Other packets' drops may be many: they must not crowd out what was asked for."""
-        if threader.unmatched_drops > DROPS_A_SECOND and not self._drops_off:
+        if threader.unmatched_drops > MAX_DROPS_PER_SECOND and not self._drops_off:
             self._drops_off = True
             self._instance.put("events/skb/kfree_skb/enable", "0")
         threader.unmatched_drops = 0

@@ -28,7 +28,7 @@ TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 INSTANCE_PREFIX = "bridgewarden-"
 BUFFER_KB = 4096  # of each CPU
 #: Of the pipe, before anything else gets its turn: more may come than can be read.
-READS = 256
+MAX_READS = 256
 
 
 def tracefs() -> str:
@@ -53,17 +53,17 @@ def _remove(instance: str) -> None:
         os.rmdir(instance)
 
 
-def _left_behind(instance: str) -> t.Tuple[int, int]:
+def _start_cleaner(instance: str) -> t.Tuple[int, int]:
     """A process that removes the instance should this one be killed, and the pipe whose end it waits for."""
-    leash, ours = os.pipe()
+    held_end, ours = os.pipe()
     pid = os.fork()
     if pid:
-        os.close(leash)
+        os.close(held_end)
         return pid, ours
     # Nothing of ours may live on in it: not the trace's socket, nor a pipe that somebody waits at.
     try:
         os.setsid()
-        os.dup2(leash, 0)
+        os.dup2(held_end, 0)
         for name in os.listdir("/proc/self/fd"):
             if name != "0":
                 with contextlib.suppress(OSError):
@@ -128,7 +128,7 @@ class Instance:
         """What has come, waiting so long for the first of it; `drained` is whether that was all."""
         select.select([self._pipe], [], [], seconds)
         self.drained = False
-        for _turn in range(READS):
+        for _turn in range(MAX_READS):
             try:
                 data = os.read(self._pipe, 1 << 16)
             except BlockingIOError:

@@ -38,7 +38,14 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import glob_match
 
-QUICK = Settings(settle=0.02, settle_limit=0.1, check=30.0, poll=0.05, retry=0.05, retry_limit=0.4)
+QUICK = Settings(
+    settle_seconds=0.02,
+    settle_max_seconds=0.1,
+    check_seconds=30.0,
+    poll_seconds=0.05,
+    retry_seconds=0.05,
+    retry_max_seconds=0.4,
+)
 
 
 def info(**settings: t.Any) -> Info:
@@ -129,7 +136,7 @@ def test_a_storm_does_not_put_it_off_for_ever(one: Agent) -> None:
     storm = Storm()
     one.wake, one.clock = t.cast(t.Any, storm), lambda: storm.now
     assert reason(one).startswith("container x: start and")
-    assert QUICK.settle_limit < storm.now < 2 * QUICK.settle_limit
+    assert QUICK.settle_max_seconds < storm.now < 2 * QUICK.settle_max_seconds
 
 
 def test_a_new_connection_is_a_reason_and_a_lost_one_is_not(one: Agent, out: io.StringIO) -> None:
@@ -163,7 +170,7 @@ def test_termination_ends_it(one: Agent) -> None:
 
 def test_docker_down_keeps_the_rules_and_waits(one: Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = DockerUnavailable("dockerd is not running", "/var/run/docker.sock", "start it")
-    assert one.step(Change("start")) == QUICK.check
+    assert one.step(Change("start")) == QUICK.check_seconds
     assert out.getvalue() == "<3>dockerd is not running (/var/run/docker.sock): start it\n"
 
 
@@ -171,7 +178,7 @@ def test_other_failures_are_tried_again_less_and_less_often(one: Agent, worker: 
     worker.answer = ModuleMissing("not loaded", "here", "load it")
     assert [one.step(Change("check")) for _try in range(5)] == [0.05, 0.1, 0.2, 0.4, 0.4]
     worker.answer = synced()
-    assert one.step(Change("check")) == QUICK.check
+    assert one.step(Change("check")) == QUICK.check_seconds
     worker.answer = ModuleMissing("not loaded", "here", "load it")
     assert one.step(Change("check")) == 0.05
 
@@ -188,7 +195,7 @@ def test_trouble_is_told_once_and_so_is_its_end(one: Agent, worker: Worker, out:
 
 def test_no_policy_is_no_failure(one: Agent, worker: Worker, out: io.StringIO) -> None:
     worker.answer = None
-    assert one.step(Change("start")) == QUICK.check
+    assert one.step(Change("start")) == QUICK.check_seconds
     assert out.getvalue() == ""
 
 
@@ -217,7 +224,7 @@ def test_a_mistake_of_ours_is_told_with_its_place_and_ends_nothing(
         r"<3>a mistake in the agent, KeyError: 'Networks' \(test_agent\.py:\d+ in __call__\)", line
     )
     worker.answer = synced(changed=False)
-    assert one.step(Change("check", "list")) == QUICK.check
+    assert one.step(Change("check", "list")) == QUICK.check_seconds
 
 
 class Kept(Log):
@@ -227,9 +234,9 @@ class Kept(Log):
         super().__init__(out)
         self.fields: t.List[t.Dict[str, t.Any]] = []
 
-    def say(self, priority: int, text: str, **fields: t.Any) -> None:
+    def write(self, priority: int, text: str, **fields: t.Any) -> None:
         self.fields.append(fields)
-        super().say(priority, text, **fields)
+        super().write(priority, text, **fields)
 
 
 @pytest.mark.parametrize(
@@ -247,11 +254,11 @@ def test_metrics_that_fail_end_nothing(
         return True
 
     log = Kept(out)
-    settings = QUICK._replace(docker_socket="unix:///nowhere", poll=0.01)
+    settings = QUICK._replace(docker_socket="unix:///nowhere", poll_seconds=0.01)
     one = Agent(settings, store, log, worker, publish=publish)
     worker.answer = synced(changed=False)
     for _time in range(3):
-        assert one.step(Change("check", "list")) == QUICK.check
+        assert one.step(Change("check", "list")) == QUICK.check_seconds
         assert one.next_change(0.1) == Change("check", "list")
     (line,) = out.getvalue().splitlines()
     assert re.match(
@@ -284,7 +291,7 @@ def test_a_stuck_container_is_told_and_asked_about_again_soon(
     one: Agent, worker: Worker, out: io.StringIO
 ) -> None:
     worker.answer = synced(changed=False)._replace(stuck={"0123456789abcdef": "", "fedcba9876543210": "nil"})
-    assert [one.step(Change("check", "list")) for _try in range(2)] == [QUICK.retry_limit] * 2
+    assert [one.step(Change("check", "list")) for _try in range(2)] == [QUICK.retry_max_seconds] * 2
     assert out.getvalue().count("dockerd does not answer about 0123456789ab, fedcba987654 (nil)") == 1
     worker.answer = synced(changed=False)
     one.step(Change("check", "list"))

@@ -136,7 +136,7 @@ def test_a_new_port_is_known_before_its_container(host: Host) -> None:
     first, second = host.kernel.committed
     assert first.publish == second.publish != []
     assert first.digest() != second.digest()
-    assert (synced.changed, synced.held) == (True, ())
+    assert (synced.changed, synced.proxy_ports) == (True, ())
 
 
 def test_an_event_that_changes_nothing_still_tells_who_is_stuck(host: Host) -> None:
@@ -195,23 +195,23 @@ def test_the_container_waits_until_docker_proxy_has_let_go(host: Host, listener:
             stack.enter_context(client)
         synced = host.follow(facts(number(listener)))
         proxy.join()
-    assert (seen, host.known(), synced.held) == ([1], [0, 1], ())
+    assert (seen, host.known(), synced.proxy_ports) == ([1], [0, 1], ())
 
 
 def test_one_that_never_lets_go_is_told(host: Host, listener: socket.socket) -> None:
-    host.follower.PATIENCE = 0.1
+    host.follower.PROXY_CLOSE_SECONDS = 0.1
     with socket.create_connection(listener.getsockname()), listener.accept()[0]:
         synced = host.follow(facts(number(listener)))
-    assert (host.known(), synced.held) == ([0, 1], (number(listener),))
+    assert (host.known(), synced.proxy_ports) == ([0, 1], (number(listener),))
 
 
 @pytest.mark.parametrize(("host_ip", "held"), [("127.0.0.1", True), ("127.0.0.2", False), ("0.0.0.0", True)])
 def test_only_a_socket_of_that_address_counts(
     host: Host, listener: socket.socket, host_ip: str, held: bool
 ) -> None:
-    host.follower.PATIENCE = 0.1
+    host.follower.PROXY_CLOSE_SECONDS = 0.1
     with socket.create_connection(listener.getsockname()), listener.accept()[0]:
-        assert bool(host.follow(facts(number(listener), host_ip=host_ip)).held) == held
+        assert bool(host.follow(facts(number(listener), host_ip=host_ip)).proxy_ports) == held
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])

@@ -74,7 +74,7 @@ class FakeKernel:
 def state() -> State:
     state = State(docker_reachable=True, planned=3, stuck=1)
     for lag in (0.02, 0.02, 7.0, 99.0):
-        state.in_step(lag)
+        state.synced(lag)
     state.failed("docker")
     return state
 
@@ -173,7 +173,7 @@ def test_the_file_is_whole_and_node_exporter_may_read_it(
     textfile(True)
     textfile(False)
     assert path.stat().st_ino == before  # not twice within a second
-    textfile._wrote = time.monotonic() - metrics.LEAST - 0.1
+    textfile._wrote = time.monotonic() - metrics.TEXTFILE_MIN_SECONDS - 0.1
     textfile(False)
     assert path.stat().st_ino == before
     textfile(True)

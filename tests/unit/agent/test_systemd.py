@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import (
     JOURNAL,
-    LONGEST,
+    MAX_FIELD_BYTES,
     Log,
     journal_field,
 )
@@ -66,7 +66,7 @@ def test_a_line_has_its_fields(journal: Journal, capfd: pytest.CaptureFixture[st
         "BRIDGEWARDEN_GENERATION": "3",
         "BRIDGEWARDEN_REASON": "container web: start",
     }
-    log.trouble("no\nsuch\x1b[31m thing", error_kind="docker", traceback="one\ntwo\n")
+    log.error("no\nsuch\x1b[31m thing", error_kind="docker", traceback="one\ntwo\n")
     entry = journal.entry()
     assert (entry["MESSAGE"], entry["PRIORITY"]) == ("no such?[31m thing", "3")
     assert entry["BRIDGEWARDEN_TRACEBACK"] == "one\ntwo\n"
@@ -80,7 +80,7 @@ def test_no_field_can_make_another() -> None:
 
 def test_a_very_long_line_is_cut_and_arrives(journal: Journal) -> None:
     Log(journal=journal.path).info("x" * 1000000)
-    assert journal.entry()["MESSAGE"] == "x" * LONGEST
+    assert journal.entry()["MESSAGE"] == "x" * MAX_FIELD_BYTES
 
 
 def test_without_a_journal_the_same_line_goes_to_stderr(
@@ -99,11 +99,11 @@ def test_two_troubles_in_turn_are_told_once_each() -> None:
     out = io.StringIO()
     log = Log(out)
     for _time in range(3):
-        log.trouble("one")
-        log.trouble("other")
-    log.fine()
-    log.fine()
-    log.trouble("one")
+        log.error("one")
+        log.error("other")
+    log.recovered()
+    log.recovered()
+    log.error("one")
     assert out.getvalue().splitlines() == ["<3>one", "<3>other", "<5>all is well again", "<3>one"]
 
 

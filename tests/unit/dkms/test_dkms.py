@@ -175,7 +175,7 @@ def source(folder: Path, version: str, text: str = "int x;") -> str:
     return str(folder)
 
 
-def wish(**settings: t.Any) -> dkms.Desired:
+def desired(**settings: t.Any) -> dkms.Desired:
     return dkms.Desired(**{"state": "installed", "version": "1.0", "kernel": KERNEL, **settings})
 
 
@@ -184,7 +184,7 @@ def installed_text(fake: FakeDkms, kernel: str = KERNEL) -> str:
 
 
 def test_from_nothing_to_installed_and_no_further(host: dkms.Dkms, fake: FakeDkms, tmp_path: Path) -> None:
-    want = wish(source=source(tmp_path / "src", "1.0"))
+    want = desired(source=source(tmp_path / "src", "1.0"))
     foretold = dkms.converge_dkms(host, want, check_mode=True)
     assert fake.calls == [] and not (fake.sources / "mod-1.0").exists()
     done = dkms.converge_dkms(host, want)
@@ -198,8 +198,8 @@ def test_from_nothing_to_installed_and_no_further(host: dkms.Dkms, fake: FakeDkm
 def test_a_changed_source_of_the_same_version_is_built_anew(
     host: dkms.Dkms, fake: FakeDkms, tmp_path: Path
 ) -> None:
-    dkms.converge_dkms(host, wish(source=source(tmp_path / "src", "1.0")))
-    want = wish(source=source(tmp_path / "src", "1.0", "int y;"))
+    dkms.converge_dkms(host, desired(source=source(tmp_path / "src", "1.0")))
+    want = desired(source=source(tmp_path / "src", "1.0", "int y;"))
     assert dkms.converge_dkms(host, want, check_mode=True).changed
     assert installed_text(fake) == "int x;"
     done = dkms.converge_dkms(host, want)
@@ -212,33 +212,33 @@ def test_a_changed_source_of_the_same_version_is_built_anew(
 def test_a_source_that_does_not_compile_leaves_all_as_it_was(
     host: dkms.Dkms, fake: FakeDkms, tmp_path: Path
 ) -> None:
-    good = wish(source=source(tmp_path / "src", "1.0"))
+    good = desired(source=source(tmp_path / "src", "1.0"))
     dkms.converge_dkms(host, good)
     with pytest.raises(dkms.DkmsError) as caught:
-        dkms.converge_dkms(host, wish(source=source(tmp_path / "src", "1.0", "broken")))
+        dkms.converge_dkms(host, desired(source=source(tmp_path / "src", "1.0", "broken")))
     assert "unknown type name" in caught.value.text()
     assert caught.value.log[-1] == "make: ***"
     assert installed_text(fake) == "int x;"
-    assert not dkms.converge_dkms(host, wish(source=source(tmp_path / "src", "1.0"))).changed
+    assert not dkms.converge_dkms(host, desired(source=source(tmp_path / "src", "1.0"))).changed
 
 
 def test_an_interrupted_run_is_made_good(host: dkms.Dkms, fake: FakeDkms, tmp_path: Path) -> None:
-    dkms.converge_dkms(host, wish(source=source(tmp_path / "src", "1.0")))
+    dkms.converge_dkms(host, desired(source=source(tmp_path / "src", "1.0")))
     changed = source(tmp_path / "src", "1.0", "int y;")
     dkms.replace_tree(
         changed, host.source_path("1.0"), str(fake.sources / ".mod-1.0.before"), dkms.BUILD_PRODUCTS
     )
     # Here the run was cut off: the source is the new one, what is installed is not.
-    assert dkms.converge_dkms(host, wish(source=changed)).changed
+    assert dkms.converge_dkms(host, desired(source=changed)).changed
     assert installed_text(fake) == "int y;"
 
 
 def test_the_old_version_goes_after_the_new_one_is_in(
     host: dkms.Dkms, fake: FakeDkms, tmp_path: Path
 ) -> None:
-    dkms.converge_dkms(host, wish(source=source(tmp_path / "one", "1.0")))
+    dkms.converge_dkms(host, desired(source=source(tmp_path / "one", "1.0")))
     fake.calls.clear()
-    want = wish(version="1.1", source=source(tmp_path / "two", "1.1"))
+    want = desired(version="1.1", source=source(tmp_path / "two", "1.1"))
     foretold = dkms.converge_dkms(host, want, check_mode=True)
     done = dkms.converge_dkms(host, want)
     assert fake.calls == ["add 1.1 ", f"build 1.1 {KERNEL}", f"install 1.1 {KERNEL} --force", "remove 1.0 "]
@@ -249,9 +249,9 @@ def test_the_old_version_goes_after_the_new_one_is_in(
 def test_a_new_version_that_does_not_compile_leaves_the_old_one(
     host: dkms.Dkms, fake: FakeDkms, tmp_path: Path
 ) -> None:
-    dkms.converge_dkms(host, wish(source=source(tmp_path / "one", "1.0")))
+    dkms.converge_dkms(host, desired(source=source(tmp_path / "one", "1.0")))
     with pytest.raises(dkms.DkmsError):
-        dkms.converge_dkms(host, wish(version="1.1", source=source(tmp_path / "two", "1.1", "broken")))
+        dkms.converge_dkms(host, desired(version="1.1", source=source(tmp_path / "two", "1.1", "broken")))
     assert host.level("1.0", KERNEL) == "installed"
     assert installed_text(fake) == "int x;"
 
@@ -260,9 +260,9 @@ def test_another_kernel_gets_the_new_version_before_it_loses_the_old(
     host: dkms.Dkms, fake: FakeDkms, tmp_path: Path
 ) -> None:
     old = source(tmp_path / "one", "1.0")
-    dkms.converge_dkms(host, wish(source=old))
-    dkms.converge_dkms(host, wish(source=old, kernel=OLD_KERNEL))
-    done = dkms.converge_dkms(host, wish(version="1.1", source=source(tmp_path / "two", "1.1")))
+    dkms.converge_dkms(host, desired(source=old))
+    dkms.converge_dkms(host, desired(source=old, kernel=OLD_KERNEL))
+    done = dkms.converge_dkms(host, desired(version="1.1", source=source(tmp_path / "two", "1.1")))
     assert done.after == {"1.1": {KERNEL: "installed", OLD_KERNEL: "installed"}}
 
 
@@ -270,17 +270,17 @@ def test_the_old_version_stays_where_a_kernel_would_be_left_without(
     host: dkms.Dkms, fake: FakeDkms, tmp_path: Path
 ) -> None:
     old = source(tmp_path / "one", "1.0")
-    dkms.converge_dkms(host, wish(source=old))
-    dkms.converge_dkms(host, wish(source=old, kernel=OLD_KERNEL))
+    dkms.converge_dkms(host, desired(source=old))
+    dkms.converge_dkms(host, desired(source=old, kernel=OLD_KERNEL))
     shutil.rmtree(fake.modules / OLD_KERNEL / "build")
-    done = dkms.converge_dkms(host, wish(version="1.1", source=source(tmp_path / "two", "1.1")))
+    done = dkms.converge_dkms(host, desired(version="1.1", source=source(tmp_path / "two", "1.1")))
     assert host.level("1.0", OLD_KERNEL) == "installed"
     assert host.level("1.1", KERNEL) == "installed"
     assert OLD_KERNEL in done.warnings[0]
 
 
 def test_damage_that_dkms_tells_is_mended(host: dkms.Dkms, fake: FakeDkms, tmp_path: Path) -> None:
-    want = wish(source=source(tmp_path / "src", "1.0"))
+    want = desired(source=source(tmp_path / "src", "1.0"))
     dkms.converge_dkms(host, want)
     fake.remark = " (Original modules exist)"
     assert not dkms.converge_dkms(host, want).changed
@@ -290,8 +290,8 @@ def test_damage_that_dkms_tells_is_mended(host: dkms.Dkms, fake: FakeDkms, tmp_p
 
 
 def test_absent_takes_everything_and_is_idempotent(host: dkms.Dkms, fake: FakeDkms, tmp_path: Path) -> None:
-    dkms.converge_dkms(host, wish(source=source(tmp_path / "one", "1.0")))
-    gone = wish(state="absent", version=None)
+    dkms.converge_dkms(host, desired(source=source(tmp_path / "one", "1.0")))
+    gone = desired(state="absent", version=None)
     foretold = dkms.converge_dkms(host, gone, check_mode=True)
     assert host.versions() == ["1.0"]
     done = dkms.converge_dkms(host, gone)
@@ -301,8 +301,8 @@ def test_absent_takes_everything_and_is_idempotent(host: dkms.Dkms, fake: FakeDk
 
 
 def test_built_takes_back_an_installation(host: dkms.Dkms, fake: FakeDkms, tmp_path: Path) -> None:
-    dkms.converge_dkms(host, wish(source=source(tmp_path / "one", "1.0")))
-    want = wish(state="built")
+    dkms.converge_dkms(host, desired(source=source(tmp_path / "one", "1.0")))
+    want = desired(state="built")
     assert dkms.converge_dkms(host, want).after == {"1.0": {KERNEL: "built"}}
     assert not dkms.converge_dkms(host, want).changed
 
@@ -313,7 +313,7 @@ def test_missing_headers_name_the_package(
 ) -> None:
     shutil.rmtree(fake.modules / KERNEL / "build")
     with pytest.raises(dkms.DkmsError) as caught:
-        dkms.converge_dkms(host, wish(source=source(tmp_path / "one", "1.0")), check_mode)
+        dkms.converge_dkms(host, desired(source=source(tmp_path / "one", "1.0")), check_mode)
     assert f"linux-headers-{KERNEL}" in caught.value.hint
     assert "linux-headers-cloud-amd64" in caught.value.hint
 
@@ -321,17 +321,17 @@ def test_missing_headers_name_the_package(
 def test_without_dkms_the_package_is_named(host: dkms.Dkms, fake: FakeDkms, tmp_path: Path) -> None:
     fake.missing = True
     with pytest.raises(dkms.DkmsError, match="install the package dkms"):
-        dkms.converge_dkms(host, wish(source=source(tmp_path / "one", "1.0")))
+        dkms.converge_dkms(host, desired(source=source(tmp_path / "one", "1.0")))
 
 
 def test_a_source_of_another_version_is_refused(host: dkms.Dkms, tmp_path: Path) -> None:
     with pytest.raises(dkms.DkmsError, match=r"PACKAGE_VERSION=1\.0"):
-        dkms.converge_dkms(host, wish(version="2.0", source=source(tmp_path / "one", "1.0")))
+        dkms.converge_dkms(host, desired(version="2.0", source=source(tmp_path / "one", "1.0")))
 
 
 def test_no_source_at_all_is_refused(host: dkms.Dkms) -> None:
     with pytest.raises(dkms.DkmsError, match="no source"):
-        dkms.converge_dkms(host, wish())
+        dkms.converge_dkms(host, desired())
 
 
 class TestArchive:

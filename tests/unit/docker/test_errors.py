@@ -177,7 +177,7 @@ def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pyt
     template = SlowDocker.LISTED[0]
     listed = [{**template, "Id": name, "Names": [f"/{name}"]} for name in names]
     monkeypatch.setattr(SlowDocker, "LISTED", [*listed, *SlowDocker.LISTED])
-    monkeypatch.setattr(watch_room, "BESIDE", 0.01)
+    monkeypatch.setattr(watch_room, "SLOW_ANSWER_SECONDS", 0.01)
     docker = SlowDocker(tmp_path / "docker.sock")
     docker.start()
     held: t.List[int] = []

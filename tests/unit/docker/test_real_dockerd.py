@@ -184,7 +184,7 @@ def test_the_agent_only_ever_reads(shop: t.Any) -> None:
     )
     assert shop.python(code) == shop.facts()
     queued: t.Any = queue.SimpleQueue()
-    stream = EventStream(f"unix://{path}", queued, Settings(gap=0.0))
+    stream = EventStream(f"unix://{path}", queued, Settings(overlap_seconds=0.0))
     stream.start()
     assert queued.get(timeout=10).kind == "connected"
     shop.docker("rename", "cold", "warm")
@@ -239,9 +239,11 @@ print(json.dumps(found))
 
 def test_a_dockerd_that_hangs_is_noticed_and_so_is_its_return(shop: t.Any, tmp_path: Path) -> None:
     """SIGSTOP: connections are taken, nothing is answered, and the stream stays open."""
-    settings = Settings(docker_socket=shop.socket, patience=1.0, retry=0.1, retry_limit=0.5)
+    settings = Settings(
+        docker_socket=shop.socket, answer_seconds=1.0, retry_seconds=0.1, retry_max_seconds=0.5
+    )
     told = io.StringIO()
-    watch = Watch(shop.socket, settings.patience, tolerant=True)
+    watch = Watch(shop.socket, settings.answer_seconds, tolerant=True)
 
     def ask(change: Change) -> None:
         watch.facts(change.containers if change.scope == "events" else None)
@@ -273,7 +275,7 @@ def test_a_dockerd_that_hangs_is_noticed_and_so_is_its_return(shop: t.Any, tmp_p
 @pytest.fixture(scope="module")
 def wake(shop: t.Any) -> t.Any:
     queued: t.Any = queue.SimpleQueue()
-    settings = Settings(docker_socket=shop.socket, retry=0.1, retry_limit=0.5)
+    settings = Settings(docker_socket=shop.socket, retry_seconds=0.1, retry_max_seconds=0.5)
     EventStream(shop.socket, queued, settings).start()
     assert queued.get(timeout=10) == Message("connected")
     return queued

@@ -30,7 +30,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.namespa
     setting_words,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import (
-    DROPS_A_SECOND,
+    MAX_DROPS_PER_SECOND,
     Trace,
     read_record,
     run_trace,
@@ -279,7 +279,7 @@ def test_an_instance_does_not_outlive_who_is_killed(top: File) -> None:
     ready, tell = os.pipe()
     pid = os.fork()
     if not pid:
-        tracefs._left_behind(str(instance))
+        tracefs._start_cleaner(str(instance))
         os.write(tell, b"x")
         time.sleep(60)
     os.close(tell)
@@ -501,7 +501,7 @@ def test_a_bound_on_events_cuts(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatc
 def test_more_than_can_be_read_does_not_stop_the_rest(top: File, monkeypatch: pytest.MonkeyPatch) -> None:
     instance = Instance(str(top))
     (top / "endless").write_bytes(b"x\n" * (1 << 19))
-    monkeypatch.setattr(tracefs, "READS", 4)
+    monkeypatch.setattr(tracefs, "MAX_READS", 4)
     instance._pipe = os.open(str(top / "endless"), os.O_RDONLY)
     assert len(list(instance.lines(0))) == 4 * (1 << 15) and not instance.drained
     while not instance.drained:
@@ -511,7 +511,7 @@ def test_more_than_can_be_read_does_not_stop_the_rest(top: File, monkeypatch: py
 
 def test_a_flood_of_others_drops_is_shut_off(fed: t.Type[Fed], monkeypatch: pytest.MonkeyPatch) -> None:
     line = "  x-1 [000] ..s1.  1.5: kfree_skb: skbaddr=%d protocol=2048 location=ffff reason: NO_SOCKET"
-    fed.fed = [line % i for i in range(DROPS_A_SECOND + 2)]
+    fed.fed = [line % i for i in range(MAX_DROPS_PER_SECOND + 2)]
     with Trace(TraceOptions(), t.cast(t.Any, Kernel)) as trace:
         paths = trace.paths()
         monkeypatch.setattr(Kernel, "report", TraceReport(1, "time", 0, 0, 0, 0))

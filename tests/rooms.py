@@ -2,13 +2,12 @@
 """The order of the library's rooms, read from its own imports.
 
 ORDER is the one place where the order stands: a room imports rooms of earlier rows only, and no file takes part in a circle.
-tests/unit/rooms checks it; `python tests/rooms.py` prints the picture that docs/architecture.md shows.
+tests/unit/rooms checks it; `python tests/rooms.py` draws it into docs/architecture.md.
 """
 
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
@@ -19,11 +18,11 @@ PACKAGE = "ansible_collections.bridgewarden.docker.plugins.module_utils"
 ORDER: tuple[tuple[str, ...], ...] = (
     ("_types",),
     ("_errors",),
-    ("_system", "_abi", "_facts", "_policy", "_ansible"),
+    ("_system", "_abi", "_facts", "_policy"),
     ("_netlink",),
     ("_ruleset",),
     ("_kernel", "_docker"),
-    ("_host",),
+    ("_host", "_ansible"),
     ("_commit",),
     ("_agent", "_trace", "_compliance"),
     ("_cli",),
@@ -128,5 +127,11 @@ def picture() -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(page: Path) -> None:
+    """Puts the picture in place of the first code block of the page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition("```")
+    page.write_text(before + picture() + rest.partition("```\n")[2], encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(picture())
+    draw(TOP / "docs" / "architecture.md")

@@ -55,13 +55,3 @@ attributes:
   action:
     description: Has an action plugin of the same name, so that part of the work is done on the controller.
 """
-
-    ACTIONGROUP = r"""
-options: {}
-attributes:
-  action_group:
-    description: Use C(group/bridgewarden.docker.docker) in C(module_defaults) to set defaults for this module.
-    support: full
-    membership:
-      - bridgewarden.docker.docker
-"""

@@ -11,7 +11,6 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 import subprocess
 import tempfile
@@ -77,10 +76,6 @@ def run(argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
 
 def search_path() -> str:
     return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin:/usr/local/sbin:/usr/local/bin"
-
-
-def matches(name: str, patterns: t.Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,7 @@ author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
-  - bridgewarden.docker._attributes.actiongroup
+  - bridgewarden.docker._docker
 attributes:
   check_mode:
     support: full
@@ -51,16 +51,12 @@ options:
     choices: [global, guarded, auto]
     default: auto
   guards:
-    description: Patterns of the guarded bridges' names. Docker's bridges count as guarded in any case.
+    description:
+      - Patterns of the guarded bridges' names. Docker's bridges count as guarded in any case.
+      - Which bridges are Docker's, dockerd is asked at O(docker_socket). When it does not answer they are recognised by their names.
     type: list
     elements: str
     default: ["br-[0-f][0-f][0-f][0-f]????????", docker0, docker_gwbridge]
-  docker_socket:
-    description:
-      - Docker's socket, to ask which bridges are Docker's.
-      - When dockerd does not answer they are told by their names.
-    type: str
-    default: unix:///var/run/docker.sock
 notes:
   - With O(scope=guarded) the switch of a new bridge is set by udev, some milliseconds after the bridge
     appears.
@@ -114,7 +110,7 @@ bridges:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.bridges import (
     ask_docker,
     converge_bridges,
@@ -128,7 +124,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "scope": {"type": "str", "choices": ["global", "guarded", "auto"], "default": "auto"},
             "guards": {"type": "list", "elements": "str", "default": list(GUARDS)},
-            "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            **DOCKER_SOCKET,
         },
         supports_check_mode=True,
     )

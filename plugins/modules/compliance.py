@@ -17,7 +17,7 @@ author:
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.info_module
-  - bridgewarden.docker._attributes.actiongroup
+  - bridgewarden.docker._docker
 options:
   policy:
     description: The policy that the inventory wants, as for M(bridgewarden.docker.policy).
@@ -40,10 +40,6 @@ options:
     description: Whether the inventory wants dockerd to wait until a policy is in force.
     type: bool
     default: false
-  docker_socket:
-    description: Docker's socket on the target.
-    type: str
-    default: unix:///var/run/docker.sock
 notes:
   - A control that cannot be judged has the status V(error), which is not a pass.
   - Fails only where the policy itself is wrong. What to make of the controls is up to the playbook.
@@ -116,7 +112,7 @@ meta:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance.controls import examine_host
 from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance.host import HostState, Wanted
 
@@ -129,7 +125,7 @@ def main() -> None:
             "bridge_scope": {"type": "str", "choices": ["global", "guarded", "auto"], "default": "auto"},
             "seal": {"type": "bool", "default": False},
             "require": {"type": "bool", "default": False},
-            "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            **DOCKER_SOCKET,
         },
         supports_check_mode=True,
     )

@@ -21,7 +21,6 @@ author:
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.action
-  - bridgewarden.docker._attributes.actiongroup
 attributes:
   check_mode:
     support: full

@@ -16,7 +16,7 @@ author:
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.info_module
-  - bridgewarden.docker._attributes.actiongroup
+  - bridgewarden.docker._docker
 options:
   from:
     description:
@@ -38,10 +38,6 @@ options:
     description: Whether the connection comes from outside to the container's own address, not to a published port.
     type: bool
     default: false
-  docker_socket:
-    description: Docker's socket on the target.
-    type: str
-    default: unix:///var/run/docker.sock
 requirements:
   - python3-pyroute2 0.5.14 or newer
 """
@@ -80,7 +76,7 @@ answers:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
@@ -108,7 +104,7 @@ def main() -> None:
             "to": {"type": "str", "required": True},
             "service": {"type": "str", "required": True},
             "direct": {"type": "bool", "default": False},
-            "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            **DOCKER_SOCKET,
         },
         supports_check_mode=True,
     )

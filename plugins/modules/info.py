@@ -17,7 +17,6 @@ author:
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.info_module
-  - bridgewarden.docker._attributes.actiongroup
 options:
   rules:
     description: Whether to return the rules with their counters.

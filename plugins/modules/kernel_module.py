@@ -18,7 +18,6 @@ author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
-  - bridgewarden.docker._attributes.actiongroup
 attributes:
   check_mode:
     support: full

@@ -20,7 +20,7 @@ author:
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.action
-  - bridgewarden.docker._attributes.actiongroup
+  - bridgewarden.docker._docker
 attributes:
   action:
     support: full
@@ -109,10 +109,6 @@ options:
       - This does not depend on the connection that Ansible uses, and holds in check mode.
     type: bool
     default: false
-  docker_socket:
-    description: Docker's socket on the target.
-    type: str
-    default: unix:///var/run/docker.sock
 requirements:
   - python3-pyroute2 0.5.14 or newer
   - python3-jmespath, where a group has a query
@@ -206,7 +202,7 @@ error_kind:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
     CommitResult,
     apply_plan,
@@ -237,7 +233,7 @@ def argument_spec() -> t.Dict[str, t.Any]:
         "on_empty_selector": {"type": "str", "choices": ["warn", "fail", "ignore"], "default": "warn"},
         "confirm_timeout": {"type": "int", "default": 0},
         "force": {"type": "bool", "default": False},
-        "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+        **DOCKER_SOCKET,
     }
 
 

@@ -18,13 +18,10 @@ description:
 author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
+  - bridgewarden.docker._docker
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.info_module
 options:
-  docker_socket:
-    description: Docker's socket on the target.
-    type: str
-    default: unix:///var/run/docker.sock
   min_kernel:
     description: The oldest kernel that will do.
     type: str
@@ -126,13 +123,14 @@ facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.preflight import examine
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            **DOCKER_SOCKET,
             "min_kernel": {"type": "str", "default": "5.10"},
             "need_docker": {"type": "bool", "default": True},
             "need_module": {"type": "bool", "default": True},

@@ -19,7 +19,7 @@ author:
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.info_module
-  - bridgewarden.docker._attributes.actiongroup
+  - bridgewarden.docker._docker
 options:
   proto:
     description: V(tcp), V(udp), V(icmp), V(icmpv6), V(sctp) or a number. Every protocol where it is not given.
@@ -80,10 +80,6 @@ options:
     description: Return a page with drawings, too.
     type: bool
     default: false
-  docker_socket:
-    description: Docker's socket on the target. Without an answer there, namespaces have numbers instead of names.
-    type: str
-    default: unix:///var/run/docker.sock
 requirements:
   - python3-pyroute2 0.5.14 or newer
 """
@@ -157,7 +153,7 @@ import socket
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.page import trace_page
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import run_trace
@@ -194,7 +190,7 @@ def main() -> None:
             "events": {"type": "int", "default": 100000},
             "rate": {"type": "int", "default": 5000},
             "page": {"type": "bool", "default": False},
-            "docker_socket": {"type": "str", "default": "unix:///var/run/docker.sock"},
+            **DOCKER_SOCKET,
         },
         supports_check_mode=True,
     )

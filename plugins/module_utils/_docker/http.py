@@ -23,10 +23,11 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     PermissionDenied,
 )
 
-SOCKET_PATH = "/var/run/docker.sock"
-
-
 # Docker, without its library.
+
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+#: Seconds that dockerd may take for one answer.
+DEFAULT_TIMEOUT = 30.0
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -71,24 +72,20 @@ def refusal(response: http.client.HTTPResponse, path: str) -> ValueError:
     return kind("GET %s: status %d%s" % (path.partition("?")[0], response.status, words and ": " + words))
 
 
-def docker_get(path: str, socket: str = SOCKET_PATH, timeout: float = 10.0) -> t.Any:
+def docker_get(path: str, socket: str = DEFAULT_SOCKET, timeout: float = 10.0) -> t.Any:
     """dockerd's answer to GET `path`, over a connection of its own."""
-    connection = UnixConnection(socket[len("unix://") :] if socket.startswith("unix://") else socket, timeout)
+    connection = UnixConnection(socket_path(socket), timeout)
     try:
         return get_json(connection, path)
     finally:
         connection.close()
 
 
-DEFAULT_SOCKET = "unix:///var/run/docker.sock"
-DEFAULT_TIMEOUT = 30.0
-
-
 def socket_path(socket: str) -> str:
     path = socket[len("unix://") :] if socket.startswith("unix://") else socket
     if not path.startswith("/"):
         raise DockerUnavailable(
-            f"{socket!r} is no local socket", "docker socket", "give it as unix:///var/run/docker.sock"
+            f"{socket!r} is no local socket", "docker socket", f"give it as {DEFAULT_SOCKET}"
         )
     return path
 

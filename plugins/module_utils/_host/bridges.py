@@ -23,6 +23,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import network_bridge
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import docker_get
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
@@ -31,9 +32,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import modules_supported
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import glob_any
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import (
     Runner,
-    matches,
     read_text,
     run,
     write_atomically,
@@ -148,7 +149,7 @@ def find_bridges(
                 name,
                 tuple(sorted(os.listdir(ports)) if os.path.isdir(ports) else ()),
                 docker,
-                docker or matches(name, guards),
+                docker or glob_any(name, guards),
                 {own: read_number(os.path.join(base, name, "bridge", own)) for own in SWITCHES.values()},
             )
         )
@@ -168,12 +169,7 @@ def ask_docker(socket: str) -> t.Optional[t.Set[str]]:
         networks = docker_get("/networks", socket, timeout=10.0)
     except (OSError, ValueError, http.client.HTTPException):
         return None
-    found = set()
-    for network in networks:
-        if network.get("Driver") == "bridge":
-            option = (network.get("Options") or {}).get("com.docker.network.bridge.name")
-            found.add(option or "br-" + network["Id"][:12])
-    return found
+    return {name for network in networks for name in [network_bridge(network)] if name}
 
 
 def read_number(path: str) -> t.Optional[int]:
@@ -231,7 +227,7 @@ def choose_scope(wanted: str, host: Bridges) -> t.Tuple[str, str]:
     foreign = [bridge.name for bridge in host.bridges if not bridge.guarded]
     if not foreign:
         return "global", "every bridge of this host is Docker's or guarded"
-    kubernetes = [name for name in foreign if matches(name, KUBERNETES_NAMES)]
+    kubernetes = [name for name in foreign if glob_any(name, KUBERNETES_NAMES)]
     if kubernetes:
         return "global", "{} looks like Kubernetes, which needs the global setting".format(
             ", ".join(kubernetes)
@@ -261,7 +257,7 @@ def contents(
 
 def udev_names(host: Bridges, guards: t.Sequence[str]) -> t.List[str]:
     """The patterns, and Docker's bridges with names of their own that no pattern covers."""
-    named = [bridge.name for bridge in host.bridges if bridge.docker and not matches(bridge.name, guards)]
+    named = [bridge.name for bridge in host.bridges if bridge.docker and not glob_any(bridge.name, guards)]
     return list(dict.fromkeys(list(guards) + sorted(named)))
 
 

@@ -20,7 +20,12 @@ import shutil
 import sys
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import SOCKET_PATH, docker_get
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import (
+    DEFAULT_SOCKET,
+    docker_get,
+    socket_path,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import (
     is_loaded,
     modules_disabled,
@@ -75,7 +80,11 @@ def examine_docker(socket: str, problems: t.List[Problem], drop_in: str = REQUIR
         "api_version": None,
         "held": False,
     }
-    place = socket[len("unix://") :] if socket.startswith("unix://") else socket
+    try:
+        place = socket_path(socket)
+    except DockerUnavailable as error:
+        problems.append(Problem(error.problem, error.location, error.hint))
+        return facts
     try:
         docker_get("/_ping", socket)
         version = docker_get("/version", socket)
@@ -114,7 +123,7 @@ def examine_docker(socket: str, problems: t.List[Problem], drop_in: str = REQUIR
 
 
 def examine(
-    socket: str = SOCKET_PATH,
+    socket: str = DEFAULT_SOCKET,
     need_docker: bool = True,
     need_module: bool = True,
     min_kernel: str = MINIMUM_KERNEL,

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import HOOKS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 
 
 def hooks_behind(info: Info) -> t.List[str]:
     """The hooks before which somebody else runs."""
-    names = ("PRE_ROUTING", "LOCAL_IN", "FORWARD", "LOCAL_OUT", "POST_ROUTING")
     missing = info.hooks_expected & ~info.hooks_first
     return [
         f"{family} {name}"
         for pf, family in enumerate(("IPv4", "IPv6"))
-        for hook, name in enumerate(names)
+        for hook, name in enumerate(HOOKS)
         if missing >> (pf * 8 + hook) & 1
     ]

@@ -11,6 +11,12 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import re
+import typing as t
+
+
+def glob_any(name: str, patterns: t.Iterable[str]) -> bool:
+    """Whether one of the patterns matches."""
+    return any(glob_match(pattern, name) for pattern in patterns)
 
 
 def glob_match(pattern: str, name: str) -> bool:

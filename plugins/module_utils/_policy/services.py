@@ -21,8 +21,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 
 Service = t.Tuple[int, int]  # lo, hi of the 24-bit service number, both included
 
+#: https://www.iana.org/assignments/protocol-numbers: those that rules can name.
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
-_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _WITH_PORTS = ("tcp", "udp", "sctp")
 ALL_SERVICES: t.Tuple[Service, ...] = ((0, 0xFFFFFF),)
 
@@ -118,7 +119,7 @@ def service_text(service: Service) -> str:
     """The normal text of a service, the shortest there is."""
     lo, hi = service
     protocol, first, last = lo >> 16, lo & 0xFFFF, hi & 0xFFFF
-    name = _PROTOCOL_NAMES.get(protocol)
+    name = PROTOCOL_NAMES.get(protocol)
     if name is None:
         return "proto:%d" % protocol
     if (first, last) == (0, 0xFFFF):

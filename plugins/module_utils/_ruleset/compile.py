@@ -64,7 +64,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patter
     glob_match,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import JUDGED
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import Service
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import PROTOCOLS, Service
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import Resolution
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import (
     Endpoint,
@@ -75,7 +75,6 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 
 _PRECEDENCE = {action: place for place, action in enumerate(ACTIONS)}
 _AF = {4: 2, 6: 10}
-_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
 @dataclass(frozen=True)
@@ -578,7 +577,7 @@ def _publish(host: Endpoints) -> t.List[t.Tuple[int, int, int, bytes, int, int, 
             [host.endpoints[i] for i in host.endpoints_of(container)] if container.get("Ports") else []
         )
         for port in container.get("Ports") or []:
-            protocol = _PROTOCOLS.get(port.get("Protocol") or "tcp")
+            protocol = PROTOCOLS.get(port.get("Protocol") or "tcp")
             if protocol is None or not port.get("HostPort"):
                 continue
             for version, address in _sockets(port.get("HostIp") or ""):

@@ -19,6 +19,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import Policy, Rule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import (
     ALL_SERVICES,
+    PROTOCOLS,
     Service,
     service_text,
     services,
@@ -191,13 +192,10 @@ class _Resolver:
         self.warnings.append(f'rule "{rule.name}": {text}')
 
 
-_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
-
-
 def _bindings(container: Json) -> t.Iterator[t.Tuple[int, int, str]]:
     """Host service, container service and words of each published port."""
     for port in container.get("Ports") or []:
-        protocol = _PROTOCOLS.get(port.get("Protocol") or "tcp")
+        protocol = PROTOCOLS.get(port.get("Protocol") or "tcp")
         if protocol is None or not port.get("HostPort"):
             continue
         yield (

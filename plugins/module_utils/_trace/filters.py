@@ -17,6 +17,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     MAX_TRACE_RATE,
     MAX_TRACE_SECONDS,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import (
     addresses_of,
@@ -25,13 +26,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import 
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd import Controller
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Term
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import PROTOCOLS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.namespaces import (
     inode_of,
     namespace_named,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
-NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 BOUNDS = (
     ("port", 0, 65535),
     ("packets", 0, MAX_TRACE_EVENTS),
@@ -54,7 +55,7 @@ class TraceOptions(t.NamedTuple):
     seconds: int = 60
     events: int = 100000
     rate: int = 5000
-    docker_socket: str = "unix:///var/run/docker.sock"
+    docker_socket: str = DEFAULT_SOCKET
     include_session: bool = False  # the SSH session the trace runs in
 
 
@@ -103,12 +104,12 @@ def session_term(session: Controller) -> Term:
 def _protocol(word: str) -> int:
     if not word:
         return 0
-    number = NUMBERS.get(word.lower(), int(word) if word.isdigit() else -1)
+    number = PROTOCOLS.get(word.lower(), int(word) if word.isdigit() else -1)
     if not 0 < number < 256:
         raise BridgewardenError(
             f'no protocol is called "{word}"',
             "proto",
-            f"give a number or one of {', '.join(sorted(NUMBERS))}",
+            f"give a number or one of {', '.join(sorted(PROTOCOLS))}",
         )
     return number
 
@@ -175,7 +176,7 @@ def _as_published(options: TraceOptions, base: Json, containers: t.Sequence[Json
         elif not options.container and not options.port:
             continue
         for binding in container["Ports"]:
-            number = NUMBERS.get(binding["Protocol"], 0)
+            number = PROTOCOLS.get(binding["Protocol"], 0)
             if base["proto"] not in (0, number):
                 continue
             if options.port in (0, binding["ContainerPort"]):

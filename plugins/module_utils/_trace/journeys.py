@@ -17,12 +17,14 @@ import ipaddress
 import re
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX, DirectionClass
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import PROTOCOL_NAMES
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
-PROTOCOL_NAMES = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 47: "gre", 50: "esp"}
+#: With those that a trace shows and no rule can name (https://www.iana.org/assignments/protocol-numbers).
+_PROTOCOLS = {**PROTOCOL_NAMES, 2: "igmp", 47: "gre", 50: "esp"}
 _FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PSH"), (0x20, "URG"))
-CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host_ingress")
+CLASSES = tuple(which.name.lower() for which in DirectionClass)
 _LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$")
 _WORD = re.compile(r"(\w+)[=:] ?(\S+)")
 _LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?")
@@ -90,7 +92,7 @@ def _verdict(event: Json, words: t.Dict[str, str], rule: str) -> Json:
 
 def _crossing(event: Json, words: t.Dict[str, str]) -> Json:
     number = int(words["proto"])
-    protocol = PROTOCOL_NAMES.get(number, "proto:%d" % number)
+    protocol = _PROTOCOLS.get(number, "proto:%d" % number)
     ports = protocol in ("tcp", "udp", "sctp")
     event.update(
         position="last" if words["last"] == "1" else "first",

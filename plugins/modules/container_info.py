@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: container_facts
+module: container_info
 short_description: Containers, networks and links of a Docker host in one call
 version_added: 0.1.0
 description:
@@ -19,18 +19,12 @@ author:
 extends_documentation_fragment:
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.info_module
-  - bridgewarden.docker._attributes.actiongroup
+  - bridgewarden.docker._docker
 options:
-  docker_socket:
-    description: Docker's socket on the target.
-    type: str
-    default: unix:///var/run/docker.sock
   timeout:
     description: Seconds that dockerd may take for one answer.
     type: int
     default: 30
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 notes:
   - The facts are returned as the task's result and not as C(ansible_facts), because containers come and go
     and
@@ -40,7 +34,7 @@ notes:
 
 EXAMPLES = r"""
 - name: What runs here, and behind which link
-  bridgewarden.docker.container_facts:
+  bridgewarden.docker.container_info:
   register: shop
 
 - name: Which bridge port belongs to the container web
@@ -111,9 +105,8 @@ default_route_links:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import (
-    DEFAULT_SOCKET,
     DEFAULT_TIMEOUT,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
@@ -122,7 +115,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "docker_socket": {"type": "str", "default": DEFAULT_SOCKET},
+            **DOCKER_SOCKET,
             "timeout": {"type": "int", "default": int(DEFAULT_TIMEOUT)},
         },
         supports_check_mode=True,

@@ -16,6 +16,9 @@ import subprocess
 import tempfile
 import typing as t
 
+#: What a command may take that changes nothing or little. dkms compiles, and has a time of its own.
+COMMAND_SECONDS = 120.0
+
 
 def read_text(path: str) -> t.Optional[str]:
     """A file's text without blanks at its ends; None where it cannot be read."""
@@ -59,8 +62,11 @@ def sync_folder(folder: str) -> None:
         os.close(handle)
 
 
-def run(argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
-    """A command's code and output in the C locale; code 127 where it is not there."""
+def run(argv: t.Sequence[str], timeout: float = COMMAND_SECONDS) -> t.Tuple[int, str, str]:
+    """A command's code, output and errors in the C locale.
+
+    Code 127 where it is not there, 124 (as timeout(1)) where it did not end within `timeout` seconds and was killed.
+    """
     try:
         done = subprocess.run(
             list(argv),
@@ -68,7 +74,11 @@ def run(argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
             capture_output=True,
             env=dict(os.environ, LC_ALL="C", PATH=search_path()),
             check=False,
+            timeout=timeout,
         )
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode("utf-8", "replace")
+        return 124, "", f"{argv[0]} did not end within {timeout:g} s\n{said}"
     except OSError as error:
         return 127, "", str(error)
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")

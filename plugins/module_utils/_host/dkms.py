@@ -14,7 +14,6 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import fnmatch
-import functools
 import hashlib
 import os
 import re
@@ -51,12 +50,18 @@ BUILD_PRODUCTS = (
 )
 
 LOG_LINES = 40
+#: For one run of dkms: a build on a slow host takes minutes.
+BUILD_SECONDS = 1800.0
 
 # Tested with the output of dkms 2.8.4, 3.0.10 and 3.2.2.
 STATUS_LINE = re.compile(
     r"^(?P<name>[^,/:\s]+)(?:/|,\s)(?P<version>[^,:\s]+)(?:,\s(?P<kernel>[^,\s]+),\s(?P<arch>[^:\s]+))?:\s"
     r"(?P<state>added|built|installed-weak from (?P<weak>\S+)|installed|broken)(?P<remark>.*)$"
 )
+
+
+def run_dkms(argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
+    return run(argv, timeout=BUILD_SECONDS)
 
 
 class DkmsError(BridgewardenError):
@@ -109,7 +114,7 @@ class Dkms:
     def __init__(
         self,
         name: str,
-        runner: Runner = run,
+        runner: Runner = run_dkms,
         tree: str = "/var/lib/dkms",
         sources: str = "/usr/src",
         modules: str = "/lib/modules",

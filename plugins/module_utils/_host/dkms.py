@@ -14,6 +14,7 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import os
 import re

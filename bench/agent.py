@@ -27,7 +27,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import At
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.daemon import Agent
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import Settings
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.follower import Follower
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import UnixConnection
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import UnixConnection
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel

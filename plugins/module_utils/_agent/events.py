@@ -19,7 +19,7 @@ import time
 import typing as t
 import urllib.parse
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
     DEFAULT_SOCKET,
     UnixConnection,
     refusal,

@@ -29,7 +29,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output im
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.services import cmd_agent, cmd_boot
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.status import cmd_ready, cmd_status
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.trace import cmd_hooks, cmd_trace
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import DEFAULT_SOCKET
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import DEFAULT_SOCKET
 
 
 class Parser(argparse.ArgumentParser):

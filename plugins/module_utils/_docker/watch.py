@@ -21,14 +21,7 @@ import socket as socketlib
 import typing as t
 import urllib.parse
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import (
-    LIVE_STATES,
-    _container_name,
-    assemble,
-    complete,
-    network_parent,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
     DEFAULT_SOCKET,
     DEFAULT_TIMEOUT,
     NoSuchThing,
@@ -38,6 +31,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http i
     get_answer,
     get_json,
     socket_path,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import (
+    LIVE_STATES,
+    _container_name,
+    assemble,
+    complete,
+    network_parent,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.userland_proxy import userland_proxy
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (

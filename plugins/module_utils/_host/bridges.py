@@ -23,8 +23,8 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import docker_get
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import network_bridge
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import docker_get
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     PermissionDenied,

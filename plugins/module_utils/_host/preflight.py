@@ -20,7 +20,7 @@ import shutil
 import sys
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import (
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
     DEFAULT_SOCKET,
     docker_get,
     socket_path,

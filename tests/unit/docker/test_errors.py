@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import EventStream, Settings
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import http
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import connection
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import watch as watch_room
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import check_socket, docker_get
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
+    check_socket,
+    docker_get,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import (
     Daemon,
     Watch,
@@ -27,13 +30,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnet
 
 
 def test_no_docker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "find_dockerd", lambda: None)
+    monkeypatch.setattr(connection, "find_dockerd", lambda: None)
     with pytest.raises(DockerUnavailable, match=r"not installed.*install docker\.io"):
         check_socket(f"unix://{tmp_path}/docker.sock")
 
 
 def test_installed_but_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "find_dockerd", lambda: "/usr/sbin/dockerd")
+    monkeypatch.setattr(connection, "find_dockerd", lambda: "/usr/sbin/dockerd")
     with pytest.raises(DockerUnavailable, match="systemctl start docker"):
         check_socket(f"unix://{tmp_path}/docker.sock")
 

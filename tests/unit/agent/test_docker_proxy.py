@@ -21,49 +21,24 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store im
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
 from tests.unit.engine.fake import FakeKernel
+from tests.unit.make import attached, container, facts, network, published
 
 BRIDGE, PORT, OTHER = 7, 11, 12
-WEB = {
-    "Id": "a" * 64, "Name": "web", "Image": "web:1", "State": "running", "Pid": 4242, "NetworkMode": "front",
-    "Labels": {}, "Ports": [],
-    "Networks": {
-        "front": {
-            "NetworkID": "f" * 64, "IPAddress": "172.28.0.2", "GlobalIPv6Address": None, "MacAddress": None,
-            "Link": "br-front", "LinkIndex": BRIDGE, "Port": "veth1", "PortIndex": PORT,
-            "Parent": None, "ParentIndex": None, "Namespace": None,
-        }
-    },
-}  # fmt: skip
 POLICY = {
     "guards": ["br-*"],
     "rules": [{"name": "in", "from": ["world"], "to": ["any"], "ports": ["80/tcp"]}],
 }
 
 
-def facts(
-    *published: int, port: int = PORT, proxy: bool = True, host_ip: str = "0.0.0.0"
-) -> dict[str, t.Any]:
-    web = {
-        **WEB,
-        "Networks": {"front": {**WEB["Networks"]["front"], "PortIndex": port}},  # type: ignore[index]
-        "Ports": [
-            {"HostIp": host_ip, "HostPort": number, "ContainerPort": 80, "Protocol": "tcp"}
-            for number in published
-        ],
-    }
-    return {
-        "docker": {"version": "26.1.5", "userland_proxy": proxy},
-        "containers": [web],
-        "networks": [
-            {
-                "Id": "f" * 64, "Name": "front", "Driver": "bridge", "Internal": False, "EnableIPv6": False,
-                "Subnets": ["172.28.0.0/16"], "Bridge": "br-front", "BridgeIndex": BRIDGE,
-                "Parent": None, "ParentIndex": None, "Labels": {},
-            }
-        ],
-        "links": {"br-front": {"index": BRIDGE, "bridge": True}},
-        "default_route_links": [],
-    }  # fmt: skip
+def shop(*ports: int, port: int = PORT, proxy: bool = True, host_ip: str = "0.0.0.0") -> dict[str, t.Any]:
+    web = container(
+        "web",
+        {"front": attached("172.28.0.2", LinkIndex=BRIDGE, PortIndex=port)},
+        Ports=[published(number, 80, address=host_ip) for number in ports],
+    )
+    front = network("front", Subnets=["172.28.0.0/16"], BridgeIndex=BRIDGE)
+    docker = {"version": "26.1.5", "userland_proxy": proxy}
+    return facts([web], [front], docker=docker, default_route_links=[])
 
 
 class Docker:
@@ -116,7 +91,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     found = Host(tmp_path)
-    found.follow({**facts(), "containers": []})
+    found.follow({**shop(), "containers": []})
     return found
 
 
@@ -131,7 +106,7 @@ def number(listener: socket.socket) -> int:
 
 
 def test_a_new_port_is_known_before_its_container(host: Host) -> None:
-    synced = host.follow(facts(18080))
+    synced = host.follow(shop(18080))
     assert host.known() == [0, 1]
     first, second = host.kernel.committed
     assert first.publish == second.publish != []
@@ -140,7 +115,7 @@ def test_a_new_port_is_known_before_its_container(host: Host) -> None:
 
 
 def test_an_event_that_changes_nothing_still_tells_who_is_stuck(host: Host) -> None:
-    host.follow({**facts(), "containers": []})
+    host.follow({**shop(), "containers": []})
     host.docker.stuck = {"c" * 64: "status 500"}
     synced = host.follower(Change("container c: start", "events"))
     assert synced is not None
@@ -148,19 +123,19 @@ def test_an_event_that_changes_nothing_still_tells_who_is_stuck(host: Host) -> N
 
 
 def test_a_container_that_is_known_has_no_first_moment(host: Host) -> None:
-    host.follow(facts(18080))
-    host.follow(facts(18080, 18081))
+    host.follow(shop(18080))
+    host.follow(shop(18080, 18081))
     assert host.known() == [1]
 
 
 def test_a_container_that_started_anew_has_one(host: Host) -> None:
     """At the same address, and between two looks."""
-    host.follow(facts(18080))
-    host.follow(facts(18080, port=OTHER))
+    host.follow(shop(18080))
+    host.follow(shop(18080, port=OTHER))
     assert host.known() == [0, 1]
 
 
-@pytest.mark.parametrize("now", [facts(), facts(18080, proxy=False)], ids=["no port", "no proxy"])
+@pytest.mark.parametrize("now", [shop(), shop(18080, proxy=False)], ids=["no port", "no proxy"])
 def test_without_a_docker_proxy_there_is_one_commit(host: Host, now: dict[str, t.Any]) -> None:
     host.follow(now)
     assert host.known() == [1]
@@ -168,7 +143,7 @@ def test_without_a_docker_proxy_there_is_one_commit(host: Host, now: dict[str, t
 
 def test_where_nothing_was_judged_before_nobody_is_cut_off(tmp_path: Path) -> None:
     host = Host(tmp_path)
-    host.follow(facts(18080))
+    host.follow(shop(18080))
     assert host.known() == [1]
 
 
@@ -193,7 +168,7 @@ def test_the_container_waits_until_docker_proxy_has_let_go(host: Host, listener:
     with contextlib.ExitStack() as stack:
         for client in clients:
             stack.enter_context(client)
-        synced = host.follow(facts(number(listener)))
+        synced = host.follow(shop(number(listener)))
         proxy.join()
     assert (seen, host.known(), synced.proxy_ports) == ([1], [0, 1], ())
 
@@ -201,7 +176,7 @@ def test_the_container_waits_until_docker_proxy_has_let_go(host: Host, listener:
 def test_one_that_never_lets_go_is_told(host: Host, listener: socket.socket) -> None:
     host.follower.PROXY_CLOSE_SECONDS = 0.1
     with socket.create_connection(listener.getsockname()), listener.accept()[0]:
-        synced = host.follow(facts(number(listener)))
+        synced = host.follow(shop(number(listener)))
     assert (host.known(), synced.proxy_ports) == ([0, 1], (number(listener),))
 
 
@@ -211,7 +186,7 @@ def test_only_a_socket_of_that_address_counts(
 ) -> None:
     host.follower.PROXY_CLOSE_SECONDS = 0.1
     with socket.create_connection(listener.getsockname()), listener.accept()[0]:
-        assert bool(host.follow(facts(number(listener), host_ip=host_ip)).proxy_ports) == held
+        assert bool(host.follow(shop(number(listener), host_ip=host_ip)).proxy_ports) == held
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing as t
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
@@ -18,34 +17,16 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse 
     normalise,
 )
 
-Json = t.Dict[str, t.Any]
+from tests.unit.make import NOWHERE, Json, attached, container, facts, network
 
 NAMESPACE = 4026532573
-FACTS: Json = {
-    "containers": [
-        {
-            "Id": "a" * 64,
-            "Name": "cam",
-            "State": "running",
-            "NetworkMode": "lan",
-            "Labels": {},
-            "Ports": [],
-            "Networks": {
-                "lan": {
-                    "IPAddress": "10.20.0.5",
-                    "GlobalIPv6Address": "2001:db8:20::5",
-                    "Link": None,
-                    "LinkIndex": None,
-                    "PortIndex": None,
-                    "Parent": "eth0",
-                    "ParentIndex": 2,
-                    "Namespace": NAMESPACE,
-                }
-            },
-        }
-    ],
-    "networks": [{"Name": "lan", "Id": "b" * 64, "Driver": "macvlan", "Bridge": None, "Parent": "eth0"}],
-}
+LAN = attached(
+    "10.20.0.5", "2001:db8:20::5", **{**NOWHERE, "Parent": "eth0", "ParentIndex": 2, "Namespace": NAMESPACE}
+)
+FACTS = facts(
+    [container("cam", {"lan": LAN}, NetworkMode="lan")],
+    [network("lan", Driver="macvlan", Bridge=None, BridgeIndex=None, Parent="eth0", ParentIndex=2)],
+)
 
 
 def plan(placement: str, facts: Json = FACTS) -> Plan:

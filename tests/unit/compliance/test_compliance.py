@@ -29,7 +29,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 
-Json = t.Dict[str, t.Any]
+from tests.unit.make import NOWHERE, Json, attached, container, facts, network
 
 POLICY: Json = {
     "mode": "enforce",
@@ -37,21 +37,6 @@ POLICY: Json = {
     "groups": {"office": {"cidrs": ["10.10.10.0/24"]}},
     "rules": [{"name": "office reaches all", "from": ["office"], "to": ["containers"]}],
 }
-
-
-def network(name: str, link: str, index: int) -> Json:
-    return {"Name": name, "Id": name, "Bridge": link, "BridgeIndex": index}
-
-
-def attached(address: str, link: str, index: int, port: int) -> Json:
-    return {
-        "IPAddress": address,
-        "GlobalIPv6Address": None,
-        "Link": link,
-        "LinkIndex": index,
-        "Port": f"veth{port}",
-        "PortIndex": port,
-    }
 
 
 class FakeHost:
@@ -102,21 +87,21 @@ class FakeHost:
             hooks_expected=0x1F1F,
         )
         self.endpoints = [EndpointRow("172.17.0.2", 3, 4, 9), EndpointRow("172.18.0.2", 4, 5, 0)]
-        self.facts: t.Union[Json, Exception] = {
-            "networks": [
-                network("bridge", "docker0", 4),
-                network("front", "br-0123456789ab", 5),
-                {"Name": "host", "Id": "host", "Bridge": None, "BridgeIndex": None},
+        front = {"Link": "br-0123456789ab", "LinkIndex": 5}
+        self.facts: t.Union[Json, Exception] = facts(
+            [
+                container(
+                    "web", {"bridge": attached("172.17.0.2", Link="docker0", LinkIndex=4, PortIndex=9)}
+                ),
+                container("app", {"front": attached("172.18.0.2", Port="veth11", PortIndex=11, **front)}),
+                container("cold", {"front": attached(**NOWHERE)}, State="exited"),
             ],
-            "containers": [
-                {"Name": "web", "Networks": {"bridge": attached("172.17.0.2", "docker0", 4, 9)}},
-                {"Name": "app", "Networks": {"front": attached("172.18.0.2", "br-0123456789ab", 5, 11)}},
-                {
-                    "Name": "cold",
-                    "Networks": {"front": {"IPAddress": None, "GlobalIPv6Address": None, "LinkIndex": None}},
-                },
+            [
+                network("bridge", Bridge="docker0", BridgeIndex=4),
+                network("front", Bridge="br-0123456789ab", BridgeIndex=5),
+                network("host", Driver="host", Bridge=None, BridgeIndex=None),
             ],
-        }
+        )
 
     def run(self, argv: t.Sequence[str]) -> t.Tuple[int, str, str]:
         if argv[0] == "systemctl":
@@ -429,7 +414,7 @@ def test_endpoints_inside(host: FakeHost) -> None:
     policy = {**POLICY, "placement": "container"}
     host.info = replace(host.info, placement="container", policy_digest=digest(normalise(policy)))
     assert isinstance(host.facts, dict)
-    lan = {**attached("172.19.0.2", "", 0, 0), "Parent": "eth1", "ParentIndex": 7, "Namespace": 4026532000}
+    lan = attached("172.19.0.2", **{**NOWHERE, "Parent": "eth1", "ParentIndex": 7, "Namespace": 4026532000})
     host.facts["containers"].append({"Name": "far", "Networks": {"lan": lan}})
     assert host.controls(policy)["endpoints_known"]["status"] == "fail"
     host.endpoints.append(EndpointRow("172.19.0.2", 5, 7, 4026532000))

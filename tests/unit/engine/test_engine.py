@@ -52,7 +52,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd imp
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from fake import FakeKernel
 
-Json = t.Dict[str, t.Any]
+from tests.unit.make import Json, attached, container, facts, network, published
 
 POLICY: Json = {
     "groups": {"office": {"cidrs": ["10.10.10.0/24"]}, "web": {"labels": {"tier": "web"}}},
@@ -64,47 +64,15 @@ POLICY: Json = {
 OTHER: Json = {"rules": [{"name": "all", "from": ["any"], "to": ["containers"]}]}
 
 
-def container(name: str, address: str, port_index: int = 9, **labels: str) -> Json:
-    return {
-        "Id": name * 8,
-        "Name": name,
-        "Image": "i",
-        "State": "running",
-        "Pid": 1,
-        "NetworkMode": "front",
-        "Labels": labels,
-        "Networks": {
-            "front": {
-                "NetworkID": "n",
-                "IPAddress": address,
-                "GlobalIPv6Address": None,
-                "MacAddress": None,
-                "Link": "br-front",
-                "LinkIndex": 5,
-                "Port": "veth",
-                "PortIndex": port_index,
-            }
-        },
-        "Ports": [{"HostIp": "0.0.0.0", "HostPort": 8081, "ContainerPort": 8080, "Protocol": "tcp"}],
-    }
+def on_front(name: str, address: str, port_index: int = 9, **labels: str) -> Json:
+    return container(
+        name, {"front": attached(address, PortIndex=port_index)}, Labels=labels, Ports=[published(8081, 8080)]
+    )
 
 
-def facts(*containers: Json) -> Json:
-    return {
-        "docker": {},
-        "containers": list(containers) or [container("web", "172.18.0.2", tier="web")],
-        "networks": [
-            {
-                "Id": "n",
-                "Name": "front",
-                "Bridge": "br-front",
-                "Subnets": ["172.18.0.0/16"],
-                "Internal": False,
-            }
-        ],
-        "links": {"br-front": {"index": 5, "bridge": True}},
-        "default_route_links": ["eth0"],
-    }
+def shop(*containers: Json) -> Json:
+    networks = [network("front", Subnets=["172.18.0.0/16"])]
+    return facts(containers or [on_front("web", "172.18.0.2", tier="web")], networks)
 
 
 @pytest.fixture
@@ -123,7 +91,7 @@ def no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(policy: Json = POLICY, *containers: Json, **options: t.Any) -> Plan:
-    return make_plan(policy, facts(*containers), CommitOptions(**options))
+    return make_plan(policy, shop(*containers), CommitOptions(**options))
 
 
 def test_words_of_a_plan() -> None:
@@ -156,7 +124,7 @@ def test_second_apply_changes_nothing_and_arms_nothing(kernel: FakeKernel, store
 
 def test_containers_alone_commit_again(kernel: FakeKernel, store: Store) -> None:
     apply_plan(plan(), kernel, store)
-    moved = plan(POLICY, container("web", "172.18.0.7", tier="web"))
+    moved = plan(POLICY, on_front("web", "172.18.0.7", tier="web"))
     assert moved.policy_digest == plan().policy_digest
     result = apply_plan(moved, kernel, store)
     assert result.changed
@@ -167,7 +135,7 @@ def test_containers_alone_commit_again(kernel: FakeKernel, store: Store) -> None
 
 def test_a_new_port_of_the_same_container_is_a_change(kernel: FakeKernel, store: Store) -> None:
     apply_plan(plan(), kernel, store)
-    result = apply_plan(plan(POLICY, container("web", "172.18.0.2", 10, tier="web")), kernel, store)
+    result = apply_plan(plan(POLICY, on_front("web", "172.18.0.2", 10, tier="web")), kernel, store)
     assert result.changed
     assert result.before != result.after
 
@@ -223,7 +191,7 @@ def test_the_agent_follows_the_last_good_policy_where_the_desired_one_is_damaged
 
     def replan(policy: Json) -> Plan:
         asked.append(policy)
-        return plan(policy, container("web", "172.18.0.7", tier="web"))
+        return plan(policy, on_front("web", "172.18.0.7", tier="web"))
 
     with pytest.raises(StoreCorrupt, match="not JSON") as caught:
         apply_facts(kernel, store, replan)
@@ -263,7 +231,7 @@ def test_stale_is_tried_again_on_fresh_facts(kernel: FakeKernel, store: Store) -
     plans: t.List[Plan] = []
 
     def refresh() -> Plan:
-        plans.append(plan(POLICY, container("web", "172.18.0.9", tier="web")))
+        plans.append(plan(POLICY, on_front("web", "172.18.0.9", tier="web")))
         return plans[-1]
 
     result = apply_plan(plan(), kernel, store, refresh=refresh)
@@ -441,10 +409,10 @@ def test_shadowed_rule_is_told() -> None:
 
 
 def test_explain(kernel: FakeKernel, store: Store) -> None:
-    current = facts(
-        container("web", "172.18.0.2", tier="web"),
-        container("db", "172.18.0.3", 10),
-        container("x", "172.18.0.4", 11),
+    current = shop(
+        on_front("web", "172.18.0.2", tier="web"),
+        on_front("db", "172.18.0.3", 10),
+        on_front("x", "172.18.0.4", 11),
     )
     policy: Json = {"rules": [{"name": "only the web", "from": ["container:web"], "to": ["container:db"]}]}
     apply_plan(make_plan(policy, current), kernel, store)
@@ -501,7 +469,7 @@ def test_what_could_not_be_written_is_tried_again_and_said_each_time(
 ) -> None:
     """The disk is full when the agent has committed."""
     apply_plan(plan(), kernel, store)
-    more = (container("web", "172.18.0.2", tier="web"), container("api", "172.18.0.3", 10))
+    more = (on_front("web", "172.18.0.2", tier="web"), on_front("api", "172.18.0.3", 10))
 
     def follow() -> t.Optional[CommitResult]:
         return apply_facts(kernel, store, lambda policy: plan(policy, *more))

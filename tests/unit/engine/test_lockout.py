@@ -18,7 +18,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd imp
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from fake import FakeKernel
-from test_engine import POLICY, SSHD, facts, kernel, plan, store
+from test_engine import POLICY, SSHD, kernel, plan, shop, store
 
 Json = t.Dict[str, t.Any]
 
@@ -29,7 +29,7 @@ MANAGED = SshSession("10.20.0.5", "10.20.0.1", 22, ("br-mgmt",))
 
 def refused(policy: Json, sshd: Sshd, where: t.Optional[Json] = None) -> t.Optional[RefusedError]:
     try:
-        refuse_lockout(make_plan(policy, where or facts()), sshd)
+        refuse_lockout(make_plan(policy, where or shop()), sshd)
     except RefusedError as error:
         return error
     return None

@@ -13,89 +13,41 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compi
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import Resolution, resolve
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.sentences import sentence
 
-Json = t.Dict[str, t.Any]
-
-
-def network(address: t.Optional[str], six: t.Optional[str] = None, link: t.Optional[int] = 5) -> Json:
-    return {
-        "NetworkID": "n",
-        "IPAddress": address,
-        "GlobalIPv6Address": six,
-        "MacAddress": None,
-        "Link": "br" if link else None,
-        "LinkIndex": link,
-        "Port": "veth",
-        "PortIndex": 9,
-    }
-
-
-def container(name: str, networks: t.Optional[Json] = None, **more: t.Any) -> Json:
-    body: Json = {
-        "Id": f"id-{name}",
-        "Name": name,
-        "Image": "i",
-        "State": "running",
-        "Pid": 1,
-        "NetworkMode": "front",
-        "Labels": {},
-        "Networks": networks or {},
-        "Ports": [],
-    }
-    return dict(body, **more)
-
-
-def port(host: int, own: int, protocol: str = "tcp", address: str = "0.0.0.0") -> Json:
-    return {"HostIp": address, "HostPort": host, "ContainerPort": own, "Protocol": protocol}
-
+from tests.unit.make import NOWHERE, Json, attached, container, facts, network, published
 
 WEB = container(
     "web",
-    {"front": network("172.18.0.2", "fd00:1::2")},
+    {"front": attached("172.18.0.2", "fd00:1::2")},
     Labels={"tier": "web", "com.docker.compose.project": "shop", "com.docker.compose.service": "web"},
-    Ports=[port(8081, 8080), port(8081, 8080, address="::"), port(5353, 53, "udp")],
+    Ports=[published(8081, 8080), published(8081, 8080, address="::"), published(5353, 53, "udp")],
 )
 DB = container(
-    "db-1", {"front": network("172.18.0.3"), "back": network("172.19.0.3", link=6)}, Labels={"tier": "db"}
+    "db-1",
+    {"front": attached("172.18.0.3"), "back": attached("172.19.0.3", LinkIndex=6)},
+    Labels={"tier": "db"},
 )
 SIDECAR = container("sidecar", NetworkMode="container:id-web", Labels={"role": "sidecar"})
-PROXY = container("proxy", {"host": network(None, link=None)}, NetworkMode="host", Labels={"tier": "web"})
-STOPPED = container("old", {"front": network(None, link=None)}, State="exited", Labels={"tier": "old"})
+PROXY = container("proxy", {"host": attached(**NOWHERE)}, NetworkMode="host", Labels={"tier": "web"})
+STOPPED = container("old", {"front": attached(**NOWHERE)}, State="exited", Labels={"tier": "old"})
 VLAN = container(
-    "vlan", {"lan": network("192.168.1.9", link=None)}, NetworkMode="lan", Labels={"role": "vlan"}
+    "vlan", {"lan": attached("192.168.1.9", **NOWHERE)}, NetworkMode="lan", Labels={"role": "vlan"}
 )
 
 
-def facts(*containers: Json) -> Json:
-    return {
-        "docker": {},
-        "containers": list(containers) or [WEB, DB, SIDECAR, PROXY, STOPPED, VLAN],
-        "networks": [
-            {
-                "Id": "1",
-                "Name": "front",
-                "Driver": "bridge",
-                "Internal": False,
-                "Bridge": "br-front",
-                "Subnets": [],
-            },
-            {
-                "Id": "2",
-                "Name": "back",
-                "Driver": "bridge",
-                "Internal": True,
-                "Bridge": "br-0123456789ab",
-                "Subnets": [],
-            },
-            {"Id": "3", "Name": "lan", "Driver": "macvlan", "Internal": False, "Bridge": None, "Subnets": []},
-        ],
-        "links": {},
-        "default_route_links": [],
-    }
+NETWORKS = (
+    network("front"),
+    network("back", Internal=True, Bridge="br-0123456789ab", BridgeIndex=6),
+    network("lan", Driver="macvlan", Bridge=None, BridgeIndex=None),
+)
+
+
+def shop(*containers: Json) -> Json:
+    return facts(containers or (WEB, DB, SIDECAR, PROXY, STOPPED, VLAN), NETWORKS)
 
 
 def resolved(peer: str, groups: t.Optional[Json] = None, on_empty: str = "warn", **rule: t.Any) -> Resolution:
     raw = {"groups": groups or {}, "rules": [dict({"name": "r", "from": ["world"], "to": [peer]}, **rule)]}
-    return resolve(normalise(raw), facts(), on_empty)
+    return resolve(normalise(raw), shop(), on_empty)
 
 
 def addresses(peer: str, groups: t.Optional[Json] = None) -> t.Set[str]:
@@ -218,8 +170,8 @@ def test_published_by_nobody(to: str, published: str, words: str) -> None:
 
 
 def test_two_holders_of_one_address() -> None:
-    twin = container("twin", {"back": network("172.18.0.2", link=6)})
-    found = resolve(normalise({}), facts(WEB, twin))
+    twin = container("twin", {"back": attached("172.18.0.2", LinkIndex=6)})
+    found = resolve(normalise({}), shop(WEB, twin))
     assert "both have the address 172.18.0.2" in found.warnings[0]
     assert len([e for e in found.host.endpoints if e.text == "172.18.0.2"]) == 1
 
@@ -228,7 +180,7 @@ def test_containers_that_share_in_a_circle_or_with_a_stranger() -> None:
     one, two = container("a", NetworkMode="container:id-b"), container("b", NetworkMode="container:id-a")
     lost = container("c", NetworkMode="container:gone")
     policy = normalise({"rules": [{"name": "r", "from": ["container:a", "container:c"], "to": ["any"]}]})
-    assert resolve(policy, facts(one, two, lost)).rules[0].clauses == ()
+    assert resolve(policy, shop(one, two, lost)).rules[0].clauses == ()
 
 
 # What the compiler makes of the same facts
@@ -236,14 +188,14 @@ def test_containers_that_share_in_a_circle_or_with_a_stranger() -> None:
 
 def test_guards_are_patterns_and_unmatched_bridges_of_docker() -> None:
     policy = normalise({})
-    ruleset = compile_ruleset(policy, resolve(policy, facts()), facts())
+    ruleset = compile_ruleset(policy, resolve(policy, shop()), shop())
     assert "br-front" in ruleset.guards
     assert "br-0123456789ab" not in ruleset.guards
 
 
-def published(*containers: Json) -> t.List[t.Tuple[int, int, int, bytes, int, int, bytes]]:
+def sockets(*containers: Json) -> t.List[t.Tuple[int, int, int, bytes, int, int, bytes]]:
     policy = normalise({})
-    current = facts(*containers)
+    current = shop(*containers)
     rows = compile_ruleset(policy, resolve(policy, current), current).publish
     return [(row[0], row[1], row[2], row[3], row[4], row[6], row[7]) for row in rows]
 
@@ -254,27 +206,29 @@ def four(*octets: int) -> bytes:
 
 def test_published_sockets() -> None:
     web = container(
-        "web", {"front": network("172.18.0.2", "fd00:1::2")}, Ports=[port(81, 80), port(81, 80, address="::")]
+        "web",
+        {"front": attached("172.18.0.2", "fd00:1::2")},
+        Ports=[published(81, 80), published(81, 80, address="::")],
     )
-    assert published(web) == [
+    assert sockets(web) == [
         (2, 6, 81, bytes(16), 2, 80, four(172, 18, 0, 2)),
         (10, 6, 81, bytes(16), 10, 80, bytes.fromhex("fd000001000000000000000000000002")),
     ]
 
 
 def test_published_over_ipv6_for_a_container_without_it() -> None:
-    web = container("web", {"front": network("172.18.0.2")}, Ports=[port(81, 80, address="::")])
-    assert published(web) == [(10, 6, 81, bytes(16), 2, 80, four(172, 18, 0, 2))]
+    web = container("web", {"front": attached("172.18.0.2")}, Ports=[published(81, 80, address="::")])
+    assert sockets(web) == [(10, 6, 81, bytes(16), 2, 80, four(172, 18, 0, 2))]
 
 
 def test_published_on_one_address_and_of_a_container_on_two_networks() -> None:
     db = container(
         "db",
-        {"back": network("172.19.0.3", link=6), "front": network("172.18.0.3")},
-        Ports=[port(5432, 5432, address="192.0.2.7")],
+        {"back": attached("172.19.0.3", LinkIndex=6), "front": attached("172.18.0.3")},
+        Ports=[published(5432, 5432, address="192.0.2.7")],
     )
     # back is internal: Docker's gateway is front.
-    assert published(db) == [(2, 6, 5432, four(192, 0, 2, 7), 2, 5432, four(172, 18, 0, 3))]
+    assert sockets(db) == [(2, 6, 5432, four(192, 0, 2, 7), 2, 5432, four(172, 18, 0, 3))]
 
 
 def test_rule_key_follows_the_content() -> None:
@@ -282,7 +236,7 @@ def test_rule_key_follows_the_content() -> None:
         policy = normalise(
             {"rules": [dict({"name": "r", "from": ["world"], "to": ["containers"]}, **change)]}
         )
-        return compile_ruleset(policy, resolve(policy, facts()), facts()).rules[0][0]
+        return compile_ruleset(policy, resolve(policy, shop()), shop()).rules[0][0]
 
     assert key() == key(**{"from": "world"})
     assert len({key(), key(log=True), key(action="deny"), key(name="s"), key(ports=["80/tcp"])}) == 5

@@ -20,7 +20,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.followe
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
-from tests.unit.engine.fake import FakeKernel
+from tests.unit.commit.fake import FakeKernel
 from tests.unit.make import attached, container, facts, network, published
 
 BRIDGE, PORT, OTHER = 7, 11, 12

@@ -18,7 +18,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd imp
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from fake import FakeKernel
-from test_engine import POLICY, SSHD, kernel, plan, shop, store
+from test_commit import POLICY, SSHD, kernel, plan, shop, store
 
 Json = t.Dict[str, t.Any]
 

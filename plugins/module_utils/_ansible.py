@@ -10,7 +10,7 @@ import contextlib
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import DEFAULT_SOCKET
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 
 #: For the argument spec of a module that asks dockerd; doc_fragments/_docker.py documents it.

@@ -106,9 +106,7 @@ default_route_links:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
-    DEFAULT_TIMEOUT,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_TIMEOUT
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 
 

@@ -20,11 +20,11 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
-    DEFAULT_SOCKET,
     UnixConnection,
     refusal,
     socket_path,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 #: What happens to containers and networks that can change an address, a link, a name or a state.

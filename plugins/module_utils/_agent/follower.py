@@ -19,7 +19,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan i
     Plan,
     make_plan,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import DEFAULT_SOCKET
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Stale
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store

@@ -18,6 +18,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output im
     table_lines,
     warn,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import addresses_of
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
@@ -47,8 +49,6 @@ def cmd_endpoints(args: argparse.Namespace) -> Reply:
 
 def container_names(docker_socket: str) -> t.Dict[str, str]:
     """address -> container; empty where Docker does not answer: the kernel's answer stands without it."""
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
-
     try:
         facts = collect_facts(docker_socket)
         return {address: item["Name"] for item in facts["containers"] for address in addresses_of(item)}
@@ -57,9 +57,6 @@ def container_names(docker_socket: str) -> t.Dict[str, str]:
 
 
 def cmd_explain(args: argparse.Namespace) -> Reply:
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
-
     with Kernel() as kernel:
         facts = collect_facts(args.docker_socket, warn=warn)
         answers = explain_peers(kernel, facts, args.source, args.target, args.service, args.direct)

@@ -16,13 +16,12 @@ import time
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.containers import Names
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, bad, paint, say
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.nflog import LogReader
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 
 def cmd_log(args: argparse.Namespace) -> Reply:
     """Prints each line as it comes, with the containers' names."""
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.nflog import LogReader
-
     group = args.group
     if group is None:
         with Kernel() as kernel:

@@ -12,6 +12,8 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import os
 import typing as t
@@ -24,11 +26,20 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.pyrou
 )
 
 
+def command(name: str) -> t.Callable[[argparse.Namespace], Reply]:
+    """A command's function. A zipapp is compiled at each start, so only its own file is imported."""
+    file, function = name.split(".")
+    found: t.Callable[[argparse.Namespace], Reply] = getattr(
+        importlib.import_module(__name__.rpartition(".")[0] + "." + file), function
+    )
+    return found
+
+
 def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
     args = make_parser().parse_args(argv)
     pyroute2_parts()
     try:
-        reply: Reply = args.run(args)
+        reply = command(args.run)(args)
     except BridgewardenError as error:
         if args.json:
             say(json.dumps({"error": error.text(), **error.as_result()}, indent=2, sort_keys=True))

@@ -12,24 +12,8 @@ import argparse
 import sys
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.commits import (
-    cmd_confirm,
-    cmd_policy,
-    cmd_rollback,
-    cmd_seal,
-    cmd_sync,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.containers import (
-    cmd_endpoints,
-    cmd_explain,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.counters import cmd_rules, cmd_top
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.log import cmd_log
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import EXIT_CODES, USAGE, Reply
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.services import cmd_agent, cmd_boot
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.status import cmd_ready, cmd_status
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.trace import cmd_hooks, cmd_trace
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import DEFAULT_SOCKET
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import EXIT_CODES, USAGE
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> Parser:
+    """Each command names its function, `file.function` of this room: main.py imports that file and no other."""
     top = Parser(
         prog="bridgewarden",
         description="Looks at and steers the bridgewarden kernel module of this host.",
@@ -47,7 +32,7 @@ def make_parser() -> Parser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
-    def command(name: str, run: t.Callable[[argparse.Namespace], Reply], words: str) -> Parser:
+    def command(name: str, run: str, words: str) -> Parser:
         sub: Parser = commands.add_parser(
             name,
             help=words,
@@ -60,18 +45,26 @@ def make_parser() -> Parser:
         return sub
 
     command(
-        "status", cmd_status, "The module's state: generation, mode, guards, whether our hooks run first."
+        "status",
+        "status.cmd_status",
+        "The module's state: generation, mode, guards, whether our hooks run first.",
     )
-    command("ready", cmd_ready, "Whether a policy is in force; for other units to wait on.")
-    rules = command("rules", cmd_rules, "Rules and built-in reasons with their counters.")
+    command("ready", "status.cmd_ready", "Whether a policy is in force; for other units to wait on.")
+    rules = command("rules", "counters.cmd_rules", "Rules and built-in reasons with their counters.")
     rules.add_argument("--all", action="store_true", help="built-in reasons without packets too")
-    top_ = command("top", cmd_top, "The counters, again and again, with what was added a second.")
+    top_ = command("top", "counters.cmd_top", "The counters, again and again, with what was added a second.")
     top_.add_argument(
         "--interval", type=seconds_argument, default=2.0, metavar="S", help="default: %(default)s"
     )
     top_.add_argument("--count", type=int, default=0, metavar="N", help="end after so many times")
-    asks_docker(command("endpoints", cmd_endpoints, "The containers' addresses as the kernel knows them."))
-    explain = command("explain", cmd_explain, "Which verdict a connection would get, and by which rule.")
+    asks_docker(
+        command(
+            "endpoints", "containers.cmd_endpoints", "The containers' addresses as the kernel knows them."
+        )
+    )
+    explain = command(
+        "explain", "containers.cmd_explain", "Which verdict a connection would get, and by which rule."
+    )
     asks_docker(explain)
     explain.add_argument("source", metavar="FROM", help="an address, a container's name, host or world")
     explain.add_argument("target", metavar="TO", help="the same; for a container, its own address and port")
@@ -80,20 +73,28 @@ def make_parser() -> Parser:
     )
     explain.add_argument("--direct", action="store_true", help="not through a published port")
     for name, run, words in (
-        ("confirm", cmd_confirm, "Keeps a commit whose confirm window is open."),
-        ("rollback", cmd_rollback, "Restores the rules before the last commit."),
-        ("seal", cmd_seal, "Allows no change of rules or endpoints, and no unloading, until reboot."),
+        ("confirm", "commits.cmd_confirm", "Keeps a commit whose confirm window is open."),
+        ("rollback", "commits.cmd_rollback", "Restores the rules before the last commit."),
+        (
+            "seal",
+            "commits.cmd_seal",
+            "Allows no change of rules or endpoints, and no unloading, until reboot.",
+        ),
     ):
         settle = command(name, run, words)
         settle.add_argument("--generation", type=int, help="only if this generation is in force")
-    log = command("log", cmd_log, "Prints the module's log lines as they come, with containers' names.")
+    log = command("log", "log.cmd_log", "Prints the module's log lines as they come, with containers' names.")
     asks_docker(log)
     log.add_argument("--group", type=int, help="nfnetlink_log group; default: the policy's")
     log.add_argument("--count", type=int, default=0, metavar="N", help="end after so many lines")
-    trace = command("trace", cmd_trace, "Shows the way of packets through every hook, device and namespace.")
+    trace = command(
+        "trace", "trace.cmd_trace", "Shows the way of packets through every hook, device and namespace."
+    )
     asks_docker(trace)
     add_trace_options(trace)
-    hooks = command("hooks", cmd_hooks, "Who stands at each netfilter hook, in the order in which they run.")
+    hooks = command(
+        "hooks", "trace.cmd_hooks", "Who stands at each netfilter hook, in the order in which they run."
+    )
     asks_docker(hooks)
     hooks.add_argument(
         "namespace",
@@ -102,14 +103,16 @@ def make_parser() -> Parser:
         default="host",
         help="host, a container, or of 'ip netns'",
     )
-    asks_docker(command("sync", cmd_sync, "Brings the kernel in step with policy and Docker, once."))
-    command("policy", cmd_policy, "The desired policy, and what is applied, in words.")
+    asks_docker(
+        command("sync", "services.cmd_sync", "Brings the kernel in step with policy and Docker, once.")
+    )
+    command("policy", "policy.cmd_policy", "The desired policy, and what is applied, in words.")
     command(
         "boot",
-        cmd_boot,
+        "services.cmd_boot",
         "Loads the module closed and commits the policy without endpoints; for bridgewarden.service.",
     )
-    agent = command("agent", cmd_agent, "Follows Docker; for bridgewarden-agent.service.")
+    agent = command("agent", "services.cmd_agent", "Follows Docker; for bridgewarden-agent.service.")
     asks_docker(agent)
     agent.add_argument(
         "--metrics",

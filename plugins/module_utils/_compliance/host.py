@@ -12,7 +12,7 @@ import typing as t
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import DEFAULT_SOCKET
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host import bridges as bridge

@@ -18,16 +18,13 @@ import shutil
 import socket as socketlib
 import typing as t
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     DockerUnavailable,
     PermissionDenied,
 )
 
 # Docker, without its library.
-
-DEFAULT_SOCKET = "unix:///var/run/docker.sock"
-#: Seconds that dockerd may take for one answer.
-DEFAULT_TIMEOUT = 30.0
 
 
 class UnixConnection(http.client.HTTPConnection):

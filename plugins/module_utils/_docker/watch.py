@@ -22,8 +22,6 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
-    DEFAULT_SOCKET,
-    DEFAULT_TIMEOUT,
     NoSuchThing,
     UnixConnection,
     check_socket,
@@ -31,6 +29,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connec
     get_answer,
     get_json,
     socket_path,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import (
+    DEFAULT_SOCKET,
+    DEFAULT_TIMEOUT,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import (
     LIVE_STATES,

@@ -21,10 +21,10 @@ import sys
 import typing as t
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
-    DEFAULT_SOCKET,
     docker_get,
     socket_path,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import (
     is_loaded,

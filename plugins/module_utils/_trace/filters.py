@@ -17,7 +17,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     MAX_TRACE_RATE,
     MAX_TRACE_SECONDS,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import DEFAULT_SOCKET
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import (
     addresses_of,

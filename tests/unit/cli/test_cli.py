@@ -24,12 +24,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import (
     status,
     trace,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import main
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import command, main
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
     NOT_WELL,
     USAGE,
     table_lines,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.parser import make_parser
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
     EndpointRow,
     Info,
@@ -72,8 +73,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> t.Type[FakeKernel]:
     class Mine(FakeKernel):
         pass
 
-    for command in (commits, containers, counters, log, status, trace):
-        monkeypatch.setattr(command, "Kernel", Mine)
+    for file in (commits, containers, counters, log, status, trace):
+        monkeypatch.setattr(file, "Kernel", Mine)
     monkeypatch.setattr(containers, "container_names", lambda _socket: {"172.18.0.2": "web"})
     return Mine
 
@@ -112,12 +113,12 @@ def test_every_command_without_the_module_says_so(
     kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kernel.missing = True
-    for command in ("status", "ready", "rules", "endpoints", "confirm", "rollback", "sync"):
-        code, out, err = call(capsys, command)
-        if command == "sync":
+    for name in ("status", "ready", "rules", "endpoints", "confirm", "rollback", "sync"):
+        code, out, err = call(capsys, name)
+        if name == "sync":
             assert code in (4, 5)  # asks for the library first
             continue
-        assert (code, out) == (5, ""), command
+        assert (code, out) == (5, ""), name
         assert err == "bridgewarden: the kernel module is not loaded (netlink): load it\n"
     code, out, _err = call(capsys, "status", "--json")
     assert code == 5 and json.loads(out)["error_kind"] == "module_missing"
@@ -238,3 +239,12 @@ class TestArchive:
         # Without pyroute2 the library is missing, with it the module is, unless a host has both.
         assert done.returncode in (0, 4, 5, 6, 10), done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_every_command_names_a_function_that_is_there() -> None:
+    parser = make_parser()
+    (choices,) = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    assert len(choices) > 10
+    for sub in choices.values():
+        name = sub.get_default("run")
+        assert command(name).__name__ == name.partition(".")[2]

@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench stress stress-host images test test-full release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench stress stress-host images test test-full generated release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -74,6 +74,10 @@ test: venv  ## what CI runs, in one report under build/test/: an hour on two cor
 
 test-full: venv  ## the same with every test on every kernel, and the long runs of the scenario life: two hours
 	BRIDGEWARDEN_FULL=1 LIFE_STARTS=100 LIFE_CHURN=300 LIFE_CONTAINERS=50 $(BIN)/python tests/run.py all
+
+generated: venv  ## after an edit of the command's parser or the rooms' order: its manual page and completion, their picture
+	$(BIN)/python tests/usage.py
+	$(BIN)/python tests/rooms.py
 
 release: venv  ## build the collection's archive into build/release/
 	$(BIN)/ansible-galaxy collection build --force --output-path build/release .

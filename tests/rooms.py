@@ -116,6 +116,24 @@ def circle(edges: dict[str, set[str]]) -> list[str]:
     return []
 
 
+def named_twice(library: Path = LIBRARY) -> list[str]:
+    """Functions, classes and constants of two files that have one name. Private ones may be called alike."""
+    homes: dict[str, list[str]] = {}
+    for name, path in files(library).items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                homes.setdefault(node.name, []).append(name)
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        homes.setdefault(target.id, []).append(name)
+    return [
+        f"{what}: {', '.join(where)}"
+        for what, where in sorted(homes.items())
+        if len(where) > 1 and not what.startswith("_")
+    ]
+
+
 def picture() -> str:
     """The rows from the top down, as docs/architecture.md shows them."""
     lines = ["```"]

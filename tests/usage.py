@@ -225,7 +225,7 @@ def main(arguments: t.Sequence[str]) -> int:
         if arguments != ["--check"]:
             path.write_text(made(), encoding="utf-8")
         elif not path.exists() or path.read_text(encoding="utf-8") != made():
-            print(f"{path.relative_to(TOP)} is not what the parser makes: run python tests/usage.py")
+            print(f"{path.relative_to(TOP)} is not what the parser makes: run make generated")
             status = 1
     return status
 

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the modules have in common towards Ansible. PRIVATE to the collection: it may change at any time."""
+"""What the modules share towards Ansible: pieces of argument specs, and how an error becomes a failure.
+
+The command on a host does without this file: there is no Ansible there.
+PRIVATE to the collection: it may change at any time.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 
 Each command makes one record; --json prints it as it is, without it people get
 a table made of the same record.  Decides nothing about policy: what it changes
-goes through the engine, as for the modules.
+goes through _commit, as for the modules.
 PRIVATE to the collection: it may change at any time.
 """
 

@@ -2,17 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From a desired policy and Docker's facts to a ruleset in force.
+"""Commits a plan: compares it with the kernel, commits what differs, and keeps the store in step.
 
-`plan()` is pure: it resolves, compiles and says in words what would hold.
-`apply()` compares the plan with the kernel, commits what differs and keeps the
-store in step.  The modules, the agent and the command call these two; none of
-them commits on its own.
+The modules, the agent and the command commit through apply_plan() and
+apply_facts() only.
 
 The files follow the kernel: a policy is written as *pending* before its commit
 and becomes the desired one after it (after its confirmation, if it has a
-window).  Whoever reads in between finds out by the digest in the kernel which
-of the two is at work, so neither a crash nor a roll back leaves a doubt.
+window).  The digest in the kernel tells a reader in between which of the two
+is in force, so neither a crash nor a roll back leaves it in doubt.
 PRIVATE to the collection: it may change at any time.
 """
 

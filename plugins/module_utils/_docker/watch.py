@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Container facts: what Docker runs on this host, and behind which link.
+"""Collects the container facts: asks dockerd and the kernel, and asks again only about what changed.
 
-`collect()` asks dockerd and the kernel, `assemble()` makes one record of the
-answers and is pure.  docs/architecture.md section 2 is the record's contract.
-Never enters a container's namespace and never changes anything: the port of a
+collect_facts() asks about everything once, a Watch keeps the answers for the
+agent.  facts.py makes the record of them.  Never enters a container's namespace and never changes anything: the port of a
 container is found by the namespace number that its veth carries.
 PRIVATE to the collection: it may change at any time.
 """

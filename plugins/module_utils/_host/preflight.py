@@ -5,9 +5,8 @@
 """Can this host be hardened, and what does it lack?
 
 Runs before anything is installed, so: the standard library only, and only
-reading.  Every finding that stops the work is a problem with problem, location and
-hint; all of them are reported at once.  Knows Debian's package names; elsewhere it
-reports facts and names no packages.
+reading.  Every finding that stops the work is a Problem with its location and
+a hint; all of them are reported at once.
 PRIVATE to the collection: it may change at any time.
 """
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The desired policy: what an operator may write, and its one normal form.
+"""From the inventory's variables to the desired policy in its one normal form.
 
 `normalise()` takes the plain object of the inventory and either returns a
 `Policy` or raises a PolicyError whose path leads to the offending value; there

@@ -4,7 +4,7 @@
 
 """Who is meant: a selector of the policy, answered from the container facts.
 
-`Host` is the facts in the shape the resolver needs; `Selectors` turns the words
+`Endpoints` is the facts in the shape the resolver needs; `Selectors` turns the words
 of `from` and `to` into a `Party`.  Pure: no Docker, no kernel, no files.
 PRIVATE to the collection: it may change at any time.
 """

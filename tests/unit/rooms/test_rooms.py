@@ -69,5 +69,13 @@ def test_a_circle_within_a_room_is_found(library: Path) -> None:
     assert rooms.circle(rooms.graph(library)) == ["_host.store", "_host.dkms", "_host.store"]
 
 
+def test_every_name_is_there_once(library: Path) -> None:
+    assert rooms.named_twice() == []
+    for name in ("_host/store", "_agent/daemon"):
+        with (library / f"{name}.py").open("a") as file:
+            file.write("LIMIT = 1\n\ndef _own() -> None: ...\n")
+    assert rooms.named_twice(library) == ["LIMIT: _agent.daemon, _host.store"]
+
+
 def test_the_documentation_shows_the_order() -> None:
     assert rooms.picture() in (rooms.TOP / "docs/architecture.md").read_text(encoding="utf-8")

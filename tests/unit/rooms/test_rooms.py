@@ -73,7 +73,7 @@ def test_every_name_is_there_once(library: Path) -> None:
     assert rooms.named_twice() == []
     for name in ("_host/store", "_agent/daemon"):
         with (library / f"{name}.py").open("a") as file:
-            file.write("LIMIT = 1\n\ndef _own() -> None: ...\n")
+            file.write("\nLIMIT = 1\n\ndef _own() -> None: ...\n")
     assert rooms.named_twice(library) == ["LIMIT: _agent.daemon, _host.store"]
 
 

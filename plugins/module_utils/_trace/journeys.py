@@ -23,9 +23,11 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 PROTOCOL_NAMES = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 47: "gre", 50: "esp"}
 _FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PSH"), (0x20, "URG"))
 CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host_ingress")
-_LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$")
-_WORD = re.compile(r"(\w+)[=:] ?(\S+)")
-_LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?")
+# A device's name may hold any byte but the kernel's blanks, "/" and ":", so words end at ASCII blanks alone: a Unicode
+# blank in a name would begin a field of the namer's choice. A process name is too short (15 bytes) to hold what _LINE seeks.
+_LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$", re.ASCII)
+_WORD = re.compile(r"(\w+)[=:] ?(\S+)", re.ASCII)
+_LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?", re.ASCII)
 #: Where a packet may be seen next in a namespace.
 _NEXT = {
     "PRE_ROUTING": ("LOCAL_IN", "FORWARD"),

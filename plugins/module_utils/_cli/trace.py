@@ -20,6 +20,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output im
     on_signals,
     paint,
     say,
+    say_json,
     table_lines,
     warn,
 )
@@ -70,7 +71,7 @@ def cmd_trace(args: argparse.Namespace) -> Reply:
         summary = trace.summary()
         record = {"schema": RECORD_SCHEMA, "paths": paths, "summary": summary, "hooks": trace.hooks}
     if args.json:
-        say(json.dumps({"summary": summary, "hooks": trace.hooks}, sort_keys=True))
+        say_json({"summary": summary, "hooks": trace.hooks})
     else:
         say("%d packets, %d events, ended by %s" % (summary["packets"], summary["events"], summary["ended"]))
         for note in summary["notes"]:
@@ -85,11 +86,11 @@ def show_path(path: Json, as_json: bool) -> None:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.lanes import lanes
 
     if as_json:
-        say(json.dumps(path, sort_keys=True))
+        say_json(path)
     else:
         colours = {"good": "32", "bad": "1;31", "dim": "2"}
         width = shutil.get_terminal_size((100, 24)).columns
-        say("\n".join(lanes(path, width, lambda words, colour: paint(words, colours[colour]))) + "\n")
+        say(*lanes(path, width, lambda words, colour: paint(words, colours[colour])), "")
     sys.stdout.flush()
 
 

@@ -28,6 +28,8 @@ CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host
 _LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$", re.ASCII)
 _WORD = re.compile(r"(\w+)[=:] ?(\S+)", re.ASCII)
 _LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?", re.ASCII)
+#: Of the records: grows by fields, changes its number where one changes its meaning.
+RECORD_SCHEMA = 1
 #: Where a packet may be seen next in a namespace.
 _NEXT = {
     "PRE_ROUTING": ("LOCAL_IN", "FORWARD"),

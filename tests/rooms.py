@@ -19,8 +19,8 @@ PACKAGE = "ansible_collections.bridgewarden.docker.plugins.module_utils"
 ORDER: tuple[tuple[str, ...], ...] = (
     ("_types",),
     ("_errors",),
-    ("_system", "_abi", "_facts", "_policy", "_ansible"),
-    ("_netlink",),
+    ("_system", "_abi", "_facts", "_policy"),
+    ("_netlink", "_ansible"),
     ("_ruleset",),
     ("_kernel", "_docker"),
     ("_host",),

@@ -111,7 +111,7 @@ default_route_links:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing, warner
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.http import (
     DEFAULT_SOCKET,
     DEFAULT_TIMEOUT,
@@ -128,7 +128,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with failing(module):
-        facts = collect_facts(module.params["docker_socket"], module.params["timeout"], module.warn)
+        facts = collect_facts(module.params["docker_socket"], module.params["timeout"], warner(module))
     module.exit_json(changed=False, **facts)
 
 

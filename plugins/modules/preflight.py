@@ -126,6 +126,7 @@ facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import warner
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.preflight import examine
 
 
@@ -149,7 +150,7 @@ def main() -> None:
         module.params["packages"],
     )
     for warning in report.warnings:
-        module.warn(warning)
+        warner(module)(warning)
     result = {
         "changed": False,
         "facts": report.facts,

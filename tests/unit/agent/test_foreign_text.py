@@ -230,3 +230,14 @@ def test_a_real_link(name: bytes, shown: str) -> None:
         assert (done.returncode, done.stdout) == (0, shown + "\n"), done.stderr
     finally:
         subprocess.run(["ip", "netns", "del", namespace], check=True)
+
+
+@pytest.mark.parametrize("name", EVIL, ids=ascii)
+def test_a_diff_keeps_its_lines(name: str) -> None:
+    """Ansible sends a module's diff to the terminal as it is."""
+    pytest.importorskip("ansible")
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import _diff_text
+    from ansible_collections.bridgewarden.docker.plugins.modules import bridge_netfilter, dkms
+
+    for text in (_diff_text([name]), bridge_netfilter.text([name]), dkms.text({name: {}})):
+        assert text.count("\n") == 1 and text[:-1].isprintable()

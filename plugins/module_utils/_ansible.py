@@ -16,6 +16,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
 
 #: For the argument spec of a module that asks dockerd; doc_fragments/_docker.py documents it.
 DOCKER_SOCKET: t.Dict[str, t.Dict[str, t.Any]] = {"docker_socket": {"type": "str", "default": DEFAULT_SOCKET}}
@@ -28,6 +29,11 @@ def failing(module: AnsibleModule) -> t.Iterator[None]:
         yield
     except BridgewardenError as error:
         module.fail_json(msg=error.text(), **error.as_result())
+
+
+def warner(module: AnsibleModule) -> t.Callable[[str], None]:
+    """module.warn() for texts with foreign names in them: Ansible sends warnings to the terminal as they are."""
+    return lambda text: module.warn(printable(text))
 
 
 def about_generation(act: t.Callable[[t.Optional[int], bool], t.Dict[str, t.Any]]) -> None:

@@ -110,12 +110,17 @@ bridges:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import (
+    DOCKER_SOCKET,
+    failing,
+    warner,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.bridges import (
     ask_docker,
     converge_bridges,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
 
 
 def main() -> None:
@@ -137,7 +142,7 @@ def main() -> None:
             module.check_mode,
         )
     for warning in outcome.warnings:
-        module.warn(warning)
+        warner(module)(warning)
     module.exit_json(
         changed=outcome.changed,
         scope=outcome.scope,
@@ -149,7 +154,7 @@ def main() -> None:
 
 
 def text(lines: list[str]) -> str:
-    return "".join(line + "\n" for line in lines)
+    return "".join(printable(line) + "\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ default_route_links:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import (
+    DOCKER_SOCKET,
+    failing,
+    warner,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_TIMEOUT
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 
@@ -119,7 +123,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     with failing(module):
-        facts = collect_facts(module.params["docker_socket"], module.params["timeout"], module.warn)
+        facts = collect_facts(module.params["docker_socket"], module.params["timeout"], warner(module))
     module.exit_json(changed=False, **facts)
 
 

@@ -130,7 +130,7 @@ import tempfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing, warner
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.dkms import (
     BUILD_PRODUCTS,
     Desired,
@@ -139,6 +139,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.dkms imp
     converge_dkms,
     unpack,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
 
 
 def source_folder(module: AnsibleModule, scratch: str) -> t.Optional[str]:
@@ -194,7 +195,7 @@ def main() -> None:
             module.check_mode,
         )
     for warning in outcome.warnings:
-        module.warn(warning)
+        warner(module)(warning)
     module.exit_json(
         changed=outcome.changed,
         actions=outcome.actions,
@@ -210,7 +211,7 @@ def text(summary: t.Mapping[str, t.Mapping[str, str]]) -> str:
     for version, kernels in sorted(summary.items()):
         lines.append(f"{version}: added")
         lines += [f"{version}, {kernel}: {state}" for kernel, state in sorted(kernels.items())]
-    return "".join(line + "\n" for line in lines)
+    return "".join(printable(line) + "\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,11 @@ answers:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import (
+    DOCKER_SOCKET,
+    failing,
+    warner,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
@@ -85,7 +89,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client
 def explain(module: AnsibleModule) -> t.Dict[str, t.Any]:
     params = module.params
     with Kernel() as kernel:
-        facts = collect_facts(params["docker_socket"], warn=module.warn)
+        facts = collect_facts(params["docker_socket"], warn=warner(module))
         answers = explain_peers(
             kernel, facts, params["from"], params["to"], params["service"], params["direct"]
         )

@@ -112,7 +112,7 @@ kernel_log:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing, warner
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import (
     KernelModule,
     converge_module,
@@ -140,7 +140,7 @@ def main() -> None:
             module.check_mode,
         )
     if outcome.reboot_required:
-        module.warn("{}: {}; a reboot brings the new one".format(module.params["name"], outcome.reason))
+        warner(module)("{}: {}; a reboot brings the new one".format(module.params["name"], outcome.reason))
     module.exit_json(**outcome._asdict(), diff={"before": outcome.before, "after": outcome.after})
 
 

@@ -202,7 +202,11 @@ error_kind:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import (
+    DOCKER_SOCKET,
+    failing,
+    warner,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
     CommitResult,
     apply_plan,
@@ -264,14 +268,14 @@ def described(plan: Plan) -> t.Dict[str, t.Any]:
 
 
 def facts(module: AnsibleModule) -> t.Dict[str, t.Any]:
-    return collect_facts(module.params["docker_socket"], warn=module.warn)
+    return collect_facts(module.params["docker_socket"], warn=warner(module))
 
 
 def rendered(module: AnsibleModule) -> t.Dict[str, t.Any]:
     options = CommitOptions(module.params["on_empty_selector"])
     plan = make_plan(wanted(module.params), facts(module), options)
     for text in plan.warnings:
-        module.warn(text)
+        warner(module)(text)
     return dict(described(plan), changed=False, actions=[])
 
 
@@ -292,7 +296,7 @@ def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
             kernel.close()
     last = result.plan or first
     for text in last.warnings:
-        module.warn(text)
+        warner(module)(text)
     return dict(described(last), **outcome(result))
 
 

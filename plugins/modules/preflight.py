@@ -123,7 +123,7 @@ facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, warner
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.preflight import examine
 
 
@@ -147,7 +147,7 @@ def main() -> None:
         module.params["packages"],
     )
     for warning in report.warnings:
-        module.warn(warning)
+        warner(module)(warning)
     result = {
         "changed": False,
         "facts": report.facts,

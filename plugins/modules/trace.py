@@ -14,6 +14,7 @@ description:
     which rule, and says in a sentence what became of each.
   - The kernel's hooks for it are registered only while the trace runs, and are gone with this module's process at the latest.
     While they come and go, packets that wait in an NFQUEUE at that moment are dropped or queued a second time.
+  - The filter P(bridgewarden.docker.trace_page#filter) draws what this returns as an HTML page, on the controller.
 author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
@@ -76,10 +77,6 @@ options:
     description: Events a second that the kernel writes. What it keeps back is counted in RV(summary).
     type: int
     default: 5000
-  page:
-    description: Return a page with drawings, too.
-    type: bool
-    default: false
 requirements:
   - python3-pyroute2 0.5.14 or newer
 """
@@ -143,19 +140,13 @@ hooks:
   description: For each namespace that packets came through, the functions at its netfilter hooks in the order in which they run.
   returned: success
   type: dict
-page:
-  description: An HTML page with drawings of the paths.
-  returned: when O(page=true)
-  type: str
 """
 
-import socket
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import DOCKER_SOCKET, failing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions
-from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.page import trace_page
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import run_trace
 
 
@@ -168,8 +159,6 @@ def record(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
     )
     found = run_trace(options)
     found["words"] = ["{detail} {from} -> {to}: {sentence}".format(**path) for path in found["paths"]]
-    if params["page"]:
-        found["page"] = trace_page(found, "bridgewarden trace on " + socket.gethostname())
     return found
 
 
@@ -189,7 +178,6 @@ def main() -> None:
             "seconds": {"type": "int", "default": 10},
             "events": {"type": "int", "default": 100000},
             "rate": {"type": "int", "default": 5000},
-            "page": {"type": "bool", "default": False},
             **DOCKER_SOCKET,
         },
         supports_check_mode=True,

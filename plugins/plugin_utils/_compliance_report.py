@@ -13,6 +13,8 @@ from __future__ import annotations
 import typing as t
 from xml.etree import ElementTree
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
+
 Control = t.Dict[str, t.Any]
 Report = t.Dict[str, t.Any]
 
@@ -79,10 +81,11 @@ def open_controls(result: t.Mapping[str, t.Any]) -> t.List[str]:
 
 
 def sentence(control: Control) -> str:
+    """A control in one line, without control characters: its words are the host's, and people read it on a terminal."""
     expected, actual = plain(control.get("expected")), plain(control.get("actual"))
     head = f"{control['id']} ({control['status']}): {control.get('title', '')}"
     text = f"{head}: expected {expected}, found {actual}"
-    return text + (". " + control["remediation"] if control.get("remediation") else "")
+    return printable(text + (f". {control['remediation']}" if control.get("remediation") else ""))
 
 
 def plain(value: t.Any) -> str:
@@ -124,14 +127,9 @@ def junit(report: Report) -> str:
 
 
 def _case(suite: ElementTree.Element, host: str, control: Control) -> None:
-    name = clean(f"{control['id']}: {control.get('title', '')}")
+    name = printable(f"{control['id']}: {control.get('title', '')}")
     case = ElementTree.SubElement(suite, "testcase", classname=host, name=name)
     if control["status"] != "pass":
         kind = "failure" if control["status"] == "fail" else "error"
-        severity = str(control.get("severity", ""))
-        ElementTree.SubElement(case, kind, message=clean(sentence(control)), type=severity)
-
-
-def clean(text: str) -> str:
-    """Without the characters that XML cannot carry, which a host's own output may hold."""
-    return "".join(c for c in text if c in "\t\n" or 0x20 <= ord(c) < 0xD800 or 0xE000 <= ord(c) < 0xFFFE)
+        severity = printable(str(control.get("severity", "")))
+        ElementTree.SubElement(case, kind, message=sentence(control), type=severity)

@@ -9,7 +9,6 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -18,7 +17,13 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, say, table_lines
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
+    Reply,
+    control,
+    say,
+    say_json,
+    table_lines,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import RuleRow
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
@@ -65,9 +70,9 @@ def cmd_top(args: argparse.Namespace) -> Reply:
                 "rules": rates(before, after, now - then),
             }
             if args.json:
-                say(json.dumps(record, sort_keys=True))
+                say_json(record)
             else:
-                say("\n".join(top_lines(record, args.interval)))
+                say(*top_lines(record, args.interval))
             sys.stdout.flush()
             before, then = after, now
             left -= 1
@@ -128,5 +133,5 @@ def top_lines(record: Json, interval: float) -> t.List[str]:
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         size = shutil.get_terminal_size((100, 24))
         lines = [line[: size.columns] for line in lines[: size.lines - 1]]
-        lines[0] = "\033[H\033[2J" + lines[0]
+        lines[0] = control("\033[H\033[2J") + lines[0]
     return lines

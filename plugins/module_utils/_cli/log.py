@@ -9,12 +9,17 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.containers import Names
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, bad, paint, say
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
+    Reply,
+    bad,
+    paint,
+    say,
+    say_json,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.nflog import LogReader
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
@@ -32,7 +37,10 @@ def cmd_log(args: argparse.Namespace) -> Reply:
         for line in reader.lines():
             for side in ("from", "to"):
                 line[side + "_container"] = names.of(line[side])
-            say(json.dumps(line, sort_keys=True) if args.json else log_text(line))
+            if args.json:
+                say_json(line)
+            else:
+                say(log_text(line))
             sys.stdout.flush()
             left -= 1
             if not left:

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, say, warn
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
+    Reply,
+    say,
+    say_json,
+    warn,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.parser import make_parser
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.pyroute2_parts import (
@@ -42,7 +46,7 @@ def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
         reply = command(args.run)(args)
     except BridgewardenError as error:
         if args.json:
-            say(json.dumps({"error": error.text(), **error.as_result()}, indent=2, sort_keys=True))
+            say_json({"error": error.text(), **error.as_result()}, indent=2)
         else:
             warn(error.text())
         raise SystemExit(error.exit_code) from None
@@ -53,7 +57,7 @@ def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
     if reply.said:
         pass
     elif args.json:
-        say(json.dumps(reply.record, indent=2, sort_keys=True))
-    elif reply.lines:
-        say("\n".join(reply.lines))
+        say_json(reply.record, indent=2)
+    else:
+        say(*reply.lines)
     raise SystemExit(reply.code)

@@ -3,17 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What the commands print: records, tables, colours and exit codes.
+
+Names of containers, links, processes and rules are foreign text.  Everything that
+goes to the terminal goes through say(), say_json() or warn(), which let no control
+character of theirs through.
 PRIVATE to the collection: it may change at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import sys
 import typing as t
+
+from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
 
 EXIT_CODES = """\
 exit codes:
@@ -32,6 +39,8 @@ exit codes:
 """
 NOT_WELL = 10
 USAGE = 64
+#: Stands around a control sequence of ours in a line until say() writes it. Random, so that no name can hold it.
+_MARK = os.urandom(16).hex()
 
 
 class Reply(t.NamedTuple):
@@ -59,11 +68,16 @@ def table_lines(rows: t.Sequence[t.Sequence[t.Any]], head: t.Sequence[str]) -> t
     return [line([title.upper() for title in head])] + [line(row) for row in texts]
 
 
+def control(sequence: str) -> str:
+    """A control sequence of ours, which say() sends to the terminal as it is."""
+    return f"{_MARK}{sequence}{_MARK}"
+
+
 def paint(word: str, code: str) -> str:
     """In colour where somebody looks; NO_COLOR is respected."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return word
-    return f"\033[{code}m{word}\033[0m"
+    return control(f"\033[{code}m") + word + control("\033[0m")
 
 
 def good(word: str) -> str:
@@ -94,9 +108,17 @@ def on_signals(stop: t.Callable[[], None]) -> t.Iterator[None]:
 
 
 def warn(text: str) -> None:
-    sys.stderr.write("bridgewarden: %s\n" % text)
+    sys.stderr.write("bridgewarden: %s\n" % printable(text))
 
 
-def say(text: str) -> None:
-    """Print for the operator; not print(), which ansible-test rightly forbids in what modules import as well."""
-    sys.stdout.write(text + "\n")
+def say(*lines: str) -> None:
+    """Print lines for the operator; not print(), which ansible-test rightly forbids in what modules import as well."""
+    for line in lines:
+        parts = line.split(_MARK)
+        parts[::2] = map(printable, parts[::2])  # every other part is a control()
+        sys.stdout.write("".join(parts) + "\n")
+
+
+def say_json(record: t.Any, indent: t.Optional[int] = None) -> None:
+    """Print a record for scripts, exact: JSON escapes control characters by itself."""
+    sys.stdout.write(json.dumps(record, indent=indent, sort_keys=True) + "\n")

@@ -165,7 +165,6 @@ def add_trace_options(trace: Parser) -> None:
     )
     out = trace.add_argument_group("where to")
     out.add_argument("--record", metavar="FILE", help="write everything as JSON, readable by root only")
-    out.add_argument("--html", metavar="FILE", help="write a page with drawings, readable by root only")
     out.add_argument("--replay", metavar="FILE", help="show a recorded trace; the kernel is not asked")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import socket
 import sys
 import typing as t
 
@@ -20,6 +19,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output im
     on_signals,
     paint,
     say,
+    say_json,
     table_lines,
     warn,
 )
@@ -30,8 +30,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 def cmd_trace(args: argparse.Namespace) -> Reply:
     """Shows each packet's way as soon as it is complete."""
     from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journeys import RECORD_SCHEMA
     from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import (
-        RECORD_SCHEMA,
         Trace,
         read_record,
         write_private,
@@ -41,7 +41,6 @@ def cmd_trace(args: argparse.Namespace) -> Reply:
         recorded = read_record(args.replay)
         for path in recorded["paths"]:
             show_path(path, args.json)
-        write_page(args.html, recorded)
         return Reply(None, [], said=True)
     options = TraceOptions(
         protocol=args.proto,
@@ -59,25 +58,23 @@ def cmd_trace(args: argparse.Namespace) -> Reply:
         docker_socket=args.docker_socket,
         include_session=args.include_session,
     )
-    keep = bool(args.record or args.html)
     paths: t.List[Json] = []
     with Trace(options) as trace:
         with on_signals(trace.stop):
             for path in trace.paths():
                 show_path(path, args.json)
-                if keep:
+                if args.record:
                     paths.append(path)
         summary = trace.summary()
         record = {"schema": RECORD_SCHEMA, "paths": paths, "summary": summary, "hooks": trace.hooks}
     if args.json:
-        say(json.dumps({"summary": summary, "hooks": trace.hooks}, sort_keys=True))
+        say_json({"summary": summary, "hooks": trace.hooks})
     else:
         say("%d packets, %d events, ended by %s" % (summary["packets"], summary["events"], summary["ended"]))
         for note in summary["notes"]:
             warn(note)
     if args.record:
         write_private(args.record, json.dumps(record, sort_keys=True) + "\n")
-    write_page(args.html, record)
     return Reply(None, [], said=True)
 
 
@@ -85,20 +82,12 @@ def show_path(path: Json, as_json: bool) -> None:
     from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.lanes import lanes
 
     if as_json:
-        say(json.dumps(path, sort_keys=True))
+        say_json(path)
     else:
         colours = {"good": "32", "bad": "1;31", "dim": "2"}
         width = shutil.get_terminal_size((100, 24)).columns
-        say("\n".join(lanes(path, width, lambda words, colour: paint(words, colours[colour]))) + "\n")
+        say(*lanes(path, width, lambda words, colour: paint(words, colours[colour])), "")
     sys.stdout.flush()
-
-
-def write_page(target: t.Optional[str], record: Json) -> None:
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.page import trace_page
-    from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.session import write_private
-
-    if target:
-        write_private(target, trace_page(record, "bridgewarden trace on " + socket.gethostname()))
 
 
 def cmd_hooks(args: argparse.Namespace) -> Reply:

@@ -40,6 +40,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import empty_ruleset
+from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 #: How often a commit is tried again on fresh facts before it is given up.
@@ -274,7 +275,8 @@ def _before(info: t.Optional[Info], kernel: t.Optional[Kernel], store: Store) ->
 
 
 def _diff_text(lines: t.Sequence[str]) -> str:
-    return "".join(line + "\n" for line in lines)
+    # Ansible sends a diff to the terminal as it is.
+    return "".join(printable(line) + "\n" for line in lines)
 
 
 # The files' side

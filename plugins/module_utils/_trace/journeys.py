@@ -25,9 +25,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 _PROTOCOLS = {**PROTOCOL_NAMES, 2: "igmp", 47: "gre", 50: "esp"}
 _FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PSH"), (0x20, "URG"))
 CLASSES = tuple(which.name.lower() for which in DirectionClass)
-_LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$")
-_WORD = re.compile(r"(\w+)[=:] ?(\S+)")
-_LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?")
+# A device's name may hold any byte but the kernel's blanks, "/" and ":", so words end at ASCII blanks alone: a Unicode
+# blank in a name would begin a field of the namer's choice. A process name is too short (15 bytes) to hold what _LINE seeks.
+_LINE = re.compile(r"\s(\d+\.\d+): (bw_crossing|bw_verdict|kfree_skb): (.*)$", re.ASCII)
+_WORD = re.compile(r"(\w+)[=:] ?(\S+)", re.ASCII)
+_LOCATION = re.compile(r"location=([A-Za-z_][\w.]*)\S*( \[\w+\])?", re.ASCII)
+#: Of the records: grows by fields, changes its number where one changes its meaning.
+RECORD_SCHEMA = 1
 #: Where a packet may be seen next in a namespace.
 _NEXT = {
     "PRE_ROUTING": ("LOCAL_IN", "FORWARD"),

@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Paths to look at: swim-lanes for the terminal, a page with drawings for a browser.
+"""A path to look at: its stops at hooks, and swim-lanes of them for the terminal.
 
-Takes the records of _paths only.  The page is one file without scripts and
-without anything from elsewhere; whatever comes from packets, containers or
-rules is escaped.
+Takes the records of journeys only.  Who prints the lines makes foreign text in
+them harmless.
 PRIVATE to the collection: it may change at any time.
 """
 
@@ -70,9 +69,6 @@ def _verdict_note(step: Json) -> t.Tuple[str, bool]:
     return f"{audit}{step['action']} by {by}", step["action"] in ("deny", "reject") and not step["audit"]
 
 
-# The terminal.
-
-
 def lanes(path: Json, width: int, paint: Paint) -> t.List[str]:
     """One lane a namespace, in the order in which the packet comes by."""
     shown = stops(path)
@@ -107,9 +103,3 @@ def _row(lane: int, words: str, room: int, colour: str, paint: Paint) -> str:
 
 def _fit(words: str, room: int) -> str:
     return words.ljust(room) if len(words) <= room else words[: room - 1] + "~"
-
-
-# The page.
-
-# A lane holds a hook between two devices with names as long as the kernel has them.
-LANE, ROW, BOX, TOP, LEFT = 360, 58, 136, 44, 24

@@ -33,6 +33,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.hooks import hooks_of, who_text
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journeys import (
     ENDINGS,
+    RECORD_SCHEMA,
     Threader,
     journey_record,
     parse_event,
@@ -44,8 +45,6 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.tracefs
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
-#: Of the records: grows by fields, changes its number where one changes its meaning.
-RECORD_SCHEMA = 1
 #: Drops of packets that are none of the trace's, in a second, above which they are not asked for any more.
 MAX_DROPS_PER_SECOND = 3000
 #: Of a trace that never began.

@@ -18,7 +18,7 @@ _bridgewarden() {
         rollback) options='-h --help --json --generation' places='' takes_word='--generation' ;;
         seal) options='-h --help --json --generation' places='' takes_word='--generation' ;;
         log) options='-h --help --json --docker-socket --group --count' places='' takes_word='--docker-socket --group --count' ;;
-        trace) options='-h --help --json --docker-socket --proto --from --to --port --container --namespace --guard --dropped --include-session --count --seconds --events --rate --record --html --replay' places='' takes_file='--record --html --replay' takes_name='--container --namespace' takes_word='--docker-socket --proto --from --to --port --guard --count --seconds --events --rate' ;;
+        trace) options='-h --help --json --docker-socket --proto --from --to --port --container --namespace --guard --dropped --include-session --count --seconds --events --rate --record --replay' places='' takes_file='--record --replay' takes_name='--container --namespace' takes_word='--docker-socket --proto --from --to --port --guard --count --seconds --events --rate' ;;
         hooks) options='-h --help --json --docker-socket' places='names' takes_word='--docker-socket' ;;
         sync) options='-h --help --json --docker-socket' places='' takes_word='--docker-socket' ;;
         policy) options='-h --help --json' places='' ;;

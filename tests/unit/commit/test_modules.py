@@ -95,14 +95,14 @@ def test_a_container_that_cannot_be_inspected_is_a_warning(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def collect(_socket: str, warn: t.Callable[[str], None]) -> t.Dict[str, t.Any]:
-        warn("dockerd cannot inspect the container web")
+        warn("dockerd cannot inspect the container web\x1b[2J\u202e\n")
         return {}
 
     monkeypatch.setattr(policy, "collect_facts", collect)
     module = Module(policy=dict(POLICY))
     for act in (policy.rendered, policy.applied):
         act(t.cast(t.Any, module))
-    assert module.warnings == ["dockerd cannot inspect the container web"] * 2
+    assert module.warnings == ["dockerd cannot inspect the container web?[2J?"] * 2
 
 
 def test_rendered_needs_no_kernel(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:

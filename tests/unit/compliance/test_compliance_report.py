@@ -99,6 +99,24 @@ def test_junit_survives_what_a_host_may_say() -> None:
     assert "[31m<&>" in str(failure.get("message"))
 
 
+@pytest.mark.parametrize("evil", ["\x1b[2J", "\r", "\nb: all is well", "\u202e", "\x9b2J", "\x85", "\ud800"])
+def test_what_a_host_says_is_one_line_of_text(evil: str) -> None:
+    words = f"x{evil}y"
+    nasty = {
+        "controls": [control(words, "fail", title=words, actual=[words], remediation=words, severity=words)]
+    }
+    merged = report.merge({"a": nasty, "b": {"unreachable": True, "msg": words}}, WHEN)
+    assert len(report.summary(merged)) == 3 and len(report.open_controls(nasty)) == 1
+    assert all(line.isprintable() for line in report.summary(merged) + report.open_controls(nasty))
+    values = [
+        value
+        for element in ElementTree.fromstring(report.junit(merged)).iter()
+        for value in element.attrib.values()
+    ]
+    assert len(values) > 10 and all(value.isprintable() for value in values)
+    assert merged["hosts"][0]["controls"][0]["actual"] == [words]  # report.json is exact
+
+
 def test_the_summary_names_only_what_is_open() -> None:
     lines = report.summary(report.merge({"a": GOOD, "b": BAD}, WHEN))
     assert lines[0] == "hosts: 2; controls: 3 pass, 1 fail, 0 could not be checked"

@@ -124,3 +124,16 @@ def test_the_page_is_whole_needs_nothing_from_outside_and_escapes_what_it_shows(
     assert page.open == [] and page.links == []
     assert "<script>" not in html and "6.1 &lt;b&gt;" in html and "{{" not in html and "http" not in html
     assert "api → db:5432 (container addresses, directly) over IPv4 is <b>silence</b>, expected open" in html
+
+
+def test_what_the_host_says_is_no_template() -> None:
+    after = as_expected()
+    after[("api", "db", 5432, 4)].update(result="timeout", detail="{{ timing }}\"'<svg onload=x>")
+    facts = report.Facts("{{details}}", [("{{timing}}<b>", "{{details}}")], [("{{legend}}", 1.0)])
+    html = report.render(matrix.compare(answers("open"), after, WANTED), facts)
+    assert "{{timing}}&lt;b&gt;</dt><dd>{{details}}</dd>" in html and "{{legend}}" in html
+    assert (
+        html.count("<tbody>") == 2
+        and "<svg onload" not in html
+        and html.count("{{ timing }}&#34;&#39;&lt;svg") == 2
+    )

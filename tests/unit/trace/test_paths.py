@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 from pathlib import Path as File
 
@@ -16,6 +17,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journey
     parse_event,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 DATA = File(__file__).parent / "data"
 NAMES = {4026531840: "host", 1: "host", 2: "web", 3: "db"}
@@ -317,3 +320,56 @@ def test_a_rules_name_may_hold_anything() -> None:
 
 def test_other_lines_are_nobodys() -> None:
     assert parse_event("CPU:0 [LOST 12 EVENTS]") is None and parse_event("") is None
+
+
+# What a line says that other people's names are in.
+
+#: What dev_valid_name() of the kernel refuses in a link's name; its isspace() knows the no-break space of Latin-1.
+NO_LINK_NAME = b"\0/:\t\n\v\f\r \xa0"
+link_names = (
+    st.lists(st.integers(1, 255).filter(lambda byte: byte not in NO_LINK_NAME), max_size=15)
+    .map(bytes)
+    .filter(lambda name: name not in (b".", b".."))
+)
+#: PR_SET_NAME takes any bytes.
+process_names = st.lists(st.integers(1, 255), max_size=15).map(bytes)
+
+
+def traced_lines(process: bytes, event: bytes) -> t.List[str]:
+    """As the kernel writes them and tracefs.Instance cuts them."""
+    text = b"%16s-2877    [000] .....  1821.590053: %s\n" % (process, event)
+    return [line.decode("utf-8", "replace") for line in text.split(b"\n")]
+
+
+def events_in(lines: t.Sequence[str]) -> t.List[Json]:
+    return [event for event in map(parse_event, lines) if event]
+
+
+@given(process_names, link_names, link_names, link_names)
+@example(b"sh", "e\u2003netns=1".encode(), b"", b"")
+@example(b"sh", b"", b"e\x1cnetns=1", b"")
+@example(b"sh", b"", b"", "e\u3000trace=1".encode())
+@example(b"sh", b"netns=1", b"in=5", b"len=1")
+@example(b" 1.0: kfree_skb", b"", b"", b"")
+@example(b"a\n 1.0: kfree_s", b"", b"", b"")
+def test_a_name_in_a_line_changes_no_other_field(
+    process: bytes, dev: bytes, inner: bytes, outer: bytes
+) -> None:
+    body = (
+        b"bw_crossing: trace=3 skb=00000000faf59bfb print=923f6ddd pf=2 hook=FORWARD last=0 netns=4026532260 "
+        b"cookie=3 dev=7:%s in=8:%s out=9:%s physin=0 physout=0 proto=6 src=::ffff:10.10.10.3 "
+        b"dst=::ffff:10.10.10.2 sport=42716 dport=18080 flags=02 ct=none zone=0 ctid=0 mark=0 len=60"
+    )
+    (plain,) = events_in(traced_lines(b"sh", body % (b"", b"", b"")))
+    (event,) = events_in(traced_lines(process, body % (dev, inner, outer)))
+    said = {"dev": dev, "in": inner, "out": outer}
+    for key, name in said.items():
+        assert event[key] == (name.decode("utf-8", "replace") or None)
+    assert {key: event[key] for key in event if key not in said} == {
+        key: plain[key] for key in plain if key not in said
+    }
+    assert event["netns"] == 4026532260 and ipaddress.ip_address(event["from"])
+
+
+def test_a_number_in_other_digits_is_no_event() -> None:
+    assert parse_event("  sh-1 [000] ..... \u0661.\u0660: bw_crossing: trace=3") is None

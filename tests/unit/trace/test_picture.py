@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import typing as t
 from pathlib import Path as File
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import main
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import USAGE
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError, path_text
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journeys import (
     Places,
     Threader,
@@ -21,7 +24,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journey
     parse_event,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.lanes import lanes, stops
-from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.page import (
+from ansible_collections.bridgewarden.docker.plugins.plugin_utils._trace_page import (
+    checked_record,
     conversations,
     routes,
     trace_page,
@@ -30,6 +34,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.page im
 Json = t.Dict[str, t.Any]
 DATA = File(__file__).parent / "data"
 CHROMIUM = shutil.which("chromium")
+CSP = (
+    """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
+)
 EVIL = '"><script>document.title="evil"</script><img src=x>'
 NAMES = {4026532674: "alpha", 4026532740: "beta", 4026531840: "host", 4026532260: "office", 4026532206: "lan"}
 
@@ -101,8 +108,8 @@ def test_packets_that_went_the_same_way_are_one_drawing() -> None:
     again = [dict(copy.deepcopy(path), id=path["id"] + 50) for path in found]
     (conversation,) = conversations(found + again)
     shown = routes(conversation)
-    assert sum(count for _path, count in shown) == len(found) * 2
-    assert len(shown) < len(found) * 2 and all(count % 2 == 0 for _path, count in shown)
+    assert sum(route.packets for route in shown) == len(found) * 2
+    assert len(shown) < len(found) * 2 and all(route.packets % 2 == 0 for route in shown)
 
 
 def test_the_page_needs_nothing_and_runs_nothing() -> None:
@@ -110,6 +117,134 @@ def test_the_page_needs_nothing_and_runs_nothing() -> None:
     assert "<script" not in made and "<img" not in made and "&lt;script&gt;" in made
     assert not re.search(r"<[^>]*\s(src|href)\s*=|url\(|@import", made)
     assert made.count("<svg") == made.count("</svg>") == made.count('class="way"')
+    assert CSP in made
+
+
+Path = t.Tuple[t.Union[str, int], ...]
+
+
+def leaves(value: t.Any, path: Path = ()) -> t.Iterator[t.Tuple[Path, t.Any]]:
+    """Each place of a record where no mapping or list stands."""
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+def replaced(record: Json, path: Path, value: t.Any) -> Json:
+    """A copy of the record with this value at the path."""
+    made: t.Any = copy.deepcopy(record)
+    inner = made
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    return t.cast(Json, made)
+
+
+def small() -> Json:
+    """A record with each kind of step, and hooks."""
+    record = whole("nftdrop")
+    record["paths"] = record["paths"][:1]
+    verdict = {"event": "verdict", "action": "deny", "rule": "no one", "reason": "", "audit": False}
+    record["paths"][0]["steps"].insert(-1, verdict)
+    return record
+
+
+def places(record: Json) -> t.List[Path]:
+    """Where something stands that the page reads."""
+    return [path for path, _value in leaves(checked_record(record))]
+
+
+READ = places(small())
+
+
+@pytest.mark.parametrize("path", READ, ids=path_text)
+def test_whatever_a_host_puts_in_a_record_is_text_or_an_error(path: Path) -> None:
+    record = replaced(small(), path, EVIL)
+    before = dict(leaves(small()))[path]
+    if isinstance(before, (bool, int)) or path[-1] == "event":
+        with pytest.raises(BridgewardenError) as raised:
+            trace_page(record, "a host")
+        assert raised.value.location == path_text(path) and raised.value.hint
+    else:
+        made = trace_page(record, "a host")
+        assert "<script" not in made and "<img" not in made
+
+
+def test_names_of_namespaces_in_the_tables_are_escaped() -> None:
+    record = small()
+    record["hooks"] = {EVIL: record["hooks"]["host"], "\x1b[2J\u202ename": record["hooks"]["host"]}
+    made = trace_page(record, "a host")
+    assert "<script" not in made and "&lt;script&gt;" in made
+    assert "?[2J?name" in made and "\u202e" not in made
+
+
+def test_what_is_no_part_of_a_record_is_ignored() -> None:
+    record = small()
+    plain = trace_page(record, "a host")
+    more = json.loads(json.dumps(record).replace('"reply"', f'"more": {json.dumps([EVIL])}, "reply"'))
+    assert trace_page({**more, "page": EVIL, "words": [EVIL], "changed": False}, "a host") == plain
+
+
+@pytest.mark.parametrize(
+    ("record", "location"),
+    [
+        (None, "record"),
+        ("<b>", "record"),
+        ([], "record"),
+        ({}, "schema"),
+        ({**small(), "schema": 2}, "schema"),
+        ({**small(), "paths": {}}, "paths"),
+        ({**small(), "paths": "paths"}, "paths"),
+        ({**small(), "paths": [5]}, "paths[0]"),
+        ({**small(), "hooks": []}, "hooks"),
+        ({**small(), "hooks": {"host": [{}]}}, "hooks.host[0].family"),
+        (replaced(small(), ("paths", 0, "steps", 1, "netns"), True), "paths[0].steps[1].netns"),
+        (replaced(small(), ("summary", "packets"), 1.5), "summary.packets"),
+    ],
+)
+def test_a_record_of_another_shape_is_an_error_with_its_place(record: t.Any, location: str) -> None:
+    with pytest.raises(BridgewardenError) as raised:
+        trace_page(record, "a host")
+    assert raised.value.location == location and raised.value.problem and raised.value.hint
+    failure = pytest.importorskip("ansible.errors").AnsibleFilterError
+    filters = pytest.importorskip("ansible_collections.bridgewarden.docker.plugins.filter.trace_page")
+    with pytest.raises(failure, match=re.escape(f"({location})")):
+        filters.FilterModule().filters()["trace_page"](record)
+
+
+def test_a_packet_without_a_crossing_has_no_drawing() -> None:
+    record = small()
+    record["paths"][0]["steps"] = record["paths"][0]["steps"][-2:]
+    made = trace_page(record, "a host")
+    assert "<svg" not in made and "dropped at FORWARD of host" in made
+
+
+def play(name: str, tmp_path: File, **variables: t.Any) -> subprocess.CompletedProcess[str]:
+    """A playbook of the collection with a real ansible-playbook."""
+    root = File(__file__).resolve().parents[3]
+    program = shutil.which("ansible-playbook", path=str(File(sys.executable).parent)) or shutil.which(
+        "ansible-playbook"
+    )
+    assert program, "no ansible-playbook: it comes with requirements-dev.txt"
+    return subprocess.run(
+        [program, str(root / "playbooks" / name), "-e", json.dumps(variables)],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
+        env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(root / ".collections"), ANSIBLE_HOME=str(tmp_path / "ansible")),
+    )  # fmt: skip
+
+
+def test_the_playbook_draws_a_record(tmp_path: File) -> None:
+    source = tmp_path / "r.json"
+    source.write_text(json.dumps(replaced(small(), ("paths", 0, "sentence"), "{{ 6 * 7 }} <b>")))
+    done = play("trace_page.yml", tmp_path, bridgewarden_trace_record=str(source))
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = tmp_path / "r.html"
+    assert "{{ 6 * 7 }} &lt;b&gt;</b>" in made.read_text() and made.stat().st_mode & 0o777 == 0o600
+    source.write_text(json.dumps(replaced(small(), ("hooks", "host", 0, "priority"), EVIL)))
+    done = play("trace_page.yml", tmp_path, bridgewarden_trace_record=str(source))
+    assert done.returncode and "hooks.host[0].priority" in done.stdout + done.stderr
 
 
 MEASURE = """<script>
@@ -139,7 +274,7 @@ def test_a_browser_lays_the_page_out(tmp_path: File) -> None:
     assert CHROMIUM, "no chromium here: make packages installs it, from lab/packages.txt"
     made = trace_page(whole("published", "bridge1", "nftdrop", "proxy"), "a host")
     target = tmp_path / "page.html"
-    target.write_text(made.replace("</body>", MEASURE + "</body>"), encoding="utf-8")
+    target.write_text(made.replace(CSP, "").replace("</body>", MEASURE + "</body>"), encoding="utf-8")
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", f"--user-data-dir={tmp_path}/profile",
          "--virtual-time-budget=3000", "--dump-dom", target.as_uri()],
@@ -157,13 +292,12 @@ def test_a_browser_lays_the_page_out(tmp_path: File) -> None:
 
 
 def test_a_record_is_shown_again(tmp_path: File, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = tmp_path / "r.json", tmp_path / "r.html"
+    source = tmp_path / "r.json"
     source.write_text(json.dumps(whole("nftdrop")))
     with pytest.raises(SystemExit) as ended:
-        main(["trace", "--replay", str(source), "--html", str(target)])
+        main(["trace", "--replay", str(source)])
     assert not ended.value.code
     assert "dropped at FORWARD of host by nft_do_chain" in capsys.readouterr().out
-    assert target.read_text().startswith("<!doctype html>") and target.stat().st_mode & 0o777 == 0o600
     with pytest.raises(SystemExit):
         main(["trace", "--replay", str(source), "--json"])
     assert json.loads(capsys.readouterr().out)["outcome"] == "dropped"

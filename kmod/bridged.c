@@ -14,7 +14,8 @@
 #include "bridged.h"
 #include "counters.h"
 #include "guard.h"
-#include "hook.h"
+#include "lock.h"
+#include "register.h"
 
 /* What a PPPoE session's frame begins with; RFC 2516, section 4. */
 struct bw_pppoe {
@@ -79,7 +80,7 @@ static const struct nf_hook_ops bw_bridged_ops =
 
 static bool bw_bridged_on;
 
-int bw_bridged_open(void)
+int bw_bridged_add(void)
 {
 	int err;
 
@@ -103,10 +104,10 @@ static bool bw_bridged_needs(const struct bw_state *st)
 	return st && st->closed;
 }
 
-void bw_bridged_keep(const struct bw_state *st, const struct bw_state *spare)
+void bw_bridged_drop_unneeded(const struct bw_state *st, const struct bw_state *saved)
 {
 	lockdep_assert_held(&bw_mutex);
-	if (!bw_bridged_needs(st) && !bw_bridged_needs(spare))
+	if (!bw_bridged_needs(st) && !bw_bridged_needs(saved))
 		bw_bridged_close();
 }
 

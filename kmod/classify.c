@@ -63,11 +63,6 @@ static const u8 bw_class_by_kind[__BW_KIND_MAX][__BW_KIND_MAX] = {
 	},
 };
 
-u8 bw_class_of(u8 from_kind, u8 to_kind)
-{
-	return bw_class_by_kind[from_kind][to_kind];
-}
-
 static __always_inline struct bw_home *
 bw_home4_find(const struct bw_endpoints *e, __be32 addr)
 {
@@ -78,7 +73,7 @@ bw_home4_find(const struct bw_endpoints *e, __be32 addr)
 		if (!slots[i].addr)
 			return NULL;
 		if (slots[i].addr == addr)
-			return &slots[i].home;
+			return &slots[i].loc;
 	}
 }
 
@@ -94,7 +89,7 @@ static struct bw_home *bw_home6_find(const struct bw_endpoints *e,
 			return NULL;
 		if (slots[i].addr[0] == addr->v6[0] &&
 		    slots[i].addr[1] == addr->v6[1])
-			return &slots[i].home;
+			return &slots[i].loc;
 	}
 }
 
@@ -165,11 +160,11 @@ static noinline bool bw_error_is_genuine(const struct bw_endpoints *e,
 					 const struct bw_query *q,
 					 const struct bw_party *p, bool *known)
 {
-	const struct bw_home *home = bw_home_find(e, p->family, &q->source);
+	const struct bw_home *loc = bw_home_find(e, p->family, &q->source);
 
-	*known = home;
-	return !home || (!bw_differs(p->link, home->link) &&
-			 !bw_differs(p->port, home->port));
+	*known = loc;
+	return !loc || (!bw_differs(p->link, loc->link) &&
+			!bw_differs(p->port, loc->port));
 }
 
 /* false: the packet's source is somebody else's, or shows up elsewhere. */
@@ -180,7 +175,7 @@ static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 {
 	const struct bw_party *p = &q->side[side];
 	bool sender = q->sender == side, known;
-	const struct bw_home *home;
+	const struct bw_home *loc;
 
 	*id = BW_ID_UNMANAGED;
 	if (sender && unlikely(q->flags & BW_Q_ERROR)) {
@@ -190,17 +185,17 @@ static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 			return true;
 		sender = false;
 	}
-	home = likely(p->family == AF_INET) ? bw_home4_find(e, p->addr.v4) :
+	loc = likely(p->family == AF_INET) ? bw_home4_find(e, p->addr.v4) :
 					      bw_home6_find(e, &p->addr);
-	if (unlikely(!home)) {
+	if (unlikely(!loc)) {
 		if (side == BW_RESPONDER && bw_is_group(p))
 			*id = bw_cell_identity(r, p, BW_KIND_WORLD);
 		return true;
 	}
 	/* A closed endpoint proves nothing. */
-	if (bw_differs(p->link, home->link) || bw_differs(p->port, home->port))
-		return !sender || READ_ONCE(home->identity) == BW_ID_UNMANAGED;
-	*id = READ_ONCE(home->identity);
+	if (bw_differs(p->link, loc->link) || bw_differs(p->port, loc->port))
+		return !sender || READ_ONCE(loc->identity) == BW_ID_UNMANAGED;
+	*id = READ_ONCE(loc->identity);
 	return true;
 }
 
@@ -324,7 +319,7 @@ bool bw_publish(const struct bw_endpoints *e, struct bw_query *q)
 	u16 port = q->service;
 	u8 proto = q->service >> 16;
 
-	if (!bw_bit(e->published_port, port))
+	if (!bw_bit_test(e->published_port, port))
 		return false;
 	if (to->family == AF_INET)
 		addr.v4 = to->addr.v4;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Guarded links. Patterns are compared with names only here, when a link
- * appears, is renamed or goes and at a commit; packets see a byte map and a small
- * table of interface numbers. Nothing in the notifier may allocate, and a link
- * that should be guarded must never be left open for want of room.
+ * appears or is renamed and at a commit; packets see a byte map and a small
+ * table of interface numbers. Nothing here may allocate, and a link that should
+ * be guarded must never be left open for want of room.
  *
  * Readers take no lock. A slot goes from free to a number and from a number to
  * GONE; it becomes free again only where no search can pass over it.
@@ -13,14 +13,13 @@
 #include <net/net_namespace.h>
 
 #include "guard.h"
-#include "memo.h"
-#include "state.h"
+#include "lock.h"
 
 #define BW_GUARD_FREE	0
 #define BW_GUARD_GONE	U32_MAX	/* no interface number: those are positive ints */
 
-bool bw_guard_map[1 << BW_GUARD_BITS] __read_mostly;
-u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
+BW_DATA bool bw_guard_map[1 << BW_GUARD_BITS] __read_mostly;
+BW_DATA u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
 static u32 bw_guard_links;
 static bool bw_guard_full __read_mostly; /* a byte alone means guarded */
 static const struct bw_guards *bw_guard_patterns;
@@ -108,7 +107,7 @@ static bool bw_guard_low_taken(u32 low)
 	return false;
 }
 
-static void bw_guard_remove(u32 ifindex)
+void bw_guard_remove(u32 ifindex)
 {
 	u32 i = bw_guard_find(ifindex);
 
@@ -151,7 +150,7 @@ void bw_guard_add_matching(const struct bw_guards *g)
 			bw_guard_add(dev);
 }
 
-void bw_guard_keep_matching(const struct bw_guards *g)
+void bw_guard_drop_others(const struct bw_guards *g)
 {
 	struct net_device *dev;
 
@@ -161,6 +160,14 @@ void bw_guard_keep_matching(const struct bw_guards *g)
 	for_each_netdev(&init_net, dev)
 		if (!bw_guards_match(g, dev))
 			bw_guard_remove(dev->ifindex);
+}
+
+void bw_guard_update(const struct net_device *dev)
+{
+	if (bw_guards_match(bw_guard_patterns, dev))
+		bw_guard_add(dev);
+	else
+		bw_guard_remove(dev->ifindex);
 }
 
 int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
@@ -178,49 +185,4 @@ int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
 			return err;
 	}
 	return 0;
-}
-
-static int bw_guard_event(struct notifier_block *nb, unsigned long event,
-			  void *ptr)
-{
-	const struct net_device *dev = netdev_notifier_info_to_dev(ptr);
-
-	if (!net_eq(dev_net(dev), &init_net))
-		return NOTIFY_DONE;
-	mutex_lock(&bw_mutex);
-	switch (event) {
-	case NETDEV_REGISTER:
-	case NETDEV_CHANGENAME:
-		if (bw_guards_match(bw_guard_patterns, dev))
-			bw_guard_add(dev);
-		else
-			bw_guard_remove(dev->ifindex);
-		break;
-	case NETDEV_UNREGISTER:
-		/* Endpoints first: they must not outlive their link. */
-		bw_state_close_link(dev->ifindex);
-		bw_guard_remove(dev->ifindex);
-		break;
-	default:
-		goto out;
-	}
-	bw_memo_forget();
-out:
-	mutex_unlock(&bw_mutex);
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block bw_guard_notifier = {
-	.notifier_call = bw_guard_event,
-};
-
-/* Registering replays NETDEV_REGISTER for every link there is. */
-int bw_guard_init(void)
-{
-	return register_netdevice_notifier_net(&init_net, &bw_guard_notifier);
-}
-
-void bw_guard_exit(void)
-{
-	unregister_netdevice_notifier_net(&init_net, &bw_guard_notifier);
 }

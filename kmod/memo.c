@@ -8,10 +8,9 @@
 #include <linux/topology.h>
 
 #include "memo.h"
-#include "state.h"
+#include "lock.h"
 
-DEFINE_PER_CPU(struct bw_memo *, bw_memos);
-u32 bw_epoch __read_mostly = 1;
+BW_DATA u32 bw_epoch __read_mostly = 1;
 
 void bw_memo_keep(const struct sk_buff *skb, const struct nf_hook_state *hs,
 		  u32 epoch, struct bw_count *count)

@@ -280,8 +280,8 @@ static void test_closing(void)
 	CHECK(build(&b, &t));
 	bw_endpoints_close_link(b.e, 9);
 	bw_endpoints_close_link(b.e, 8 + 65536);	/* the same low bits only */
-	bw_endpoints_close_place(b.e, 11, 8);	/* another link */
-	bw_endpoints_close_place(b.e, 10, 9);	/* another port */
+	bw_endpoints_close_child(b.e, 11, 8);	/* another link */
+	bw_endpoints_close_child(b.e, 10, 9);	/* another port */
 	CHECK(ask(&b, q).index == BW_REASON_MAX && ask(&b, q6).index == BW_REASON_MAX);
 	/* Inside a namespace the receiver shows its port, too. */
 	q.to_port = 9;
@@ -289,7 +289,7 @@ static void test_closing(void)
 	q.to_port = 8;
 	CHECK(ask(&b, q).index == BW_REASON_MAX);
 	q.to_port = 0;
-	bw_endpoints_close_place(b.e, 10, 8);
+	bw_endpoints_close_child(b.e, 10, 8);
 	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED && ask(&b, q6).index == BW_REASON_UNMANAGED);
 	q.to = "8.8.8.8";
 	q.to_kind = W;

@@ -67,7 +67,7 @@ static unsigned int bw_bridged_hook(void *priv, struct sk_buff *skb,
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 
-	if (!st || !st->closed || !bw_guards_port(hs->out) || !bw_frame_has_ip(skb))
+	if (!st || !st->closed || !bw_guard_has_port(hs->out) || !bw_frame_has_ip(skb))
 		return NF_ACCEPT;
 	local_bh_disable();
 	bw_count(st->counters, BW_REASON_CLOSED, skb->len);
@@ -91,7 +91,7 @@ int bw_bridged_add(void)
 	return err;
 }
 
-static void bw_bridged_close(void)
+static void bw_bridged_remove(void)
 {
 	if (!bw_bridged_on)
 		return;
@@ -108,11 +108,11 @@ void bw_bridged_drop_unneeded(const struct bw_state *st, const struct bw_state *
 {
 	lockdep_assert_held(&bw_mutex);
 	if (!bw_bridged_needs(st) && !bw_bridged_needs(saved))
-		bw_bridged_close();
+		bw_bridged_remove();
 }
 
 void bw_bridged_exit(void)
 {
-	bw_bridged_close();
+	bw_bridged_remove();
 	synchronize_net();
 }

@@ -63,8 +63,8 @@ static const u8 bw_class_by_kind[__BW_KIND_MAX][__BW_KIND_MAX] = {
 	},
 };
 
-static __always_inline struct bw_home *
-bw_home4_find(const struct bw_endpoints *e, __be32 addr)
+static __always_inline struct bw_ep_loc *
+bw_ep4_find(const struct bw_endpoints *e, __be32 addr)
 {
 	struct bw_ep4 *slots = e->v4.slots;
 	u32 i = bw_table_home(&e->v4, bw_ep4_hash(&e->v4, addr));
@@ -77,7 +77,7 @@ bw_home4_find(const struct bw_endpoints *e, __be32 addr)
 	}
 }
 
-static struct bw_home *bw_home6_find(const struct bw_endpoints *e,
+static struct bw_ep_loc *bw_ep6_find(const struct bw_endpoints *e,
 				     const union bw_addr *addr)
 {
 	struct bw_ep6 *slots = e->v6.slots;
@@ -93,12 +93,12 @@ static struct bw_home *bw_home6_find(const struct bw_endpoints *e,
 	}
 }
 
-struct bw_home *bw_home_find(const struct bw_endpoints *e, u8 family,
+struct bw_ep_loc *bw_ep_find(const struct bw_endpoints *e, u8 family,
 			     const union bw_addr *addr)
 {
 	if (family == AF_INET)
-		return bw_home4_find(e, addr->v4);
-	return bw_home6_find(e, addr);
+		return bw_ep4_find(e, addr->v4);
+	return bw_ep6_find(e, addr);
 }
 
 /* The last cell that starts at or below the address; cell 0 starts at 0. */
@@ -156,11 +156,11 @@ static __always_inline bool bw_differs(u32 shown, u32 known)
 }
 
 /* A router behind the guard may report on its neighbour's flow. */
-static noinline bool bw_error_is_genuine(const struct bw_endpoints *e,
-					 const struct bw_query *q,
-					 const struct bw_party *p, bool *known)
+static noinline bool bw_error_source_is_genuine(const struct bw_endpoints *e,
+						const struct bw_query *q,
+						const struct bw_party *p, bool *known)
 {
-	const struct bw_home *loc = bw_home_find(e, p->family, &q->source);
+	const struct bw_ep_loc *loc = bw_ep_find(e, p->family, &q->source);
 
 	*known = loc;
 	return !loc || (!bw_differs(p->link, loc->link) &&
@@ -175,18 +175,18 @@ static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 {
 	const struct bw_party *p = &q->side[side];
 	bool sender = q->sender == side, known;
-	const struct bw_home *loc;
+	const struct bw_ep_loc *loc;
 
 	*id = BW_ID_UNMANAGED;
 	if (sender && unlikely(q->flags & BW_Q_ERROR)) {
-		if (!bw_error_is_genuine(e, q, p, &known))
+		if (!bw_error_source_is_genuine(e, q, p, &known))
 			return false;
 		if (!known)
 			return true;
 		sender = false;
 	}
-	loc = likely(p->family == AF_INET) ? bw_home4_find(e, p->addr.v4) :
-					      bw_home6_find(e, &p->addr);
+	loc = likely(p->family == AF_INET) ? bw_ep4_find(e, p->addr.v4) :
+					      bw_ep6_find(e, &p->addr);
 	if (unlikely(!loc)) {
 		if (side == BW_RESPONDER && bw_is_group(p))
 			*id = bw_cell_identity(r, p, BW_KIND_WORLD);
@@ -311,7 +311,7 @@ bw_published_find(const struct bw_endpoints *e, u8 family, u8 proto, u16 port,
 	}
 }
 
-bool bw_publish(const struct bw_endpoints *e, struct bw_query *q)
+bool bw_published_resolve(const struct bw_endpoints *e, struct bw_query *q)
 {
 	struct bw_party *to = &q->side[BW_RESPONDER];
 	union bw_addr addr = { .v6 = { 0, 0 } };

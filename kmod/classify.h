@@ -24,7 +24,7 @@ union bw_addr {
 struct bw_party {
 	union bw_addr addr;
 	u32 link;	/* ifindex of the guarded link shown; 0: not shown */
-	u32 port;	/* of it, as in struct bw_home, shown; 0: not shown */
+	u32 port;	/* of it, as in struct bw_ep_loc, shown; 0: not shown */
 	u8 family;
 	u8 kind;	/* enum bw_kind */
 };
@@ -46,7 +46,7 @@ struct bw_query {
 	union bw_addr source;		/* with BW_Q_ERROR only */
 };
 
-static inline void bw_stand(struct bw_party *p, u8 kind, u32 link, u32 port)
+static inline void bw_party_set(struct bw_party *p, u8 kind, u32 link, u32 port)
 {
 	p->kind = kind;
 	p->link = link;
@@ -112,7 +112,7 @@ struct bw_rules {
 };
 
 /* Whose an address is and where it lives. */
-struct bw_home {
+struct bw_ep_loc {
 	u32 identity;	/* set to BW_ID_UNMANAGED when link or port goes */
 	u32 link;
 	u32 port;	/* 0: unknown; above INT_MAX: the namespace of a child */
@@ -120,12 +120,12 @@ struct bw_home {
 
 struct bw_ep4 {
 	__be32 addr;	/* 0: unused slot */
-	struct bw_home loc;
+	struct bw_ep_loc loc;
 };
 
 struct bw_ep6 {
 	u64 addr[2];
-	struct bw_home loc;
+	struct bw_ep_loc loc;
 	u32 used;
 };
 
@@ -169,10 +169,10 @@ BW_API void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 			const struct bw_query *q, struct bw_decision *d);
 
 /* The container behind a socket of docker-proxy takes the host's place. */
-BW_API bool bw_publish(const struct bw_endpoints *e, struct bw_query *q);
+BW_API bool bw_published_resolve(const struct bw_endpoints *e, struct bw_query *q);
 
 /* NULL: no endpoint has the address. */
-BW_API struct bw_home *bw_home_find(const struct bw_endpoints *e, u8 family,
+BW_API struct bw_ep_loc *bw_ep_find(const struct bw_endpoints *e, u8 family,
 				    const union bw_addr *addr);
 
 /* How slots hash, shared with the builder. */

@@ -34,13 +34,13 @@ static enum bw_ep_status bw_ep_status(const struct bw_state *st, u32 link,
 	if (!dev)
 		return BW_EP_GONE;
 	if (bw_port_is_child(port)) {
-		if (!bw_guards_match(&st->parents, dev))
+		if (!bw_guard_matches(&st->parents, dev))
 			return BW_EP_UNGUARDED;
 		return bw_net_has(st, link, port) ? BW_EP_VALID : BW_EP_GONE;
 	}
 	if (port && !__dev_get_by_index(&init_net, port))
 		return BW_EP_GONE;
-	return bw_guards_match(&st->guards, dev) ? BW_EP_VALID : BW_EP_UNGUARDED;
+	return bw_guard_matches(&st->guards, dev) ? BW_EP_VALID : BW_EP_UNGUARDED;
 }
 
 /* Closes endpoints that have gone since the draft was made. */

@@ -292,7 +292,7 @@ int bw_draft_check(const struct bw_draft *d, struct bw_fault *f)
 		err = checks[i](d, f);
 		if (err)
 			return err;
-		bw_breathe();
+		bw_resched();
 	}
 	return 0;
 }

@@ -46,7 +46,7 @@ void bw_exchange(struct bw_state *st, const struct bw_state *saved)
 	bw_net_add_matching(st);
 	rcu_assign_pointer(bw_state, st);
 	/* Its entries point into the old state's counters. */
-	bw_memo_forget();
+	bw_memo_invalidate();
 	bw_guard_drop_others(bw_state_guards(st));
 	bw_net_drop_unneeded(st, saved);
 	rtnl_unlock();
@@ -54,7 +54,7 @@ void bw_exchange(struct bw_state *st, const struct bw_state *saved)
 	if (st)
 		bw_exchange_set_places(st, false);
 	/* Guards have gone, and the other place. */
-	bw_memo_forget();
+	bw_memo_invalidate();
 	bw_hook_drop_unneeded(st, saved);
 	bw_bridged_drop_unneeded(st, saved);
 	bw_hold_update();

@@ -24,7 +24,7 @@ static u32 bw_guard_links;
 static bool bw_guard_full __read_mostly; /* a byte alone means guarded */
 static const struct bw_guards *bw_guard_patterns;
 
-static u32 bw_guard_low(u32 ifindex)
+static u32 bw_guard_map_index(u32 ifindex)
 {
 	return ifindex & ((1 << BW_GUARD_BITS) - 1);
 }
@@ -51,7 +51,7 @@ bool bw_guard_probe(u32 ifindex)
 }
 
 /* The flag comes before the link to the bridge, and goes after it: br_add_if(). */
-bool bw_guards_port(const struct net_device *dev)
+bool bw_guard_has_port(const struct net_device *dev)
 {
 	const struct net_device *bridge;
 
@@ -92,17 +92,17 @@ static void bw_guard_add(const struct net_device *dev)
 	}
 	/* A reader that sees the byte must find the slot. */
 	smp_wmb();
-	WRITE_ONCE(bw_guard_map[bw_guard_low(ifindex)], true);
+	WRITE_ONCE(bw_guard_map[bw_guard_map_index(ifindex)], true);
 }
 
-static bool bw_guard_low_taken(u32 low)
+static bool bw_guard_map_in_use(u32 low)
 {
 	u32 i;
 
 	for (i = 0; i < BW_GUARD_SLOTS; i++)
 		if (bw_guard_slot[i] != BW_GUARD_FREE &&
 		    bw_guard_slot[i] != BW_GUARD_GONE &&
-		    bw_guard_low(bw_guard_slot[i]) == low)
+		    bw_guard_map_index(bw_guard_slot[i]) == low)
 			return true;
 	return false;
 }
@@ -123,11 +123,11 @@ void bw_guard_remove(u32 ifindex)
 		}
 	}
 	/* Bytes of links that found no slot cannot be told apart: all stay. */
-	if (!bw_guard_full && !bw_guard_low_taken(bw_guard_low(ifindex)))
-		WRITE_ONCE(bw_guard_map[bw_guard_low(ifindex)], false);
+	if (!bw_guard_full && !bw_guard_map_in_use(bw_guard_map_index(ifindex)))
+		WRITE_ONCE(bw_guard_map[bw_guard_map_index(ifindex)], false);
 }
 
-bool bw_guards_match(const struct bw_guards *g, const struct net_device *dev)
+bool bw_guard_matches(const struct bw_guards *g, const struct net_device *dev)
 {
 	u32 i;
 
@@ -146,7 +146,7 @@ void bw_guard_add_matching(const struct bw_guards *g)
 	ASSERT_RTNL();
 	lockdep_assert_held(&bw_mutex);
 	for_each_netdev(&init_net, dev)
-		if (bw_guards_match(g, dev))
+		if (bw_guard_matches(g, dev))
 			bw_guard_add(dev);
 }
 
@@ -158,13 +158,13 @@ void bw_guard_drop_others(const struct bw_guards *g)
 	lockdep_assert_held(&bw_mutex);
 	bw_guard_patterns = g;
 	for_each_netdev(&init_net, dev)
-		if (!bw_guards_match(g, dev))
+		if (!bw_guard_matches(g, dev))
 			bw_guard_remove(dev->ifindex);
 }
 
 void bw_guard_update(const struct net_device *dev)
 {
-	if (bw_guards_match(bw_guard_patterns, dev))
+	if (bw_guard_matches(bw_guard_patterns, dev))
 		bw_guard_add(dev);
 	else
 		bw_guard_remove(dev->ifindex);

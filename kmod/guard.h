@@ -49,7 +49,7 @@ static __always_inline bool bw_guarded(const struct net_device *dev)
 }
 
 /* Whether the master of a bridge port is guarded, or there is none (yet). */
-BW_API bool bw_guards_port(const struct net_device *dev);
+BW_API bool bw_guard_has_port(const struct net_device *dev);
 
 /*
  * A port of a guarded bridge by itself. The bridge hands up frames for reserved
@@ -59,11 +59,11 @@ BW_API bool bw_guards_port(const struct net_device *dev);
  */
 static __always_inline bool bw_bare_port(const struct net_device *dev)
 {
-	return dev && unlikely(netif_is_bridge_port(dev)) && bw_guards_port(dev);
+	return dev && unlikely(netif_is_bridge_port(dev)) && bw_guard_has_port(dev);
 }
 
-BW_API bool bw_guards_match(const struct bw_guards *g,
-			    const struct net_device *dev);
+BW_API bool bw_guard_matches(const struct bw_guards *g,
+			     const struct net_device *dev);
 
 /*
  * Changing the patterns takes two steps, so that the caller can publish its

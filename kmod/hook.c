@@ -21,13 +21,13 @@
 #include "trace.h"
 #include "verdict.h"
 
-static void bw_stand_at(struct bw_party *p, const struct net_device *dev,
-			bool guarded, u32 port)
+static void bw_party_set_dev(struct bw_party *p, const struct net_device *dev,
+			     bool guarded, u32 port)
 {
 	if (guarded)
-		bw_stand(p, BW_KIND_GUARDED, dev->ifindex, port);
+		bw_party_set(p, BW_KIND_GUARDED, dev->ifindex, port);
 	else
-		bw_stand(p, BW_KIND_WORLD, 0, 0);
+		bw_party_set(p, BW_KIND_WORLD, 0, 0);
 }
 
 /* epoch: from before anything was asked; 0: the verdict is not kept. */
@@ -45,7 +45,7 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	    hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
 		return NF_ACCEPT;
 	if (epoch && d.action == BW_ACTION_ALLOW && !d.log)
-		bw_memo_keep(skb, hs, epoch, bw_count_of(st->counters, d.index));
+		bw_memo_store(skb, hs, epoch, bw_count_of(st->counters, d.index));
 	return bw_verdict(st, skb, hs, &d);
 }
 
@@ -63,8 +63,8 @@ bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD, &q);
 	if (unlikely(reason >= 0))
 		return bw_verdict_builtin(st, skb, hs, reason);
-	bw_stand_at(bw_sender(&q), from, in, nf_bridge_get_physinif(skb));
-	bw_stand_at(bw_receiver(&q), hs->out, out, 0);
+	bw_party_set_dev(bw_sender(&q), from, in, nf_bridge_get_physinif(skb));
+	bw_party_set_dev(bw_receiver(&q), hs->out, out, 0);
 	return bw_judge(st, skb, hs, &q, epoch);
 }
 
@@ -140,12 +140,12 @@ bw_pass_forward(struct sk_buff *skb, const struct nf_hook_state *hs, bool six)
 	if (likely(!bw_maybe_guarded(hs->in->ifindex) &&
 		   !bw_maybe_guarded(hs->out->ifindex)))
 		return NF_ACCEPT;
-	if (unlikely(!bw_memo_is_ours()))
+	if (unlikely(!bw_memo_is_exclusive()))
 		return bw_judge_forward_slowly(skb, hs);
 	/* Before anything else is read, see memo.h. */
 	epoch = smp_load_acquire(&bw_epoch);
 	/* Who listens hears of every verdict, so each is taken. */
-	if (!trace_bw_verdict_enabled() && bw_memo_passes(skb, hs, six, epoch))
+	if (!trace_bw_verdict_enabled() && bw_memo_accepts(skb, hs, six, epoch))
 		return NF_ACCEPT;
 	return bw_judge_forward(skb, hs, epoch);
 }
@@ -198,11 +198,11 @@ static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
 			return NF_ACCEPT;
 		return bw_verdict_builtin(st, skb, hs, reason);
 	}
-	bw_stand_at(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
+	bw_party_set_dev(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
 	if (hs->in->flags & IFF_LOOPBACK)
-		bw_stand(bw_sender(&q), BW_KIND_HOST, 0, 0);
-	bw_stand(bw_receiver(&q), BW_KIND_HOST, 0, 0);
-	if (q.sender == BW_INITIATOR && bw_publish(st->endpoints, &q))
+		bw_party_set(bw_sender(&q), BW_KIND_HOST, 0, 0);
+	bw_party_set(bw_receiver(&q), BW_KIND_HOST, 0, 0);
+	if (q.sender == BW_INITIATOR && bw_published_resolve(st->endpoints, &q))
 		return bw_judge(st, skb, hs, &q, 0);
 	if (!in && !st->rules->host_ingress)
 		return NF_ACCEPT;
@@ -228,16 +228,16 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 }
 
 /* What was received and yet comes by LOCAL_OUT was relayed, by IPVS for one. */
-static void bw_stand_origin(struct bw_party *p, const struct sk_buff *skb)
+static void bw_party_from_skb(struct bw_party *p, const struct sk_buff *skb)
 {
 	u32 origin = skb->skb_iif;
 
 	if (!origin)
-		bw_stand(p, BW_KIND_HOST, 0, 0);
+		bw_party_set(p, BW_KIND_HOST, 0, 0);
 	else if (bw_guarded_index(origin))
-		bw_stand(p, BW_KIND_GUARDED, origin, 0);
+		bw_party_set(p, BW_KIND_GUARDED, origin, 0);
 	else
-		bw_stand(p, BW_KIND_WORLD, 0, 0);
+		bw_party_set(p, BW_KIND_WORLD, 0, 0);
 }
 
 static unsigned int bw_judge_sent(struct sk_buff *skb,
@@ -257,11 +257,11 @@ static unsigned int bw_judge_sent(struct sk_buff *skb,
 	reason = bw_packet_read(skb, hs->pf, where, &q);
 	if (unlikely(reason >= 0))
 		return bw_verdict_builtin(st, skb, hs, reason);
-	bw_stand_origin(bw_sender(&q), skb);
-	bw_stand_at(bw_receiver(&q), hs->out, true, 0);
+	bw_party_from_skb(bw_sender(&q), skb);
+	bw_party_set_dev(bw_receiver(&q), hs->out, true, 0);
 	/* docker-proxy answers a container: judged as its question was. */
 	if (q.sender == BW_RESPONDER)
-		bw_publish(st->endpoints, &q);
+		bw_published_resolve(st->endpoints, &q);
 	return bw_judge(st, skb, hs, &q, 0);
 }
 
@@ -299,11 +299,11 @@ static noinline unsigned int bw_judge_answer(const struct bw_state *st,
 	now.out = out;
 	if (bw_packet_read(skb, hs->pf, BW_FROM_HOST, &q) >= 0)
 		return NF_ACCEPT;
-	bw_stand(bw_sender(&q), BW_KIND_HOST, 0, 0);
-	bw_stand_at(bw_receiver(&q), out, false, 0);
+	bw_party_set(bw_sender(&q), BW_KIND_HOST, 0, 0);
+	bw_party_set_dev(bw_receiver(&q), out, false, 0);
 	if (out->flags & IFF_LOOPBACK)
-		bw_stand(bw_receiver(&q), BW_KIND_HOST, 0, 0);
-	if (q.sender != BW_RESPONDER || !bw_publish(st->endpoints, &q))
+		bw_party_set(bw_receiver(&q), BW_KIND_HOST, 0, 0);
+	if (q.sender != BW_RESPONDER || !bw_published_resolve(st->endpoints, &q))
 		return NF_ACCEPT;
 	local_bh_disable();
 	bw_classify(st->rules, st->endpoints, &q, &d);
@@ -342,8 +342,8 @@ static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
 }
 
 /* A bridged packet comes without its in-device, and a routed multicast. */
-static const struct net_device *bw_came_from(const struct sk_buff *skb,
-					     const struct nf_hook_state *hs)
+static const struct net_device *bw_in_dev(const struct sk_buff *skb,
+					  const struct nf_hook_state *hs)
 {
 	if (hs->in)
 		return hs->in;
@@ -364,7 +364,7 @@ static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
 	if (!st || !READ_ONCE(st->at_post_routing))
 		return NF_ACCEPT;
 	/* The host's own: judged at LOCAL_OUT. */
-	from = bw_came_from(skb, hs);
+	from = bw_in_dev(skb, hs);
 	if (!from)
 		return NF_ACCEPT;
 	in = bw_guarded(from);
@@ -415,7 +415,7 @@ void bw_hook_exit(struct net *net)
 	synchronize_net();
 }
 
-static bool bw_hook_late(const struct bw_state *st)
+static bool bw_hook_needs_late(const struct bw_state *st)
 {
 	return st && st->placement == BW_PLACEMENT_POSTROUTING;
 }
@@ -425,7 +425,7 @@ int bw_hook_add_needed(const struct bw_state *st)
 	int err;
 
 	lockdep_assert_held(&bw_mutex);
-	if (!bw_hook_late(st) || bw_hooks > BW_HOOKS_ALWAYS)
+	if (!bw_hook_needs_late(st) || bw_hooks > BW_HOOKS_ALWAYS)
 		return 0;
 	err = nf_register_net_hooks(&init_net, bw_hook_ops + BW_HOOKS_ALWAYS,
 				    BW_HOOK_PLACES - BW_HOOKS_ALWAYS);
@@ -438,7 +438,7 @@ void bw_hook_drop_unneeded(const struct bw_state *st,
 			   const struct bw_state *saved)
 {
 	lockdep_assert_held(&bw_mutex);
-	if (bw_hook_late(st) || bw_hook_late(saved) || bw_hooks == BW_HOOKS_ALWAYS)
+	if (bw_hook_needs_late(st) || bw_hook_needs_late(saved) || bw_hooks == BW_HOOKS_ALWAYS)
 		return;
 	nf_unregister_net_hooks(&init_net, bw_hook_ops + BW_HOOKS_ALWAYS,
 				BW_HOOK_PLACES - BW_HOOKS_ALWAYS);

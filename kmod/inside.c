@@ -70,20 +70,20 @@ static bool bw_inside_is_host(const struct bw_party *p)
 static void bw_inside_set_peer(const struct bw_state *st, struct bw_party *p,
 			       const struct bw_net_dev *at, bool neighbour)
 {
-	const struct bw_home *loc;
+	const struct bw_ep_loc *loc;
 
 	if (neighbour) {
-		bw_stand(p, BW_KIND_GUARDED, at->link, 0);
+		bw_party_set(p, BW_KIND_GUARDED, at->link, 0);
 		return;
 	}
-	loc = bw_home_find(st->endpoints, p->family, &p->addr);
+	loc = bw_ep_find(st->endpoints, p->family, &p->addr);
 	/* From the one to the other kind of link packets come from outside. */
 	if (loc && bw_port_is_child(loc->port) == bw_port_is_child(at->port))
-		bw_stand(p, BW_KIND_GUARDED, 0, 0);
+		bw_party_set(p, BW_KIND_GUARDED, 0, 0);
 	else if (bw_inside_is_host(p))
-		bw_stand(p, BW_KIND_HOST, 0, 0);
+		bw_party_set(p, BW_KIND_HOST, 0, 0);
 	else
-		bw_stand(p, BW_KIND_WORLD, 0, 0);
+		bw_party_set(p, BW_KIND_WORLD, 0, 0);
 }
 
 static bool bw_inside_is_reset(const struct sk_buff *skb, u8 pf)
@@ -103,12 +103,12 @@ static void bw_inside_set_parties(const struct bw_state *st, struct bw_query *q,
 				  const struct bw_net_dev *at, struct bw_party *own,
 				  struct bw_party *peer, bool neighbour)
 {
-	bw_stand(own, BW_KIND_GUARDED, at->link, at->port);
+	bw_party_set(own, BW_KIND_GUARDED, at->link, at->port);
 	bw_inside_set_peer(st, peer, at, neighbour);
 	/* The host alone knows what was published; here all is DNATed by now. */
 	q->flags = 0;
 	if (q->side[BW_RESPONDER].kind == BW_KIND_HOST)
-		bw_publish(st->endpoints, q);
+		bw_published_resolve(st->endpoints, q);
 }
 
 static unsigned int bw_inside_judge_in(const struct bw_state *st,

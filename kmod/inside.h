@@ -13,7 +13,7 @@
 
 #define BW_INSIDE_DEVS	16	/* judged ones in a namespace */
 
-/* Link and port are those of an endpoint: see struct bw_home. */
+/* Link and port are those of an endpoint: see struct bw_ep_loc. */
 struct bw_net_dev {
 	u32 ifindex;	/* 0: unused */
 	u32 link;

@@ -30,7 +30,7 @@ static int bw_link_event(struct notifier_block *nb, unsigned long event,
 		break;
 	case NETDEV_UNREGISTER:
 		bw_state_close_link(dev->ifindex);
-		bw_memo_forget();
+		bw_memo_invalidate();
 		if (bw_state_locked())
 			bw_offload_end_soon();
 		bw_guard_remove(dev->ifindex);
@@ -38,7 +38,7 @@ static int bw_link_event(struct notifier_block *nb, unsigned long event,
 	default:
 		goto out;
 	}
-	bw_memo_forget();
+	bw_memo_invalidate();
 out:
 	mutex_unlock(&bw_mutex);
 	return NOTIFY_DONE;

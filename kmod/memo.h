@@ -43,7 +43,7 @@ static DEFINE_PER_CPU(struct bw_memo *, bw_memos);
  * answers NF_REPEAT, a multicast route that resolves waiting packets), nor under
  * PREEMPT_RT, where sections with bottom halves off preempt each other.
  */
-static __always_inline bool bw_memo_is_ours(void)
+static __always_inline bool bw_memo_is_exclusive(void)
 {
 	return !IS_ENABLED(CONFIG_PREEMPT_RT) && softirq_count();
 }
@@ -127,11 +127,11 @@ static __always_inline struct bw_memo *bw_memo_at6(u64 flow, u64 a, u64 b,
 /*
  * Whether a packet like it has passed; then it is counted. Written without a
  * struct to compare with: the kernel would clear one first. Context: as
- * bw_memo_is_ours() has it.
+ * bw_memo_is_exclusive() has it.
  */
-static __always_inline bool bw_memo_passes(const struct sk_buff *skb,
-					   const struct nf_hook_state *hs,
-					   bool six, u32 epoch)
+static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
+					    const struct nf_hook_state *hs,
+					    bool six, u32 epoch)
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
@@ -162,11 +162,11 @@ static __always_inline bool bw_memo_passes(const struct sk_buff *skb,
 }
 
 /* epoch: as it was before the state was asked. count: in that state. */
-BW_API void bw_memo_keep(const struct sk_buff *skb, const struct nf_hook_state *hs,
-			 u32 epoch, struct bw_count *count);
+BW_API void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
+			  u32 epoch, struct bw_count *count);
 
 /* Nothing remembered holds any more. Context: bw_mutex is held. */
-BW_API void bw_memo_forget(void);
+BW_API void bw_memo_invalidate(void);
 
 BW_API int bw_memo_init(void);
 BW_API void bw_memo_exit(void);

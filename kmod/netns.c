@@ -69,7 +69,7 @@ static bool bw_net_locate(const struct bw_state *st, struct net_device *dev,
 		return false;
 	peer = bw_net_peer(dev);
 	link = peer ? netdev_master_upper_dev_get(peer) : bw_net_parent(dev);
-	if (!link || !bw_guards_match(peer ? &st->guards : &st->parents, link))
+	if (!link || !bw_guard_matches(peer ? &st->guards : &st->parents, link))
 		return false;
 	at->ifindex = dev->ifindex;
 	at->link = link->ifindex;
@@ -109,8 +109,8 @@ static bool bw_net_needed(const struct bw_net *bn, const struct bw_state *st)
 	return false;
 }
 
-static void bw_net_keep(struct bw_net *bn, const struct bw_state *st,
-			const struct bw_state *saved)
+static void bw_net_drop_one_unneeded(struct bw_net *bn, const struct bw_state *st,
+				     const struct bw_state *saved)
 {
 	struct net_device *dev;
 	struct bw_net_dev at;
@@ -150,7 +150,7 @@ void bw_net_drop_unneeded(const struct bw_state *st,
 	ASSERT_RTNL();
 	lockdep_assert_held(&bw_mutex);
 	list_for_each_entry(bn, &bw_nets, list)
-		bw_net_keep(bn, st, saved);
+		bw_net_drop_one_unneeded(bn, st, saved);
 }
 
 bool bw_net_has(const struct bw_state *st, u32 link, u32 inum)
@@ -172,7 +172,7 @@ bool bw_net_has(const struct bw_state *st, u32 link, u32 inum)
 
 /* As links come and go. */
 
-static int bw_net_settle(struct net *net)
+static int bw_net_sync(struct net *net)
 {
 	struct bw_net *bn = net_generic(net, bw_net_id);
 	const struct bw_state *st = bw_state_locked();
@@ -188,23 +188,23 @@ static int bw_net_settle(struct net *net)
 	err = bw_net_add(bn, st, true);
 	if (!err)
 		err = bw_net_add(bn, saved, false);
-	bw_net_keep(bn, st, saved);
+	bw_net_drop_one_unneeded(bn, st, saved);
 	return err;
 }
 
-static int bw_net_settle_all(void)
+static int bw_net_sync_all(void)
 {
 	struct bw_net *bn;
 	int err = 0;
 
 	list_for_each_entry(bn, &bw_nets, list)
-		err = bw_net_settle(bn->net) ? : err;
+		err = bw_net_sync(bn->net) ? : err;
 	return err;
 }
 
 /* Endpoints must not outlive the child they are behind. */
-static void bw_net_part(const struct net_device *parent,
-			const struct net_device *child)
+static void bw_net_detach_child(const struct net_device *parent,
+				const struct net_device *child)
 {
 	if (parent && net_eq(dev_net(parent), &init_net) &&
 	    !net_eq(dev_net(child), &init_net))
@@ -218,11 +218,11 @@ static int bw_net_upper_changed(struct net_device *dev,
 
 	if (bw_net_maybe_child(info->upper_dev)) {
 		if (!info->linking)
-			bw_net_part(dev, info->upper_dev);
-		return bw_net_settle(dev_net(info->upper_dev));
+			bw_net_detach_child(dev, info->upper_dev);
+		return bw_net_sync(dev_net(info->upper_dev));
 	}
 	if (bw_net_is_kind(dev, "veth") && ops->get_link_net)
-		return bw_net_settle(ops->get_link_net(dev));
+		return bw_net_sync(ops->get_link_net(dev));
 	return 0;
 }
 
@@ -234,14 +234,14 @@ static int bw_net_changed(unsigned long event, struct net_device *dev,
 		return bw_net_upper_changed(dev, info);
 	case NETDEV_CHANGENAME:
 		/* Patterns may take a bridge or a parent in, or let it go. */
-		return net_eq(dev_net(dev), &init_net) ? bw_net_settle_all() : 0;
+		return net_eq(dev_net(dev), &init_net) ? bw_net_sync_all() : 0;
 	case NETDEV_UNREGISTER:
-		bw_net_part(bw_net_parent(dev), dev);
+		bw_net_detach_child(bw_net_parent(dev), dev);
 		fallthrough;
 	case NETDEV_REGISTER:
 	case NETDEV_PRE_UP:
 		if (bw_net_maybe_child(dev) || bw_net_is_kind(dev, "veth"))
-			return bw_net_settle(dev_net(dev));
+			return bw_net_sync(dev_net(dev));
 	}
 	return 0;
 }

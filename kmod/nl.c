@@ -120,23 +120,23 @@ BW_DATA struct genl_family bw_nl_family __ro_after_init = {
  * its locks are gone; formatted extack text came with 6.2. So texts live in a
  * ring that nobody frees. At worst many failures at once mix up their words.
  */
-#define BW_TEXTS	64	/* power of two */
-#define BW_TEXT_LEN	96
+#define BW_NL_TEXTS	64	/* power of two */
+#define BW_NL_TEXT_LEN	96
 
-static char bw_nl_texts[BW_TEXTS][BW_TEXT_LEN];
+static char bw_nl_texts[BW_NL_TEXTS][BW_NL_TEXT_LEN];
 static atomic_t bw_nl_text_last;
 
 int bw_nl_report(struct netlink_ext_ack *extack, const struct bw_fault *f)
 {
-	char *text = bw_nl_texts[atomic_inc_return(&bw_nl_text_last) & (BW_TEXTS - 1)];
+	char *text = bw_nl_texts[atomic_inc_return(&bw_nl_text_last) & (BW_NL_TEXTS - 1)];
 
 	if (!extack || !f->why)
 		return f->err;
 	if (f->section < BW_S_MAX)
-		scnprintf(text, BW_TEXT_LEN, "%s[%u]: %s",
+		scnprintf(text, BW_NL_TEXT_LEN, "%s[%u]: %s",
 			  bw_section_types[f->section].name, f->entry, f->why);
 	else
-		scnprintf(text, BW_TEXT_LEN, "%s", f->why);
+		scnprintf(text, BW_NL_TEXT_LEN, "%s", f->why);
 	extack->_msg = text;
 	return f->err;
 }

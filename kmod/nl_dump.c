@@ -99,7 +99,7 @@ static int bw_nl_put_rule(struct sk_buff *skb, struct netlink_callback *cb,
 
 /* Slot i of both tables, IPv4 first: 0 unused, else the address's length. */
 static int bw_nl_endpoint_at(const struct bw_endpoints *e, u32 i,
-			     const void **addr, const struct bw_home **loc)
+			     const void **addr, const struct bw_ep_loc **loc)
 {
 	const struct bw_ep4 *v4 = e->v4.slots;
 	const struct bw_ep6 *v6 = e->v6.slots;
@@ -120,7 +120,7 @@ static int bw_nl_endpoint_at(const struct bw_endpoints *e, u32 i,
 static int bw_nl_put_endpoint(struct sk_buff *skb, struct netlink_callback *cb,
 			      const struct bw_state *st)
 {
-	const struct bw_home *loc;
+	const struct bw_ep_loc *loc;
 	const void *addr;
 	void *header;
 	int len;

@@ -102,7 +102,7 @@ static int bw_explain(struct genl_info *info, struct sk_buff *reply)
 	}
 	/* As at LOCAL_IN. */
 	if (q.side[BW_RESPONDER].kind == BW_KIND_HOST)
-		bw_publish(st->endpoints, &q);
+		bw_published_resolve(st->endpoints, &q);
 	bw_classify(st->rules, st->endpoints, &q, &d);
 	if (d.class == BW_CLASS_NONE) {
 		NL_SET_ERR_MSG(info->extack,

@@ -11,7 +11,7 @@ static u32 bw_nl_get_u32(const struct genl_info *info, int attr, u32 absent)
 	return info->attrs[attr] ? nla_get_u32(info->attrs[attr]) : absent;
 }
 
-static int bw_nl_trace_request_read(struct genl_info *info, struct bw_trace_wish *w)
+static int bw_nl_trace_request_read(struct genl_info *info, struct bw_trace_request *w)
 {
 	const struct nlattr *terms = info->attrs[BW_ATTR_TRACE_TERM];
 
@@ -77,7 +77,7 @@ static int bw_nl_trace_reply(struct sk_buff *skb, struct genl_info *info,
 static int bw_nl_trace_do_begin(struct genl_info *info,
 				struct bw_trace_report *r)
 {
-	struct bw_trace_wish w = {};
+	struct bw_trace_request w = {};
 	const char *why = NULL;
 	int err;
 

@@ -163,8 +163,8 @@ static bool bw_same_address(const union nf_inet_addr *a,
  * begun at either end of it; if at neither, its parent cannot speak for it.
  * Returns the connection to judge by and corrects whose packet this is.
  */
-static const struct nf_conn *bw_parent(const struct nf_conn *ct, u8 pf,
-				       u8 *sender)
+static const struct nf_conn *bw_outermost_master(const struct nf_conn *ct, u8 pf,
+						 u8 *sender)
 {
 	const struct nf_conn *top = ct;
 	const union nf_inet_addr *began;
@@ -246,7 +246,7 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 	q->sender = CTINFO2DIR(ctinfo) == IP_CT_DIR_ORIGINAL ? BW_INITIATOR :
 							       BW_RESPONDER;
 	if (unlikely(test_bit(IPS_EXPECTED_BIT, &ct->status))) {
-		ct = bw_parent(ct, pf, &q->sender);
+		ct = bw_outermost_master(ct, pf, &q->sender);
 	} else if (unlikely(related)) {
 		if (where & (BW_FROM_HOST | BW_INSIDE_OUT))
 			return BW_REASON_HOST_ERROR;

@@ -200,12 +200,12 @@ void bw_endpoints_free(struct bw_endpoints *e)
 	bw_free(e);
 }
 
-static void bw_home_close(struct bw_home *loc)
+static void bw_ep_loc_close(struct bw_ep_loc *loc)
 {
 	WRITE_ONCE(loc->identity, BW_ID_UNMANAGED);
 }
 
-static bool bw_home_on(const struct bw_home *loc, u32 ifindex)
+static bool bw_ep_loc_on(const struct bw_ep_loc *loc, u32 ifindex)
 {
 	return loc->link == ifindex || loc->port == ifindex;
 }
@@ -219,11 +219,11 @@ void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
 	if (!bw_bit_test(e->ifindex_used, (u16)ifindex))
 		return;
 	for (i = 0; i <= e->v4.mask; i++)
-		if (v4[i].addr && bw_home_on(&v4[i].loc, ifindex))
-			bw_home_close(&v4[i].loc);
+		if (v4[i].addr && bw_ep_loc_on(&v4[i].loc, ifindex))
+			bw_ep_loc_close(&v4[i].loc);
 	for (i = 0; i <= e->v6.mask; i++)
-		if (v6[i].used && bw_home_on(&v6[i].loc, ifindex))
-			bw_home_close(&v6[i].loc);
+		if (v6[i].used && bw_ep_loc_on(&v6[i].loc, ifindex))
+			bw_ep_loc_close(&v6[i].loc);
 }
 
 void bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
@@ -237,31 +237,31 @@ void bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
 	for (i = 0; i <= e->v4.mask; i++)
 		if (v4[i].addr && v4[i].loc.link == link &&
 		    v4[i].loc.port == inum)
-			bw_home_close(&v4[i].loc);
+			bw_ep_loc_close(&v4[i].loc);
 	for (i = 0; i <= e->v6.mask; i++)
 		if (v6[i].used && v6[i].loc.link == link &&
 		    v6[i].loc.port == inum)
-			bw_home_close(&v6[i].loc);
+			bw_ep_loc_close(&v6[i].loc);
 }
 
 void bw_endpoint_close4(struct bw_endpoints *e, __be32 v4)
 {
 	union bw_addr addr = { .v4 = v4 };
-	struct bw_home *loc = bw_home_find(e, AF_INET, &addr);
+	struct bw_ep_loc *loc = bw_ep_find(e, AF_INET, &addr);
 
 	if (loc)
-		bw_home_close(loc);
+		bw_ep_loc_close(loc);
 }
 
 void bw_endpoint_close6(struct bw_endpoints *e, const u8 *raw)
 {
 	union bw_addr addr;
-	struct bw_home *loc;
+	struct bw_ep_loc *loc;
 
 	memcpy(&addr, raw, sizeof(addr));
-	loc = bw_home_find(e, AF_INET6, &addr);
+	loc = bw_ep_find(e, AF_INET6, &addr);
 	if (loc)
-		bw_home_close(loc);
+		bw_ep_loc_close(loc);
 }
 
 /* Rules. */
@@ -453,7 +453,7 @@ static int bw_find_host_ingress(struct bw_rules *r, u32 n_span)
 		    bw_bit_test(columns, pair[i].column))
 			r->host_ingress = acting[first + pair[i].count] != acting[first];
 		if (!(i & 0xfff))
-			bw_breathe();
+			bw_resched();
 	}
 	bw_free(rows);
 	bw_free(acting);

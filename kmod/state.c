@@ -23,7 +23,7 @@ static int bw_key_cmp(const void *left, const void *right)
 	return a->rule < b->rule ? -1 : a->rule > b->rule;
 }
 
-static u32 *bw_order_by_key(const struct bw_rules *r)
+static u32 *bw_state_order_by_key(const struct bw_rules *r)
 {
 	struct bw_key *keys = bw_alloc(r->n_rule, sizeof(*keys));
 	u32 *order = bw_alloc(r->n_rule, sizeof(*order));
@@ -62,7 +62,7 @@ struct bw_state *bw_state_new(const struct bw_draft *d, struct bw_fault *f)
 	if (!st->endpoints)
 		goto fail;
 	st->counters = bw_counters_new(BW_REASON_MAX + st->rules->n_rule);
-	st->by_key = bw_order_by_key(st->rules);
+	st->by_key = bw_state_order_by_key(st->rules);
 	if (!st->counters || !st->by_key)
 		goto nomem;
 	st->mode = d->mode;
@@ -98,7 +98,7 @@ void bw_state_free(struct bw_state *st)
 	bw_free(st);
 }
 
-static void bw_add_total(struct bw_total *to, struct bw_total what)
+static void bw_total_add(struct bw_total *to, struct bw_total what)
 {
 	to->packets += what.packets;
 	to->bytes += what.bytes;
@@ -110,7 +110,7 @@ void bw_state_inherit(struct bw_state *to, const struct bw_state *from,
 	u32 i, j = 0;
 
 	for (i = 0; i < BW_REASON_MAX; i++)
-		bw_add_total(&to->counters->base[i], fn(from->counters, i));
+		bw_total_add(&to->counters->base[i], fn(from->counters, i));
 	for (i = 0; i < to->rules->n_rule; i++) {
 		u32 a = to->by_key[i];
 		u64 key = to->rules->rule[a].key;
@@ -122,7 +122,7 @@ void bw_state_inherit(struct bw_state *to, const struct bw_state *from,
 			break;
 		if (from->rules->rule[from->by_key[j]].key != key)
 			continue;
-		bw_add_total(&to->counters->base[BW_REASON_MAX + a],
+		bw_total_add(&to->counters->base[BW_REASON_MAX + a],
 			     fn(from->counters, BW_REASON_MAX + from->by_key[j]));
 		j++;
 	}

@@ -60,9 +60,9 @@ static u32 bw_trace_last_id;
 static unsigned int bw_trace_net_id __read_mostly;
 static atomic_t bw_trace_blind;
 
-static void bw_trace_settle(struct work_struct *work);
-static DECLARE_WORK(bw_trace_work, bw_trace_settle);
-static DECLARE_DELAYED_WORK(bw_trace_clock, bw_trace_settle);
+static void bw_trace_expire(struct work_struct *work);
+static DECLARE_WORK(bw_trace_work, bw_trace_expire);
+static DECLARE_DELAYED_WORK(bw_trace_clock, bw_trace_expire);
 
 /* Whether a trace asks for a packet. */
 
@@ -100,14 +100,14 @@ static void bw_trace_claim(struct bw_trace *t, const struct bw_trace_view *v,
 	}
 }
 
-static bool bw_trace_asks(struct bw_trace *t, const struct bw_trace_view *v)
+static bool bw_trace_matches(struct bw_trace *t, const struct bw_trace_view *v)
 {
 	u32 *packet = &t->packet[hash_ptr(v->c->skb, BW_TRACE_CLAIM_BITS)];
 	u32 flow, i;
 	bool asks;
 
 	for (i = 0; i < t->n_except; i++)
-		if (bw_term_meets(&t->term[i], v))
+		if (bw_term_matches(&t->term[i], v))
 			return false;
 	if (i == t->n_term)
 		return true;
@@ -115,14 +115,14 @@ static bool bw_trace_asks(struct bw_trace *t, const struct bw_trace_view *v)
 	asks = READ_ONCE(*packet) == v->c->print ||
 	       READ_ONCE(*bw_trace_flow_slot(t, flow)) == flow;
 	for (; i < t->n_term && !asks; i++)
-		asks = bw_term_meets(&t->term[i], v);
+		asks = bw_term_matches(&t->term[i], v);
 	if (asks)
 		bw_trace_claim(t, v, packet);
 	return asks;
 }
 
 /* Counts; false: not now, or not any more. */
-static bool bw_trace_may_write(struct bw_trace *t)
+static bool bw_trace_within_limits(struct bw_trace *t)
 {
 	unsigned long now = jiffies, window = READ_ONCE(t->window);
 
@@ -170,10 +170,10 @@ static unsigned int bw_trace_hook(void *last, struct sk_buff *skb,
 		return NF_ACCEPT;
 	ct = bw_trace_packet(skb, hs, &c);
 	c.last = !!last;
-	bw_trace_look(&v, &c, ct, net_eq(hs->net, &init_net));
+	bw_trace_view_init(&v, &c, ct, net_eq(hs->net, &init_net));
 	for (i = 0; i < BW_MAX_TRACES; i++) {
 		t = rcu_dereference(bw_traces[i]);
-		if (!t || !bw_trace_asks(t, &v) || !bw_trace_may_write(t))
+		if (!t || !bw_trace_matches(t, &v) || !bw_trace_within_limits(t))
 			continue;
 		if (!c.trace)
 			bw_trace_packet_details(skb, hs, ct, &c);
@@ -184,9 +184,9 @@ static unsigned int bw_trace_hook(void *last, struct sk_buff *skb,
 }
 
 /* Out of line: only while somebody listens. */
-void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
-		     const struct nf_hook_state *hs,
-		     const struct bw_decision *d)
+void bw_trace_verdict(const struct bw_state *st, const struct sk_buff *skb,
+		      const struct nf_hook_state *hs,
+		      const struct bw_decision *d)
 {
 	struct bw_judgement j = {
 		.skb = skb,
@@ -207,14 +207,14 @@ void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
 	int i;
 
 	ct = bw_trace_packet(skb, hs, &c);
-	bw_trace_look(&v, &c, ct, net_eq(hs->net, &init_net));
+	bw_trace_view_init(&v, &c, ct, net_eq(hs->net, &init_net));
 	j.print = c.print;
 	for (i = 0; i < BW_MAX_TRACES; i++) {
 		t = rcu_dereference(bw_traces[i]);
 		if (!t)
 			continue;
 		none = false;
-		if (!bw_trace_asks(t, &v) || !bw_trace_may_write(t))
+		if (!bw_trace_matches(t, &v) || !bw_trace_within_limits(t))
 			continue;
 		j.trace = t->id;
 		trace_bw_verdict(&j);
@@ -316,7 +316,7 @@ static int bw_trace_find(u32 portid)
 	return -ENOENT;
 }
 
-static void bw_trace_fill(const struct bw_trace *t, struct bw_trace_report *r)
+static void bw_trace_report_fill(const struct bw_trace *t, struct bw_trace_report *r)
 {
 	unsigned long now = jiffies;
 
@@ -330,7 +330,7 @@ static void bw_trace_fill(const struct bw_trace *t, struct bw_trace_report *r)
 }
 
 /* Ends what has run out; without a running trace the hooks go. */
-static void bw_trace_settle(struct work_struct *work)
+static void bw_trace_expire(struct work_struct *work)
 {
 	unsigned long now = jiffies, next = 0;
 	struct bw_trace *t;
@@ -360,7 +360,7 @@ static void bw_trace_settle(struct work_struct *work)
 }
 
 /* Those that leave something out ahead of the others. */
-static void bw_trace_take_terms(struct bw_trace *t, const struct bw_trace_wish *w)
+static void bw_trace_copy_terms(struct bw_trace *t, const struct bw_trace_request *w)
 {
 	u32 i;
 
@@ -373,7 +373,7 @@ static void bw_trace_take_terms(struct bw_trace *t, const struct bw_trace_wish *
 			t->term[t->n_term++] = w->term[i];
 }
 
-static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_wish *w)
+static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *w)
 {
 	struct bw_trace *t = kzalloc(struct_size(t, term, w->n_term),
 				     GFP_KERNEL_ACCOUNT);
@@ -389,7 +389,7 @@ static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_wish *w)
 	t->state = BW_TRACE_RUNNING;
 	t->window = jiffies;
 	atomic_set(&t->left, w->events);
-	bw_trace_take_terms(t, w);
+	bw_trace_copy_terms(t, w);
 	return t;
 }
 
@@ -408,7 +408,7 @@ static int bw_trace_slot(u32 portid, const char **why)
 	return -EUSERS;
 }
 
-static int bw_trace_start(u32 portid, const struct bw_trace_wish *w,
+static int bw_trace_start(u32 portid, const struct bw_trace_request *w,
 			  struct bw_trace_report *r, const char **why)
 {
 	int slot = bw_trace_slot(portid, why), err;
@@ -429,18 +429,18 @@ static int bw_trace_start(u32 portid, const struct bw_trace_wish *w,
 	}
 	rcu_assign_pointer(bw_traces[slot], t);
 	schedule_work(&bw_trace_work);
-	bw_trace_fill(t, r);
+	bw_trace_report_fill(t, r);
 	return 0;
 }
 
-int bw_trace_begin(u32 portid, const struct bw_trace_wish *w,
+int bw_trace_begin(u32 portid, const struct bw_trace_request *w,
 		   struct bw_trace_report *r, const char **why)
 {
 	u32 i;
 	int err;
 
 	for (i = 0; i < w->n_term; i++) {
-		if (bw_term_is_sound(&w->term[i]))
+		if (bw_term_is_valid(&w->term[i]))
 			continue;
 		*why = "a term's family, flags or prefix length is wrong";
 		return -EINVAL;
@@ -458,7 +458,7 @@ int bw_trace_get(u32 portid, struct bw_trace_report *r)
 	mutex_lock(&bw_trace_mutex);
 	slot = bw_trace_find(portid);
 	if (slot >= 0)
-		bw_trace_fill(bw_trace_at(slot), r);
+		bw_trace_report_fill(bw_trace_at(slot), r);
 	mutex_unlock(&bw_trace_mutex);
 	return slot < 0 ? slot : 0;
 }
@@ -473,7 +473,7 @@ int bw_trace_end(u32 portid, struct bw_trace_report *r)
 	if (slot >= 0) {
 		t = bw_trace_at(slot);
 		cmpxchg(&t->state, BW_TRACE_RUNNING, BW_TRACE_ENDED);
-		bw_trace_fill(t, r);
+		bw_trace_report_fill(t, r);
 		RCU_INIT_POINTER(bw_traces[slot], NULL);
 		kfree_rcu(t, rcu);
 		schedule_work(&bw_trace_work);

@@ -17,8 +17,8 @@ static void bw_trace_view_tuple(struct bw_trace_ends *e,
 	e->to_port = ports ? ntohs(tuple->dst.u.all) : 0;
 }
 
-void bw_trace_look(struct bw_trace_view *v, const struct bw_crossing *c,
-		   const struct nf_conn *ct, bool host)
+void bw_trace_view_init(struct bw_trace_view *v, const struct bw_crossing *c,
+			const struct nf_conn *ct, bool host)
 {
 	unsigned int skip = c->pf == NFPROTO_IPV4 ? 12 : 0;
 	bool ports = bw_l4_has_ports(c->proto);
@@ -37,7 +37,7 @@ void bw_trace_look(struct bw_trace_view *v, const struct bw_crossing *c,
 		bw_trace_view_tuple(&v->ends[v->n++], &ct->tuplehash[i].tuple);
 }
 
-static bool bw_trace_within(const u8 *addr, const u8 *prefix, u8 len)
+static bool bw_trace_in_prefix(const u8 *addr, const u8 *prefix, u8 len)
 {
 	u8 bytes = len / 8, rest = len % 8;
 
@@ -46,19 +46,19 @@ static bool bw_trace_within(const u8 *addr, const u8 *prefix, u8 len)
 	return !rest || !((addr[bytes] ^ prefix[bytes]) >> (8 - rest));
 }
 
-static bool bw_term_meets_ends(const struct bw_nl_term *t,
-			       const struct bw_trace_ends *e)
+static bool bw_term_matches_ends(const struct bw_nl_term *t,
+				 const struct bw_trace_ends *e)
 {
 	if (t->port && t->port != e->from_port && t->port != e->to_port)
 		return false;
-	return (bw_trace_within(e->from, t->one, t->one_len) &&
-		bw_trace_within(e->to, t->other, t->other_len)) ||
-	       (bw_trace_within(e->to, t->one, t->one_len) &&
-		bw_trace_within(e->from, t->other, t->other_len));
+	return (bw_trace_in_prefix(e->from, t->one, t->one_len) &&
+		bw_trace_in_prefix(e->to, t->other, t->other_len)) ||
+	       (bw_trace_in_prefix(e->to, t->one, t->one_len) &&
+		bw_trace_in_prefix(e->from, t->other, t->other_len));
 }
 
-static bool bw_term_meets_place(const struct bw_nl_term *t,
-				const struct bw_trace_view *v)
+static bool bw_term_matches_place(const struct bw_nl_term *t,
+				  const struct bw_trace_view *v)
 {
 	const struct bw_crossing *c = v->c;
 
@@ -71,22 +71,22 @@ static bool bw_term_meets_place(const struct bw_nl_term *t,
 			   t->link == c->physout);
 }
 
-bool bw_term_meets(const struct bw_nl_term *t,
-		   const struct bw_trace_view *v)
+bool bw_term_matches(const struct bw_nl_term *t,
+		     const struct bw_trace_view *v)
 {
 	u8 i;
 
 	if (t->family && t->family != (v->c->pf == NFPROTO_IPV4 ? AF_INET : AF_INET6))
 		return false;
-	if ((t->proto && t->proto != v->c->proto) || !bw_term_meets_place(t, v))
+	if ((t->proto && t->proto != v->c->proto) || !bw_term_matches_place(t, v))
 		return false;
 	for (i = 0; i < v->n; i++)
-		if (bw_term_meets_ends(t, &v->ends[i]))
+		if (bw_term_matches_ends(t, &v->ends[i]))
 			return true;
 	return false;
 }
 
-bool bw_term_is_sound(const struct bw_nl_term *t)
+bool bw_term_is_valid(const struct bw_nl_term *t)
 {
 	u8 most = t->family == AF_INET ? 32 : t->family == AF_INET6 ? 128 : 0;
 

@@ -26,14 +26,14 @@ struct bw_trace_view {
 };
 
 /* The view points into the record and the connection. Context: any. */
-BW_API void bw_trace_look(struct bw_trace_view *v,
-			  const struct bw_crossing *c,
-			  const struct nf_conn *ct, bool host);
+BW_API void bw_trace_view_init(struct bw_trace_view *v,
+			       const struct bw_crossing *c,
+			       const struct nf_conn *ct, bool host);
 
-BW_API bool bw_term_meets(const struct bw_nl_term *t,
-			  const struct bw_trace_view *v);
+BW_API bool bw_term_matches(const struct bw_nl_term *t,
+			    const struct bw_trace_view *v);
 
 /* Whether user space may ask for it. */
-BW_API bool bw_term_is_sound(const struct bw_nl_term *t);
+BW_API bool bw_term_is_valid(const struct bw_nl_term *t);
 
 #endif /* _BW_TRACE_TERM_H */

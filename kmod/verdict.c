@@ -30,7 +30,7 @@ struct bw_log_window {
 
 static DEFINE_PER_CPU(struct bw_log_window, bw_log_window);
 
-static bool bw_log_allowed(void)
+static bool bw_log_within_rate(void)
 {
 	struct bw_log_window *w = this_cpu_ptr(&bw_log_window);
 
@@ -85,7 +85,7 @@ static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
 		.u.ulog.group = st->log_group,
 	};
 
-	if (!bw_log_allowed())
+	if (!bw_log_within_rate())
 		return;
 	/* The host's listener is told, whichever namespace it is in. */
 	nf_log_packet(&init_net, hs->pf, hs->hook, skb, hs->in, hs->out, &info,
@@ -166,56 +166,56 @@ static unsigned int bw_queue(const struct bw_nl_rule *rule,
  * hears so by his call. docker-proxy would wait with a silent one, and then pass
  * on what its client has said before anybody could judge it.
  */
-static bool bw_tells_the_host(const struct nf_hook_state *hs,
-			      const struct bw_decision *d)
+static bool bw_fails_senders_call(const struct nf_hook_state *hs,
+				  const struct bw_decision *d)
 {
 	return hs->hook == NF_INET_LOCAL_OUT &&
 	       (d->index == BW_REASON_UNMANAGED || d->index == BW_REASON_CLOSED);
 }
 
 /* A container's start sends some of these from its port: no news to anybody. */
-static bool bw_logs_reason(const struct bw_state *st, u32 index)
+static bool bw_log_wants_reason(const struct bw_state *st, u32 index)
 {
 	return st->log_defaults && index < BW_REASON_MAX &&
 	       index != BW_REASON_BARE_PORT_NEIGHBOUR;
 }
 
 /* Out of line: most packets are only counted. */
-static noinline unsigned int bw_act(const struct bw_state *st,
-				    struct sk_buff *skb,
-				    const struct nf_hook_state *hs,
-				    const struct bw_decision *d)
+static noinline unsigned int bw_verdict_act(const struct bw_state *st,
+					    struct sk_buff *skb,
+					    const struct nf_hook_state *hs,
+					    const struct bw_decision *d)
 {
 	bool drop = d->action == BW_ACTION_DENY || d->action == BW_ACTION_REJECT;
 
-	if (d->log || (drop && bw_logs_reason(st, d->index)))
+	if (d->log || (drop && bw_log_wants_reason(st, d->index)))
 		bw_log(st, skb, hs, d);
 	if (d->action == BW_ACTION_ALLOW || st->mode == BW_MODE_AUDIT)
 		return NF_ACCEPT;
 	if (d->action == BW_ACTION_QUEUE)
 		return bw_queue(&st->rules->rule[d->index - BW_REASON_MAX], skb, hs);
-	if (d->action == BW_ACTION_REJECT || bw_tells_the_host(hs, d))
+	if (d->action == BW_ACTION_REJECT || bw_fails_senders_call(hs, d))
 		return bw_reject(skb, hs);
 	return NF_DROP;
 }
 
 static __always_inline unsigned int
-bw_carry_out(const struct bw_state *st, struct sk_buff *skb,
-	     const struct nf_hook_state *hs, const struct bw_decision *d)
+bw_verdict_apply(const struct bw_state *st, struct sk_buff *skb,
+		 const struct nf_hook_state *hs, const struct bw_decision *d)
 {
 	if (likely(d->action == BW_ACTION_ALLOW && !d->log))
 		return NF_ACCEPT;
-	return bw_act(st, skb, hs, d);
+	return bw_verdict_act(st, skb, hs, d);
 }
 
 /* A way of its own, so that the usual one keeps nothing for after the event. */
-static noinline unsigned int bw_carry_out_traced(const struct bw_state *st,
-						 struct sk_buff *skb,
-						 const struct nf_hook_state *hs,
-						 const struct bw_decision *d)
+static noinline unsigned int bw_verdict_apply_traced(const struct bw_state *st,
+						     struct sk_buff *skb,
+						     const struct nf_hook_state *hs,
+						     const struct bw_decision *d)
 {
-	bw_trace_judged(st, skb, hs, d);
-	return bw_carry_out(st, skb, hs, d);
+	bw_trace_verdict(st, skb, hs, d);
+	return bw_verdict_apply(st, skb, hs, d);
 }
 
 /* Into the hooks: see build.c. A branch for traces must not cost a call. */
@@ -227,8 +227,8 @@ __always_inline unsigned int bw_verdict(const struct bw_state *st,
 	bw_count(st->counters, d->index, skb->len);
 	/* Off, one instruction that does nothing. */
 	if (trace_bw_verdict_enabled())
-		return bw_carry_out_traced(st, skb, hs, d);
-	return bw_carry_out(st, skb, hs, d);
+		return bw_verdict_apply_traced(st, skb, hs, d);
+	return bw_verdict_apply(st, skb, hs, d);
 }
 
 unsigned int bw_verdict_builtin(const struct bw_state *st, struct sk_buff *skb,

@@ -29,15 +29,17 @@
 #include "memo.c"
 #include "reason.c"
 
-/* Traces. */
+/* Packets: reading them. */
 #include "l4.c"
+#include "packet.c"
+
+/* Traces. */
 #include "trace_event.h"
 #include "trace_read.c"
 #include "trace_term.c"
 #include "trace.c"
 
 /* Data path. */
-#include "packet.c"
 #include "verdict.c"
 #include "register.c"
 #include "hook.c"

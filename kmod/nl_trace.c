@@ -11,29 +11,29 @@ static u32 bw_nl_get_u32(const struct genl_info *info, int attr, u32 absent)
 	return info->attrs[attr] ? nla_get_u32(info->attrs[attr]) : absent;
 }
 
-static int bw_nl_trace_request_read(struct genl_info *info, struct bw_trace_request *w)
+static int bw_nl_trace_request_read(struct genl_info *info, struct bw_trace_request *request)
 {
 	const struct nlattr *terms = info->attrs[BW_ATTR_TRACE_TERM];
 
-	w->seconds = bw_nl_get_u32(info, BW_ATTR_TRACE_SECONDS, 60);
-	w->events = bw_nl_get_u32(info, BW_ATTR_TRACE_EVENTS, 100000);
-	w->rate = bw_nl_get_u32(info, BW_ATTR_TRACE_RATE, 5000);
-	if (!w->seconds || w->seconds > BW_MAX_TRACE_SECONDS ||
-	    !w->events || w->events > BW_MAX_TRACE_EVENTS ||
-	    !w->rate || w->rate > BW_MAX_TRACE_RATE) {
+	request->seconds = bw_nl_get_u32(info, BW_ATTR_TRACE_SECONDS, 60);
+	request->events = bw_nl_get_u32(info, BW_ATTR_TRACE_EVENTS, 100000);
+	request->rate = bw_nl_get_u32(info, BW_ATTR_TRACE_RATE, 5000);
+	if (!request->seconds || request->seconds > BW_MAX_TRACE_SECONDS ||
+	    !request->events || request->events > BW_MAX_TRACE_EVENTS ||
+	    !request->rate || request->rate > BW_MAX_TRACE_RATE) {
 		NL_SET_ERR_MSG(info->extack,
 			       "a trace takes 1 to 3600 seconds, 1 to 10000000 events, 1 to 1000000 a second");
 		return -ERANGE;
 	}
 	if (!terms)
 		return 0;
-	if (!nla_len(terms) || nla_len(terms) % sizeof(*w->term)) {
+	if (!nla_len(terms) || nla_len(terms) % sizeof(*request->term)) {
 		NL_SET_ERR_MSG_ATTR(info->extack, terms,
 				    "not a whole number of terms");
 		return -EINVAL;
 	}
-	w->term = nla_data(terms);
-	w->n_term = nla_len(terms) / sizeof(*w->term);
+	request->term = nla_data(terms);
+	request->n_term = nla_len(terms) / sizeof(*request->term);
 	return 0;
 }
 
@@ -77,14 +77,14 @@ static int bw_nl_trace_reply(struct sk_buff *skb, struct genl_info *info,
 static int bw_nl_trace_do_begin(struct genl_info *info,
 				struct bw_trace_report *r)
 {
-	struct bw_trace_request w = {};
+	struct bw_trace_request request = {};
 	const char *why = NULL;
 	int err;
 
-	err = bw_nl_trace_request_read(info, &w);
+	err = bw_nl_trace_request_read(info, &request);
 	if (err)
 		return err;
-	err = bw_trace_begin(info->snd_portid, &w, r, &why);
+	err = bw_trace_begin(info->snd_portid, &request, r, &why);
 	if (why && info->extack)
 		info->extack->_msg = why;
 	return err;

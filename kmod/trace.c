@@ -360,22 +360,22 @@ static void bw_trace_expire(struct work_struct *work)
 }
 
 /* Those that leave something out ahead of the others. */
-static void bw_trace_copy_terms(struct bw_trace *t, const struct bw_trace_request *w)
+static void bw_trace_copy_terms(struct bw_trace *t, const struct bw_trace_request *request)
 {
 	u32 i;
 
-	for (i = 0; i < w->n_term; i++)
-		if (w->term[i].flags & BW_TERM_F_EXCEPT)
-			t->term[t->n_term++] = w->term[i];
+	for (i = 0; i < request->n_term; i++)
+		if (request->term[i].flags & BW_TERM_F_EXCEPT)
+			t->term[t->n_term++] = request->term[i];
 	t->n_except = t->n_term;
-	for (i = 0; i < w->n_term; i++)
-		if (!(w->term[i].flags & BW_TERM_F_EXCEPT))
-			t->term[t->n_term++] = w->term[i];
+	for (i = 0; i < request->n_term; i++)
+		if (!(request->term[i].flags & BW_TERM_F_EXCEPT))
+			t->term[t->n_term++] = request->term[i];
 }
 
-static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *w)
+static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *request)
 {
-	struct bw_trace *t = kzalloc(struct_size(t, term, w->n_term),
+	struct bw_trace *t = kzalloc(struct_size(t, term, request->n_term),
 				     GFP_KERNEL_ACCOUNT);
 
 	if (!t)
@@ -383,13 +383,13 @@ static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *
 	bw_trace_last_id = bw_trace_last_id + 1 ? : 1;
 	t->id = bw_trace_last_id;
 	t->portid = portid;
-	t->rate = w->rate;
-	t->events = w->events;
-	t->until = jiffies + w->seconds * HZ;
+	t->rate = request->rate;
+	t->events = request->events;
+	t->until = jiffies + request->seconds * HZ;
 	t->state = BW_TRACE_RUNNING;
 	t->window = jiffies;
-	atomic_set(&t->left, w->events);
-	bw_trace_copy_terms(t, w);
+	atomic_set(&t->left, request->events);
+	bw_trace_copy_terms(t, request);
 	return t;
 }
 
@@ -408,7 +408,7 @@ static int bw_trace_slot(u32 portid, const char **why)
 	return -EUSERS;
 }
 
-static int bw_trace_start(u32 portid, const struct bw_trace_request *w,
+static int bw_trace_start(u32 portid, const struct bw_trace_request *request,
 			  struct bw_trace_report *r, const char **why)
 {
 	int slot = bw_trace_slot(portid, why), err;
@@ -416,7 +416,7 @@ static int bw_trace_start(u32 portid, const struct bw_trace_request *w,
 
 	if (slot < 0)
 		return slot;
-	t = bw_trace_new(portid, w);
+	t = bw_trace_new(portid, request);
 	if (!t)
 		return -ENOMEM;
 	if (!bw_trace_on) {
@@ -433,20 +433,20 @@ static int bw_trace_start(u32 portid, const struct bw_trace_request *w,
 	return 0;
 }
 
-int bw_trace_begin(u32 portid, const struct bw_trace_request *w,
+int bw_trace_begin(u32 portid, const struct bw_trace_request *request,
 		   struct bw_trace_report *r, const char **why)
 {
 	u32 i;
 	int err;
 
-	for (i = 0; i < w->n_term; i++) {
-		if (bw_term_is_valid(&w->term[i]))
+	for (i = 0; i < request->n_term; i++) {
+		if (bw_term_is_valid(&request->term[i]))
 			continue;
 		*why = "a term's family, flags or prefix length is wrong";
 		return -EINVAL;
 	}
 	mutex_lock(&bw_trace_mutex);
-	err = bw_trace_start(portid, w, r, why);
+	err = bw_trace_start(portid, request, r, why);
 	mutex_unlock(&bw_trace_mutex);
 	return err;
 }

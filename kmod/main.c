@@ -118,15 +118,15 @@ static void __exit bw_exit(void)
 	bw_window_exit();
 	bw_exchange_stop();
 	/*
-	 * Nothing is queued any more. What waits is dropped when a hook goes, but
-	 * for a queue whose listener has just ended: that one's by RCU. Both want
-	 * the hooks in place that the packets came from.
+	 * No packet is queued any more. Unregistering a hook drops those that wait,
+	 * except in a queue whose listener has just ended: RCU drops these. Both
+	 * need the hooks that the packets came from.
 	 */
 	bw_tag_exit(&init_net);
 	rcu_barrier();
 	bw_hook_exit(&init_net);
 	bw_bridged_exit();
-	/* Their notifiers read the state: gone before it. */
+	/* Their notifiers read the state. */
 	bw_net_exit();
 	bw_link_exit();
 	bw_offload_exit();

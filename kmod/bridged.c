@@ -14,7 +14,8 @@
 #include "bridged.h"
 #include "counters.h"
 #include "guard.h"
-#include "hook.h"
+#include "lock.h"
+#include "register.h"
 
 /* What a PPPoE session's frame begins with; RFC 2516, section 4. */
 struct bw_pppoe {
@@ -66,7 +67,7 @@ static unsigned int bw_bridged_hook(void *priv, struct sk_buff *skb,
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 
-	if (!st || !st->closed || !bw_guards_port(hs->out) || !bw_frame_has_ip(skb))
+	if (!st || !st->closed || !bw_guard_has_port(hs->out) || !bw_frame_has_ip(skb))
 		return NF_ACCEPT;
 	local_bh_disable();
 	bw_count(st->counters, BW_REASON_CLOSED, skb->len);
@@ -79,7 +80,7 @@ static const struct nf_hook_ops bw_bridged_ops =
 
 static bool bw_bridged_on;
 
-int bw_bridged_open(void)
+int bw_bridged_add(void)
 {
 	int err;
 
@@ -90,7 +91,7 @@ int bw_bridged_open(void)
 	return err;
 }
 
-static void bw_bridged_close(void)
+static void bw_bridged_remove(void)
 {
 	if (!bw_bridged_on)
 		return;
@@ -103,15 +104,15 @@ static bool bw_bridged_needs(const struct bw_state *st)
 	return st && st->closed;
 }
 
-void bw_bridged_keep(const struct bw_state *st, const struct bw_state *spare)
+void bw_bridged_drop_unneeded(const struct bw_state *st, const struct bw_state *saved)
 {
 	lockdep_assert_held(&bw_mutex);
-	if (!bw_bridged_needs(st) && !bw_bridged_needs(spare))
-		bw_bridged_close();
+	if (!bw_bridged_needs(st) && !bw_bridged_needs(saved))
+		bw_bridged_remove();
 }
 
 void bw_bridged_exit(void)
 {
-	bw_bridged_close();
+	bw_bridged_remove();
 	synchronize_net();
 }

@@ -6,16 +6,17 @@
 #ifndef _BW_BRIDGED_H
 #define _BW_BRIDGED_H
 
+#include "api.h"
 #include "state.h"
 
 /*
  * The hook is there while a state needs it: before one that is closed, and gone
  * when neither the state nor what a roll back would restore is. Opening may fail
- * for want of memory. Context: process; bw_mutex for bw_bridged_keep().
+ * for want of memory. Context: process; bw_mutex for bw_bridged_drop_unneeded().
  */
-int bw_bridged_open(void);
-void bw_bridged_keep(const struct bw_state *st, const struct bw_state *spare);
+BW_API int bw_bridged_add(void);
+BW_API void bw_bridged_drop_unneeded(const struct bw_state *st, const struct bw_state *saved);
 /* No packet is in the hook any more when it returns. */
-void bw_bridged_exit(void);
+BW_API void bw_bridged_exit(void);
 
 #endif /* _BW_BRIDGED_H */

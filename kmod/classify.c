@@ -63,13 +63,8 @@ static const u8 bw_class_by_kind[__BW_KIND_MAX][__BW_KIND_MAX] = {
 	},
 };
 
-u8 bw_class_of(u8 from_kind, u8 to_kind)
-{
-	return bw_class_by_kind[from_kind][to_kind];
-}
-
-static __always_inline struct bw_home *
-bw_home4_find(const struct bw_endpoints *e, __be32 addr)
+static __always_inline struct bw_ep_loc *
+bw_ep4_find(const struct bw_endpoints *e, __be32 addr)
 {
 	struct bw_ep4 *slots = e->v4.slots;
 	u32 i = bw_table_home(&e->v4, bw_ep4_hash(&e->v4, addr));
@@ -78,11 +73,11 @@ bw_home4_find(const struct bw_endpoints *e, __be32 addr)
 		if (!slots[i].addr)
 			return NULL;
 		if (slots[i].addr == addr)
-			return &slots[i].home;
+			return &slots[i].loc;
 	}
 }
 
-static struct bw_home *bw_home6_find(const struct bw_endpoints *e,
+static struct bw_ep_loc *bw_ep6_find(const struct bw_endpoints *e,
 				     const union bw_addr *addr)
 {
 	struct bw_ep6 *slots = e->v6.slots;
@@ -94,16 +89,16 @@ static struct bw_home *bw_home6_find(const struct bw_endpoints *e,
 			return NULL;
 		if (slots[i].addr[0] == addr->v6[0] &&
 		    slots[i].addr[1] == addr->v6[1])
-			return &slots[i].home;
+			return &slots[i].loc;
 	}
 }
 
-struct bw_home *bw_home_find(const struct bw_endpoints *e, u8 family,
+struct bw_ep_loc *bw_ep_find(const struct bw_endpoints *e, u8 family,
 			     const union bw_addr *addr)
 {
 	if (family == AF_INET)
-		return bw_home4_find(e, addr->v4);
-	return bw_home6_find(e, addr);
+		return bw_ep4_find(e, addr->v4);
+	return bw_ep6_find(e, addr);
 }
 
 /* The last cell that starts at or below the address; cell 0 starts at 0. */
@@ -161,15 +156,15 @@ static __always_inline bool bw_differs(u32 shown, u32 known)
 }
 
 /* A router behind the guard may report on its neighbour's flow. */
-static noinline bool bw_error_is_genuine(const struct bw_endpoints *e,
-					 const struct bw_query *q,
-					 const struct bw_party *p, bool *known)
+static noinline bool bw_error_source_is_genuine(const struct bw_endpoints *e,
+						const struct bw_query *q,
+						const struct bw_party *p, bool *known)
 {
-	const struct bw_home *home = bw_home_find(e, p->family, &q->source);
+	const struct bw_ep_loc *loc = bw_ep_find(e, p->family, &q->source);
 
-	*known = home;
-	return !home || (!bw_differs(p->link, home->link) &&
-			 !bw_differs(p->port, home->port));
+	*known = loc;
+	return !loc || (!bw_differs(p->link, loc->link) &&
+			!bw_differs(p->port, loc->port));
 }
 
 /* false: the packet's source is somebody else's, or shows up elsewhere. */
@@ -180,27 +175,27 @@ static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 {
 	const struct bw_party *p = &q->side[side];
 	bool sender = q->sender == side, known;
-	const struct bw_home *home;
+	const struct bw_ep_loc *loc;
 
 	*id = BW_ID_UNMANAGED;
 	if (sender && unlikely(q->flags & BW_Q_ERROR)) {
-		if (!bw_error_is_genuine(e, q, p, &known))
+		if (!bw_error_source_is_genuine(e, q, p, &known))
 			return false;
 		if (!known)
 			return true;
 		sender = false;
 	}
-	home = likely(p->family == AF_INET) ? bw_home4_find(e, p->addr.v4) :
-					      bw_home6_find(e, &p->addr);
-	if (unlikely(!home)) {
+	loc = likely(p->family == AF_INET) ? bw_ep4_find(e, p->addr.v4) :
+					      bw_ep6_find(e, &p->addr);
+	if (unlikely(!loc)) {
 		if (side == BW_RESPONDER && bw_is_group(p))
 			*id = bw_cell_identity(r, p, BW_KIND_WORLD);
 		return true;
 	}
 	/* A closed endpoint proves nothing. */
-	if (bw_differs(p->link, home->link) || bw_differs(p->port, home->port))
-		return !sender || READ_ONCE(home->identity) == BW_ID_UNMANAGED;
-	*id = READ_ONCE(home->identity);
+	if (bw_differs(p->link, loc->link) || bw_differs(p->port, loc->port))
+		return !sender || READ_ONCE(loc->identity) == BW_ID_UNMANAGED;
+	*id = READ_ONCE(loc->identity);
 	return true;
 }
 
@@ -316,7 +311,7 @@ bw_published_find(const struct bw_endpoints *e, u8 family, u8 proto, u16 port,
 	}
 }
 
-bool bw_publish(const struct bw_endpoints *e, struct bw_query *q)
+bool bw_published_resolve(const struct bw_endpoints *e, struct bw_query *q)
 {
 	struct bw_party *to = &q->side[BW_RESPONDER];
 	union bw_addr addr = { .v6 = { 0, 0 } };
@@ -324,7 +319,7 @@ bool bw_publish(const struct bw_endpoints *e, struct bw_query *q)
 	u16 port = q->service;
 	u8 proto = q->service >> 16;
 
-	if (!bw_bit(e->published_port, port))
+	if (!bw_bit_test(e->published_port, port))
 		return false;
 	if (to->family == AF_INET)
 		addr.v4 = to->addr.v4;

@@ -8,6 +8,8 @@
 #ifndef _BW_CLASSIFY_H
 #define _BW_CLASSIFY_H
 
+#include "api.h"
+#include "bits.h"
 #include "shim.h"
 #include "table.h"
 #include "uapi/bridgewarden.h"
@@ -22,7 +24,7 @@ union bw_addr {
 struct bw_party {
 	union bw_addr addr;
 	u32 link;	/* ifindex of the guarded link shown; 0: not shown */
-	u32 port;	/* of it, as in struct bw_home, shown; 0: not shown */
+	u32 port;	/* of it, as in struct bw_ep_loc, shown; 0: not shown */
 	u8 family;
 	u8 kind;	/* enum bw_kind */
 };
@@ -43,6 +45,24 @@ struct bw_query {
 	u8 flags;			/* BW_Q_* */
 	union bw_addr source;		/* with BW_Q_ERROR only */
 };
+
+static inline void bw_party_set(struct bw_party *p, u8 kind, u32 link, u32 port)
+{
+	p->kind = kind;
+	p->link = link;
+	p->port = port;
+}
+
+/* The side of the packet's sender, and the other one. */
+static inline struct bw_party *bw_sender(struct bw_query *q)
+{
+	return &q->side[q->sender];
+}
+
+static inline struct bw_party *bw_receiver(struct bw_query *q)
+{
+	return &q->side[!q->sender];
+}
 
 #define BW_CLASS_NONE	0xff		/* no guarded link, no host ingress */
 
@@ -92,7 +112,7 @@ struct bw_rules {
 };
 
 /* Whose an address is and where it lives. */
-struct bw_home {
+struct bw_ep_loc {
 	u32 identity;	/* set to BW_ID_UNMANAGED when link or port goes */
 	u32 link;
 	u32 port;	/* 0: unknown; above INT_MAX: the namespace of a child */
@@ -100,12 +120,12 @@ struct bw_home {
 
 struct bw_ep4 {
 	__be32 addr;	/* 0: unused slot */
-	struct bw_home home;
+	struct bw_ep_loc loc;
 };
 
 struct bw_ep6 {
 	u64 addr[2];
-	struct bw_home home;
+	struct bw_ep_loc loc;
 	u32 used;
 };
 
@@ -119,6 +139,12 @@ struct bw_published {
 	u8 to_family;
 };
 
+/* Whether a port is the namespace of a macvlan or ipvlan child: its inode number. */
+static inline bool bw_port_is_child(u32 port)
+{
+	return port > U32_MAX / 2;
+}
+
 #define BW_PORTS	65536
 
 struct bw_endpoints {
@@ -129,36 +155,25 @@ struct bw_endpoints {
 	u32 n_v6;
 	u32 n_published;
 	/* Whether any socket on this host port is published: one cheap look. */
-	unsigned long published_port[BW_PORTS / (8 * sizeof(unsigned long))];
+	unsigned long published_port[BW_BIT_WORDS(BW_PORTS)];
 	/* Whether a link or port with these low bits occurs in v4 or v6. */
-	unsigned long ifindex_used[BW_PORTS / (8 * sizeof(unsigned long))];
+	unsigned long ifindex_used[BW_BIT_WORDS(BW_PORTS)];
 };
-
-static inline bool bw_bit(const unsigned long *map, u16 i)
-{
-	return map[i / (8 * sizeof(long))] >> (i % (8 * sizeof(long))) & 1;
-}
-
-static inline void bw_set_bit(unsigned long *map, u16 i)
-{
-	map[i / (8 * sizeof(long))] |= 1UL << (i % (8 * sizeof(long)));
-}
 
 static inline u32 bw_service(u8 proto, u16 port)
 {
 	return (u32)proto << 16 | port;
 }
 
-void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
-		 const struct bw_query *q, struct bw_decision *d);
-u8 bw_class_of(u8 from_kind, u8 to_kind);
+BW_API void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
+			const struct bw_query *q, struct bw_decision *d);
 
 /* The container behind a socket of docker-proxy takes the host's place. */
-bool bw_publish(const struct bw_endpoints *e, struct bw_query *q);
+BW_API bool bw_published_resolve(const struct bw_endpoints *e, struct bw_query *q);
 
 /* NULL: no endpoint has the address. */
-struct bw_home *bw_home_find(const struct bw_endpoints *e, u8 family,
-			     const union bw_addr *addr);
+BW_API struct bw_ep_loc *bw_ep_find(const struct bw_endpoints *e, u8 family,
+				    const union bw_addr *addr);
 
 /* How slots hash, shared with the builder. */
 static inline u64 bw_ep4_hash(const struct bw_table *t, __be32 addr)

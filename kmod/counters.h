@@ -9,6 +9,8 @@
 #include <linux/types.h>
 #include <linux/u64_stats_sync.h>
 
+#include "api.h"
+
 struct bw_count {
 	u64_stats_t packets;
 	u64_stats_t bytes;
@@ -26,11 +28,11 @@ struct bw_counters {
 	struct bw_count *cpu[];
 };
 
-struct bw_counters *bw_counters_new(u32 n);
-void bw_counters_free(struct bw_counters *c);
+BW_API struct bw_counters *bw_counters_new(u32 n);
+BW_API void bw_counters_free(struct bw_counters *c);
 /* What this ruleset itself has counted; without what it inherited. */
-struct bw_total bw_counters_own(const struct bw_counters *c, u32 i);
-struct bw_total bw_counters_total(const struct bw_counters *c, u32 i);
+BW_API struct bw_total bw_counters_own(const struct bw_counters *c, u32 i);
+BW_API struct bw_total bw_counters_total(const struct bw_counters *c, u32 i);
 
 /* This CPU's; bottom halves must be off, here and below. */
 static inline struct bw_count *bw_count_of(const struct bw_counters *c, u32 i)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Guarded links. Patterns are compared with names only here, when a link
- * appears, is renamed or goes and at a commit; packets see a byte map and a small
- * table of interface numbers. Nothing in the notifier may allocate, and a link
- * that should be guarded must never be left open for want of room.
+ * appears or is renamed and at a commit; packets see a byte map and a small
+ * table of interface numbers. Nothing here may allocate, and a link that should
+ * be guarded must never be left open for want of room.
  *
  * Readers take no lock. A slot goes from free to a number and from a number to
  * GONE; it becomes free again only where no search can pass over it.
@@ -13,19 +13,18 @@
 #include <net/net_namespace.h>
 
 #include "guard.h"
-#include "memo.h"
-#include "state.h"
+#include "lock.h"
 
 #define BW_GUARD_FREE	0
 #define BW_GUARD_GONE	U32_MAX	/* no interface number: those are positive ints */
 
-bool bw_guard_map[1 << BW_GUARD_BITS] __read_mostly;
-u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
+BW_DATA bool bw_guard_map[1 << BW_GUARD_BITS] __read_mostly;
+BW_DATA u32 bw_guard_slot[BW_GUARD_SLOTS] __read_mostly;
 static u32 bw_guard_links;
 static bool bw_guard_full __read_mostly; /* a byte alone means guarded */
 static const struct bw_guards *bw_guard_patterns;
 
-static u32 bw_guard_low(u32 ifindex)
+static u32 bw_guard_map_index(u32 ifindex)
 {
 	return ifindex & ((1 << BW_GUARD_BITS) - 1);
 }
@@ -52,7 +51,7 @@ bool bw_guard_probe(u32 ifindex)
 }
 
 /* The flag comes before the link to the bridge, and goes after it: br_add_if(). */
-bool bw_guards_port(const struct net_device *dev)
+bool bw_guard_has_port(const struct net_device *dev)
 {
 	const struct net_device *bridge;
 
@@ -93,22 +92,22 @@ static void bw_guard_add(const struct net_device *dev)
 	}
 	/* A reader that sees the byte must find the slot. */
 	smp_wmb();
-	WRITE_ONCE(bw_guard_map[bw_guard_low(ifindex)], true);
+	WRITE_ONCE(bw_guard_map[bw_guard_map_index(ifindex)], true);
 }
 
-static bool bw_guard_low_taken(u32 low)
+static bool bw_guard_map_in_use(u32 low)
 {
 	u32 i;
 
 	for (i = 0; i < BW_GUARD_SLOTS; i++)
 		if (bw_guard_slot[i] != BW_GUARD_FREE &&
 		    bw_guard_slot[i] != BW_GUARD_GONE &&
-		    bw_guard_low(bw_guard_slot[i]) == low)
+		    bw_guard_map_index(bw_guard_slot[i]) == low)
 			return true;
 	return false;
 }
 
-static void bw_guard_remove(u32 ifindex)
+void bw_guard_remove(u32 ifindex)
 {
 	u32 i = bw_guard_find(ifindex);
 
@@ -124,11 +123,11 @@ static void bw_guard_remove(u32 ifindex)
 		}
 	}
 	/* Bytes of links that found no slot cannot be told apart: all stay. */
-	if (!bw_guard_full && !bw_guard_low_taken(bw_guard_low(ifindex)))
-		WRITE_ONCE(bw_guard_map[bw_guard_low(ifindex)], false);
+	if (!bw_guard_full && !bw_guard_map_in_use(bw_guard_map_index(ifindex)))
+		WRITE_ONCE(bw_guard_map[bw_guard_map_index(ifindex)], false);
 }
 
-bool bw_guards_match(const struct bw_guards *g, const struct net_device *dev)
+bool bw_guard_matches(const struct bw_guards *g, const struct net_device *dev)
 {
 	u32 i;
 
@@ -147,11 +146,11 @@ void bw_guard_add_matching(const struct bw_guards *g)
 	ASSERT_RTNL();
 	lockdep_assert_held(&bw_mutex);
 	for_each_netdev(&init_net, dev)
-		if (bw_guards_match(g, dev))
+		if (bw_guard_matches(g, dev))
 			bw_guard_add(dev);
 }
 
-void bw_guard_keep_matching(const struct bw_guards *g)
+void bw_guard_drop_others(const struct bw_guards *g)
 {
 	struct net_device *dev;
 
@@ -159,8 +158,16 @@ void bw_guard_keep_matching(const struct bw_guards *g)
 	lockdep_assert_held(&bw_mutex);
 	bw_guard_patterns = g;
 	for_each_netdev(&init_net, dev)
-		if (!bw_guards_match(g, dev))
+		if (!bw_guard_matches(g, dev))
 			bw_guard_remove(dev->ifindex);
+}
+
+void bw_guard_update(const struct net_device *dev)
+{
+	if (bw_guard_matches(bw_guard_patterns, dev))
+		bw_guard_add(dev);
+	else
+		bw_guard_remove(dev->ifindex);
 }
 
 int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
@@ -178,49 +185,4 @@ int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
 			return err;
 	}
 	return 0;
-}
-
-static int bw_guard_event(struct notifier_block *nb, unsigned long event,
-			  void *ptr)
-{
-	const struct net_device *dev = netdev_notifier_info_to_dev(ptr);
-
-	if (!net_eq(dev_net(dev), &init_net))
-		return NOTIFY_DONE;
-	mutex_lock(&bw_mutex);
-	switch (event) {
-	case NETDEV_REGISTER:
-	case NETDEV_CHANGENAME:
-		if (bw_guards_match(bw_guard_patterns, dev))
-			bw_guard_add(dev);
-		else
-			bw_guard_remove(dev->ifindex);
-		break;
-	case NETDEV_UNREGISTER:
-		/* Endpoints first: they must not outlive their link. */
-		bw_state_close_link(dev->ifindex);
-		bw_guard_remove(dev->ifindex);
-		break;
-	default:
-		goto out;
-	}
-	bw_memo_forget();
-out:
-	mutex_unlock(&bw_mutex);
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block bw_guard_notifier = {
-	.notifier_call = bw_guard_event,
-};
-
-/* Registering replays NETDEV_REGISTER for every link there is. */
-int bw_guard_init(void)
-{
-	return register_netdevice_notifier_net(&init_net, &bw_guard_notifier);
-}
-
-void bw_guard_exit(void)
-{
-	unregister_netdevice_notifier_net(&init_net, &bw_guard_notifier);
 }

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Which links are guarded: a test for the packet path that costs one byte in
- * the common case, and the control side that keeps it true as links come and go.
+ * the common case, and the table behind it.
  */
 #ifndef _BW_GUARD_H
 #define _BW_GUARD_H
 
 #include <linux/netdevice.h>
 
+#include "api.h"
 #include "uapi/bridgewarden.h"
 
 #define BW_GUARD_BITS	16
@@ -20,11 +21,11 @@ struct bw_guards {
 };
 
 /* By the last bits of a link's number; a byte each: cheaper to ask than a bit. */
-extern bool bw_guard_map[1 << BW_GUARD_BITS];
+BW_API bool bw_guard_map[1 << BW_GUARD_BITS];
 
-extern u32 bw_guard_slot[BW_GUARD_SLOTS];
+BW_API u32 bw_guard_slot[BW_GUARD_SLOTS];
 
-bool bw_guard_probe(u32 ifindex);
+BW_API bool bw_guard_probe(u32 ifindex);
 
 /* Half of the test: false is certain. Read plainly, to be one instruction. */
 static __always_inline bool bw_maybe_guarded(u32 ifindex)
@@ -47,7 +48,8 @@ static __always_inline bool bw_guarded(const struct net_device *dev)
 	return dev && bw_guarded_index(dev->ifindex);
 }
 
-bool bw_guards_port(const struct net_device *dev);
+/* Whether the master of a bridge port is guarded, or there is none (yet). */
+BW_API bool bw_guard_has_port(const struct net_device *dev);
 
 /*
  * A port of a guarded bridge by itself. The bridge hands up frames for reserved
@@ -57,22 +59,25 @@ bool bw_guards_port(const struct net_device *dev);
  */
 static __always_inline bool bw_bare_port(const struct net_device *dev)
 {
-	return dev && unlikely(netif_is_bridge_port(dev)) && bw_guards_port(dev);
+	return dev && unlikely(netif_is_bridge_port(dev)) && bw_guard_has_port(dev);
 }
 
-bool bw_guards_match(const struct bw_guards *g, const struct net_device *dev);
+BW_API bool bw_guard_matches(const struct bw_guards *g,
+			     const struct net_device *dev);
 
 /*
  * Changing the patterns takes two steps, so that the caller can publish its
- * ruleset between them and no link is unguarded meanwhile. rtnl and bw_mutex.
+ * ruleset between them and no link is unguarded meanwhile. Context: process;
+ * rtnl and bw_mutex are held.
  */
-void bw_guard_add_matching(const struct bw_guards *g);
-void bw_guard_keep_matching(const struct bw_guards *g);
+BW_API void bw_guard_add_matching(const struct bw_guards *g);
+BW_API void bw_guard_drop_others(const struct bw_guards *g);
 
-/* Calls back for each guarded link held exactly. bw_mutex. */
-int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg);
+/* One link has appeared or was renamed, or goes. Context: bw_mutex is held. */
+BW_API void bw_guard_update(const struct net_device *dev);
+BW_API void bw_guard_remove(u32 ifindex);
 
-int bw_guard_init(void);
-void bw_guard_exit(void);
+/* Calls back for each guarded link held exactly. Context: bw_mutex is held. */
+BW_API int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg);
 
 #endif /* _BW_GUARD_H */

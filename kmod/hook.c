@@ -12,36 +12,22 @@
 #include <linux/netfilter_ipv6.h>
 #include <net/netfilter/nf_conntrack.h>
 
-#include "chain.h"
 #include "guard.h"
 #include "hook.h"
 #include "memo.h"
 #include "packet.h"
+#include "register.h"
 #include "state.h"
 #include "trace.h"
 #include "verdict.h"
 
-static void bw_stand_at(struct bw_party *p, const struct net_device *dev,
-			bool guarded, u32 port)
+static void bw_party_set_dev(struct bw_party *p, const struct net_device *dev,
+			     bool guarded, u32 port)
 {
 	if (guarded)
-		bw_stand(p, BW_KIND_GUARDED, dev->ifindex, port);
+		bw_party_set(p, BW_KIND_GUARDED, dev->ifindex, port);
 	else
-		bw_stand(p, BW_KIND_WORLD, 0, 0);
-}
-
-unsigned int bw_builtin(const struct bw_state *st, struct sk_buff *skb,
-			const struct nf_hook_state *hs, u32 reason)
-{
-	struct bw_decision d = {
-		.index = reason,
-		.action = BW_ACTION_DENY,
-		.class = BW_CLASS_NONE,
-	};
-
-	if (reason == BW_REASON_NEIGHBOUR || reason == BW_REASON_HOST_ERROR)
-		d.action = BW_ACTION_ALLOW;
-	return bw_verdict(st, skb, hs, &d);
+		bw_party_set(p, BW_KIND_WORLD, 0, 0);
 }
 
 /* epoch: from before anything was asked; 0: the verdict is not kept. */
@@ -59,7 +45,7 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	    hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
 		return NF_ACCEPT;
 	if (epoch && d.action == BW_ACTION_ALLOW && !d.log)
-		bw_memo_keep(skb, hs, epoch, bw_count_of(st->counters, d.index));
+		bw_memo_store(skb, hs, epoch, bw_count_of(st->counters, d.index));
 	return bw_verdict(st, skb, hs, &d);
 }
 
@@ -73,12 +59,12 @@ bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 	int reason;
 
 	if (unlikely(st->closed))
-		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
+		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD, &q);
 	if (unlikely(reason >= 0))
-		return bw_builtin(st, skb, hs, reason);
-	bw_stand_at(bw_sender(&q), from, in, nf_bridge_get_physinif(skb));
-	bw_stand_at(bw_receiver(&q), hs->out, out, 0);
+		return bw_verdict_builtin(st, skb, hs, reason);
+	bw_party_set_dev(bw_sender(&q), from, in, nf_bridge_get_physinif(skb));
+	bw_party_set_dev(bw_receiver(&q), hs->out, out, 0);
 	return bw_judge(st, skb, hs, &q, epoch);
 }
 
@@ -129,7 +115,7 @@ static noinline unsigned int bw_refuse_bare_port(struct sk_buff *skb,
 	if (hs->hook == NF_INET_LOCAL_OUT && bw_packet_is_neighbour(skb, hs->pf))
 		reason = BW_REASON_BARE_PORT_NEIGHBOUR;
 	local_bh_disable();
-	verdict = bw_builtin(st, skb, &now, reason);
+	verdict = bw_verdict_builtin(st, skb, &now, reason);
 	local_bh_enable();
 	return verdict;
 }
@@ -154,12 +140,12 @@ bw_pass_forward(struct sk_buff *skb, const struct nf_hook_state *hs, bool six)
 	if (likely(!bw_maybe_guarded(hs->in->ifindex) &&
 		   !bw_maybe_guarded(hs->out->ifindex)))
 		return NF_ACCEPT;
-	if (unlikely(!bw_memo_is_ours()))
+	if (unlikely(!bw_memo_is_exclusive()))
 		return bw_judge_forward_slowly(skb, hs);
 	/* Before anything else is read, see memo.h. */
 	epoch = smp_load_acquire(&bw_epoch);
 	/* Who listens hears of every verdict, so each is taken. */
-	if (!trace_bw_verdict_enabled() && bw_memo_passes(skb, hs, six, epoch))
+	if (!trace_bw_verdict_enabled() && bw_memo_accepts(skb, hs, six, epoch))
 		return NF_ACCEPT;
 	return bw_judge_forward(skb, hs, epoch);
 }
@@ -187,7 +173,7 @@ static bool bw_host_traffic_matters(const struct bw_state *st,
 	if (st->rules->host_ingress)
 		return true;
 	return !bw_packet_host_port(skb, IP_CT_DIR_ORIGINAL, &port) ||
-	       bw_bit(st->endpoints->published_port, port);
+	       bw_bit_test(st->endpoints->published_port, port);
 }
 
 /*
@@ -204,19 +190,19 @@ static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
 	int reason;
 
 	if (unlikely(st->closed))
-		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
+		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf,
 				BW_TO_HOST | (in ? BW_AT_GUARD : 0), &q);
 	if (unlikely(reason >= 0)) {
 		if (!in && !st->rules->host_ingress)
 			return NF_ACCEPT;
-		return bw_builtin(st, skb, hs, reason);
+		return bw_verdict_builtin(st, skb, hs, reason);
 	}
-	bw_stand_at(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
+	bw_party_set_dev(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
 	if (hs->in->flags & IFF_LOOPBACK)
-		bw_stand(bw_sender(&q), BW_KIND_HOST, 0, 0);
-	bw_stand(bw_receiver(&q), BW_KIND_HOST, 0, 0);
-	if (q.sender == BW_INITIATOR && bw_publish(st->endpoints, &q))
+		bw_party_set(bw_sender(&q), BW_KIND_HOST, 0, 0);
+	bw_party_set(bw_receiver(&q), BW_KIND_HOST, 0, 0);
+	if (q.sender == BW_INITIATOR && bw_published_resolve(st->endpoints, &q))
 		return bw_judge(st, skb, hs, &q, 0);
 	if (!in && !st->rules->host_ingress)
 		return NF_ACCEPT;
@@ -242,16 +228,16 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 }
 
 /* What was received and yet comes by LOCAL_OUT was relayed, by IPVS for one. */
-static void bw_stand_origin(struct bw_party *p, const struct sk_buff *skb)
+static void bw_party_from_skb(struct bw_party *p, const struct sk_buff *skb)
 {
 	u32 origin = skb->skb_iif;
 
 	if (!origin)
-		bw_stand(p, BW_KIND_HOST, 0, 0);
+		bw_party_set(p, BW_KIND_HOST, 0, 0);
 	else if (bw_guarded_index(origin))
-		bw_stand(p, BW_KIND_GUARDED, origin, 0);
+		bw_party_set(p, BW_KIND_GUARDED, origin, 0);
 	else
-		bw_stand(p, BW_KIND_WORLD, 0, 0);
+		bw_party_set(p, BW_KIND_WORLD, 0, 0);
 }
 
 static unsigned int bw_judge_sent(struct sk_buff *skb,
@@ -265,17 +251,17 @@ static unsigned int bw_judge_sent(struct sk_buff *skb,
 	if (!st)
 		return NF_ACCEPT;
 	if (unlikely(st->closed))
-		return bw_builtin(st, skb, hs, BW_REASON_CLOSED);
+		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	if (!skb->skb_iif)
 		where |= BW_FROM_HOST;
 	reason = bw_packet_read(skb, hs->pf, where, &q);
 	if (unlikely(reason >= 0))
-		return bw_builtin(st, skb, hs, reason);
-	bw_stand_origin(bw_sender(&q), skb);
-	bw_stand_at(bw_receiver(&q), hs->out, true, 0);
+		return bw_verdict_builtin(st, skb, hs, reason);
+	bw_party_from_skb(bw_sender(&q), skb);
+	bw_party_set_dev(bw_receiver(&q), hs->out, true, 0);
 	/* docker-proxy answers a container: judged as its question was. */
 	if (q.sender == BW_RESPONDER)
-		bw_publish(st->endpoints, &q);
+		bw_published_resolve(st->endpoints, &q);
 	return bw_judge(st, skb, hs, &q, 0);
 }
 
@@ -313,11 +299,11 @@ static noinline unsigned int bw_judge_answer(const struct bw_state *st,
 	now.out = out;
 	if (bw_packet_read(skb, hs->pf, BW_FROM_HOST, &q) >= 0)
 		return NF_ACCEPT;
-	bw_stand(bw_sender(&q), BW_KIND_HOST, 0, 0);
-	bw_stand_at(bw_receiver(&q), out, false, 0);
+	bw_party_set(bw_sender(&q), BW_KIND_HOST, 0, 0);
+	bw_party_set_dev(bw_receiver(&q), out, false, 0);
 	if (out->flags & IFF_LOOPBACK)
-		bw_stand(bw_receiver(&q), BW_KIND_HOST, 0, 0);
-	if (q.sender != BW_RESPONDER || !bw_publish(st->endpoints, &q))
+		bw_party_set(bw_receiver(&q), BW_KIND_HOST, 0, 0);
+	if (q.sender != BW_RESPONDER || !bw_published_resolve(st->endpoints, &q))
 		return NF_ACCEPT;
 	local_bh_disable();
 	bw_classify(st->rules, st->endpoints, &q, &d);
@@ -334,7 +320,7 @@ static bool bw_answer_matters(const struct bw_state *st,
 
 	return st->local_in &&
 	       bw_packet_host_port(skb, IP_CT_DIR_REPLY, &port) &&
-	       bw_bit(st->endpoints->published_port, port);
+	       bw_bit_test(st->endpoints->published_port, port);
 }
 
 /* Behind NAT, which may have sent the packet another way since it came here. */
@@ -356,8 +342,8 @@ static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
 }
 
 /* A bridged packet comes without its in-device, and a routed multicast. */
-static const struct net_device *bw_came_from(const struct sk_buff *skb,
-					     const struct nf_hook_state *hs)
+static const struct net_device *bw_in_dev(const struct sk_buff *skb,
+					  const struct nf_hook_state *hs)
 {
 	if (hs->in)
 		return hs->in;
@@ -378,7 +364,7 @@ static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
 	if (!st || !READ_ONCE(st->at_post_routing))
 		return NF_ACCEPT;
 	/* The host's own: judged at LOCAL_OUT. */
-	from = bw_came_from(skb, hs);
+	from = bw_in_dev(skb, hs);
 	if (!from)
 		return NF_ACCEPT;
 	in = bw_guarded(from);
@@ -391,7 +377,7 @@ static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
 	return verdict;
 }
 
-/* Whoever comes behind could send a packet another way; traces alone do. */
+/* Run after NAT and mangle, so that the route is final. Only trace hooks run later. */
 #define BW_HOOK_LATE	(NF_IP_PRI_LAST - 1)
 
 /* Those at POST_ROUTING come last: they are there for one placement only. */
@@ -412,32 +398,6 @@ static const struct nf_hook_ops bw_hook_ops[BW_HOOK_PLACES] = {
 /* How many of them are registered. bw_mutex, but for loading and unloading. */
 static u32 bw_hooks = BW_HOOKS_ALWAYS;
 
-int bw_hook_register(struct net *net, const struct nf_hook_ops *ops,
-		     unsigned int n, u8 *conntrack_pf)
-{
-	int err;
-
-	*conntrack_pf = NFPROTO_INET;
-	err = nf_ct_netns_get(net, *conntrack_pf);
-	if (err) {
-		*conntrack_pf = NFPROTO_IPV4;
-		err = nf_ct_netns_get(net, *conntrack_pf);
-	}
-	if (err)
-		return err;
-	err = nf_register_net_hooks(net, ops, n);
-	if (err)
-		nf_ct_netns_put(net, *conntrack_pf);
-	return err;
-}
-
-void bw_hook_unregister(struct net *net, const struct nf_hook_ops *ops,
-			unsigned int n, u8 conntrack_pf)
-{
-	nf_unregister_net_hooks(net, ops, n);
-	nf_ct_netns_put(net, conntrack_pf);
-}
-
 static u8 bw_conntrack_pf;
 
 int bw_hook_init(struct net *net)
@@ -455,17 +415,17 @@ void bw_hook_exit(struct net *net)
 	synchronize_net();
 }
 
-static bool bw_hook_late(const struct bw_state *st)
+static bool bw_hook_needs_late(const struct bw_state *st)
 {
 	return st && st->placement == BW_PLACEMENT_POSTROUTING;
 }
 
-int bw_hook_open(const struct bw_state *st)
+int bw_hook_add_needed(const struct bw_state *st)
 {
 	int err;
 
 	lockdep_assert_held(&bw_mutex);
-	if (!bw_hook_late(st) || bw_hooks > BW_HOOKS_ALWAYS)
+	if (!bw_hook_needs_late(st) || bw_hooks > BW_HOOKS_ALWAYS)
 		return 0;
 	err = nf_register_net_hooks(&init_net, bw_hook_ops + BW_HOOKS_ALWAYS,
 				    BW_HOOK_PLACES - BW_HOOKS_ALWAYS);
@@ -474,19 +434,22 @@ int bw_hook_open(const struct bw_state *st)
 	return err;
 }
 
-void bw_hook_keep(const struct bw_state *st, const struct bw_state *spare)
+void bw_hook_drop_unneeded(const struct bw_state *st,
+			   const struct bw_state *saved)
 {
 	lockdep_assert_held(&bw_mutex);
-	if (bw_hook_late(st) || bw_hook_late(spare) || bw_hooks == BW_HOOKS_ALWAYS)
+	if (bw_hook_needs_late(st) || bw_hook_needs_late(saved) || bw_hooks == BW_HOOKS_ALWAYS)
 		return;
 	nf_unregister_net_hooks(&init_net, bw_hook_ops + BW_HOOKS_ALWAYS,
 				BW_HOOK_PLACES - BW_HOOKS_ALWAYS);
 	bw_hooks = BW_HOOKS_ALWAYS;
 }
 
-static u32 bw_hook_bit(const struct nf_hook_ops *ops)
+const struct nf_hook_ops *bw_hook_registered(u32 *n)
 {
-	return 1U << ((ops->pf == NFPROTO_IPV4 ? 0 : 8) + ops->hooknum);
+	lockdep_assert_held(&bw_mutex);
+	*n = bw_hooks;
+	return bw_hook_ops;
 }
 
 bool bw_hook_is_ours(nf_hookfn *fn)
@@ -497,114 +460,4 @@ bool bw_hook_is_ours(nf_hookfn *fn)
 		if (bw_hook_ops[i].hook == fn)
 			return true;
 	return false;
-}
-
-/*
- * The hooks of a place but a trace's at its ends, which only look; so the number
- * of the first one, and behind the last one.
- */
-static void bw_hook_span(const struct nf_hook_entries *entries, u32 *begin,
-			 u32 *end)
-{
-	*begin = 0;
-	*end = entries->num_hook_entries;
-	while (*begin < *end && bw_trace_is_ours(entries->hooks[*begin].hook))
-		++*begin;
-	while (*begin < *end && bw_trace_is_ours(entries->hooks[*end - 1].hook))
-		--*end;
-}
-
-/*
- * Who runs where ours should not have them: at LOCAL_OUT behind it, else ahead.
- * false: ours is not there.
- */
-static bool bw_hook_others(const struct nf_hook_ops *ops,
-			   const struct nf_hook_entries *entries, u32 *begin,
-			   u32 *end)
-{
-	u32 own;
-
-	bw_hook_span(entries, begin, end);
-	for (own = *begin; own < *end; own++)
-		if (entries->hooks[own].hook == ops->hook)
-			break;
-	if (ops->priority == NF_IP_PRI_FIRST)
-		*end = own;
-	else if (own < *end)
-		*begin = own + 1;
-	return own < entries->num_hook_entries &&
-	       entries->hooks[own].hook == ops->hook;
-}
-
-u32 bw_hook_first(const struct net *net)
-{
-	const struct nf_hook_entries *entries;
-	u32 first = 0, i, begin, end;
-
-	lockdep_assert_held(&bw_mutex);
-	rcu_read_lock();
-	for (i = 0; i < bw_hooks; i++) {
-		entries = bw_chain(net, bw_hook_ops[i].pf, bw_hook_ops[i].hooknum);
-		if (!entries)
-			continue;
-		if (bw_hook_others(&bw_hook_ops[i], entries, &begin, &end) &&
-		    begin == end)
-			first |= bw_hook_bit(&bw_hook_ops[i]);
-	}
-	rcu_read_unlock();
-	return first;
-}
-
-u32 bw_hook_expected(void)
-{
-	u32 expected = 0, i;
-
-	lockdep_assert_held(&bw_mutex);
-	for (i = 0; i < bw_hooks; i++)
-		expected |= bw_hook_bit(&bw_hook_ops[i]);
-	return expected;
-}
-
-static int bw_hook_tell_place(const struct nf_hook_ops *ops,
-			      const struct nf_hook_entries *entries,
-			      int (*fn)(const char *who, void *arg), void *arg)
-{
-	static const char *const places[] = {
-		[NF_INET_LOCAL_IN] = "LOCAL_IN",
-		[NF_INET_FORWARD] = "FORWARD",
-		[NF_INET_LOCAL_OUT] = "LOCAL_OUT (behind us)",
-		[NF_INET_POST_ROUTING] = "POST_ROUTING",
-	};
-	char who[BW_HOOK_WHO_LEN];
-	u32 begin, end, i;
-	int err;
-
-	bw_hook_others(ops, entries, &begin, &end);
-	for (i = begin; i < end && i < begin + BW_HOOK_TOLD; i++) {
-		scnprintf(who, sizeof(who), "%s %s %ps",
-			  ops->pf == NFPROTO_IPV4 ? "IPv4" : "IPv6",
-			  places[ops->hooknum], entries->hooks[i].hook);
-		err = fn(who, arg);
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-int bw_hook_tell_ahead(const struct net *net,
-		       int (*fn)(const char *who, void *arg), void *arg)
-{
-	const struct nf_hook_entries *entries;
-	int err = 0;
-	u32 i;
-
-	lockdep_assert_held(&bw_mutex);
-	rcu_read_lock();
-	for (i = 0; i < bw_hooks && !err; i++) {
-		entries = bw_chain(net, bw_hook_ops[i].pf, bw_hook_ops[i].hooknum);
-		if (entries)
-			err = bw_hook_tell_place(&bw_hook_ops[i], entries, fn, arg);
-	}
-	rcu_read_unlock();
-	return err;
 }

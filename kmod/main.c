@@ -8,8 +8,10 @@
 #include <net/genetlink.h>
 
 #include "bridged.h"
-#include "guard.h"
+#include "exchange.h"
 #include "hook.h"
+#include "lifetime.h"
+#include "link.h"
 #include "memo.h"
 #include "netlink.h"
 #include "netns.h"
@@ -19,6 +21,7 @@
 #include "trace.h"
 #include "txn.h"
 #include "version.h"
+#include "window.h"
 
 static char *closed[BW_MAX_GUARDS];
 static unsigned int n_closed;
@@ -26,9 +29,9 @@ module_param_array(closed, charp, &n_closed, 0444);
 MODULE_PARM_DESC(closed, "guard these link patterns from load on and drop everything at them until the first commit (closed=docker0,br-[0-f][0-f][0-f][0-f]????????)");
 
 static bool bw_loaded;
-static bool bw_asked;	/* before it was loaded */
+static bool bw_hold_at_load;
 
-static int bw_hold_set(const char *text, const struct kernel_param *kp)
+static int bw_param_hold_set(const char *text, const struct kernel_param *kp)
 {
 	bool hold = true;
 	int err = text ? kstrtobool(text, &hold) : 0;
@@ -36,24 +39,24 @@ static int bw_hold_set(const char *text, const struct kernel_param *kp)
 	if (err)
 		return err;
 	if (bw_loaded)
-		bw_state_hold(hold);
+		bw_hold_set(hold);
 	else
-		bw_asked = hold;
+		bw_hold_at_load = hold;
 	return 0;
 }
 
-static int bw_hold_get(char *buffer, const struct kernel_param *kp)
+static int bw_param_hold_get(char *buffer, const struct kernel_param *kp)
 {
-	return sprintf(buffer, "%c\n", bw_state_holds() ? 'Y' : 'N');
+	return sprintf(buffer, "%c\n", bw_hold_get() ? 'Y' : 'N');
 }
 
-static const struct kernel_param_ops bw_hold_ops = {
+static const struct kernel_param_ops bw_param_hold_ops = {
 	.flags = KERNEL_PARAM_OPS_FL_NOARG,
-	.set = bw_hold_set,
-	.get = bw_hold_get,
+	.set = bw_param_hold_set,
+	.get = bw_param_hold_get,
 };
 
-module_param_cb(hold, &bw_hold_ops, NULL, 0644);
+module_param_cb(hold, &bw_param_hold_ops, NULL, 0644);
 MODULE_PARM_DESC(hold, "refuse to be unloaded while links are guarded; write N to unload it all the same (default N)");
 
 static int __init bw_init(void)
@@ -63,15 +66,15 @@ static int __init bw_init(void)
 	err = bw_memo_init();
 	if (err)
 		return err;
-	err = bw_guard_init();
+	err = bw_link_init();
 	if (err)
 		goto memo;
-	err = bw_state_init(closed, n_closed);
+	err = bw_exchange_init(closed, n_closed);
 	if (err)
-		goto guard;
+		goto link;
 	err = bw_hook_init(&init_net);
 	if (err)
-		goto guard;
+		goto link;
 	err = bw_tag_init(&init_net);
 	if (err)
 		goto hook;
@@ -85,7 +88,7 @@ static int __init bw_init(void)
 	if (err)
 		goto trace;
 	bw_loaded = true;
-	bw_state_hold(bw_asked);
+	bw_hold_set(bw_hold_at_load);
 	return 0;
 
 trace:
@@ -96,8 +99,8 @@ tag:
 	bw_tag_exit(&init_net);
 hook:
 	bw_hook_exit(&init_net);
-guard:
-	bw_guard_exit();
+link:
+	bw_link_exit();
 	bw_bridged_exit();
 	bw_offload_exit();
 	bw_state_exit();
@@ -112,19 +115,20 @@ static void __exit bw_exit(void)
 	bw_netlink_exit();
 	bw_trace_exit();
 	bw_txn_exit();
-	bw_state_stop();
+	bw_window_exit();
+	bw_exchange_stop();
 	/*
-	 * Nothing is queued any more. What waits is dropped when a hook goes, but
-	 * for a queue whose listener has just ended: that one's by RCU. Both want
-	 * the hooks in place that the packets came from.
+	 * No packet is queued any more. Unregistering a hook drops those that wait,
+	 * except in a queue whose listener has just ended: RCU drops these. Both
+	 * need the hooks that the packets came from.
 	 */
 	bw_tag_exit(&init_net);
 	rcu_barrier();
 	bw_hook_exit(&init_net);
 	bw_bridged_exit();
-	/* Their notifiers read the state: gone before it. */
+	/* Their notifiers read the state. */
 	bw_net_exit();
-	bw_guard_exit();
+	bw_link_exit();
 	bw_offload_exit();
 	bw_state_exit();
 	rcu_barrier();

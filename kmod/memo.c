@@ -8,13 +8,12 @@
 #include <linux/topology.h>
 
 #include "memo.h"
-#include "state.h"
+#include "lock.h"
 
-DEFINE_PER_CPU(struct bw_memo *, bw_memos);
-u32 bw_epoch __read_mostly = 1;
+BW_DATA u32 bw_epoch __read_mostly = 1;
 
-void bw_memo_keep(const struct sk_buff *skb, const struct nf_hook_state *hs,
-		  u32 epoch, struct bw_count *count)
+void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
+		   u32 epoch, struct bw_count *count)
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
@@ -43,7 +42,7 @@ void bw_memo_keep(const struct sk_buff *skb, const struct nf_hook_state *hs,
 	*m = k;
 }
 
-void bw_memo_forget(void)
+void bw_memo_invalidate(void)
 {
 	lockdep_assert_held(&bw_mutex);
 	if (!bw_epoch)

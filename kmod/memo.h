@@ -19,6 +19,7 @@
 #include <linux/preempt.h>
 #include <net/netfilter/nf_conntrack.h>
 
+#include "api.h"
 #include "counters.h"
 
 #define BW_MEMO_BITS	10	/* entries of each CPU */
@@ -33,7 +34,8 @@ struct bw_memo {
 	struct bw_count *count;	/* of this CPU */
 } __aligned(BW_MEMO_SIZE);
 
-DECLARE_PER_CPU(struct bw_memo *, bw_memos);
+/* Here, because a declaration of a per-CPU variable cannot be static. */
+static DEFINE_PER_CPU(struct bw_memo *, bw_memos);
 
 /*
  * Whether nobody else touches this CPU's entries until the hook returns. Not so
@@ -41,7 +43,7 @@ DECLARE_PER_CPU(struct bw_memo *, bw_memos);
  * answers NF_REPEAT, a multicast route that resolves waiting packets), nor under
  * PREEMPT_RT, where sections with bottom halves off preempt each other.
  */
-static __always_inline bool bw_memo_is_ours(void)
+static __always_inline bool bw_memo_is_exclusive(void)
 {
 	return !IS_ENABLED(CONFIG_PREEMPT_RT) && softirq_count();
 }
@@ -50,7 +52,7 @@ static __always_inline bool bw_memo_is_ours(void)
  * Of verdicts that may be remembered, see above. 0: after 2^32 changes none is,
  * which is slow, rather than one that is that old.
  */
-extern u32 bw_epoch;
+BW_API u32 bw_epoch;
 
 /* What of a conntrack entry's status belongs to a verdict. */
 #define BW_MEMO_STATUS	(IPS_TEMPLATE | IPS_EXPECTED | IPS_DST_NAT)
@@ -125,11 +127,11 @@ static __always_inline struct bw_memo *bw_memo_at6(u64 flow, u64 a, u64 b,
 /*
  * Whether a packet like it has passed; then it is counted. Written without a
  * struct to compare with: the kernel would clear one first. Context: as
- * bw_memo_is_ours() has it.
+ * bw_memo_is_exclusive() has it.
  */
-static __always_inline bool bw_memo_passes(const struct sk_buff *skb,
-					   const struct nf_hook_state *hs,
-					   bool six, u32 epoch)
+static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
+					    const struct nf_hook_state *hs,
+					    bool six, u32 epoch)
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
@@ -160,13 +162,13 @@ static __always_inline bool bw_memo_passes(const struct sk_buff *skb,
 }
 
 /* epoch: as it was before the state was asked. count: in that state. */
-void bw_memo_keep(const struct sk_buff *skb, const struct nf_hook_state *hs,
-		  u32 epoch, struct bw_count *count);
+BW_API void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
+			  u32 epoch, struct bw_count *count);
 
-/* Nothing remembered holds any more. bw_mutex. */
-void bw_memo_forget(void);
+/* Nothing remembered holds any more. Context: bw_mutex is held. */
+BW_API void bw_memo_invalidate(void);
 
-int bw_memo_init(void);
-void bw_memo_exit(void);
+BW_API int bw_memo_init(void);
+BW_API void bw_memo_exit(void);
 
 #endif /* _BW_MEMO_H */

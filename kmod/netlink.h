@@ -5,7 +5,9 @@
 #ifndef _BW_NETLINK_H
 #define _BW_NETLINK_H
 
-int bw_netlink_init(void);
-void bw_netlink_exit(void);
+#include "api.h"
+
+BW_API int bw_netlink_init(void);
+BW_API void bw_netlink_exit(void);
 
 #endif /* _BW_NETLINK_H */

@@ -6,10 +6,12 @@
 #ifndef _BW_OFFLOAD_H
 #define _BW_OFFLOAD_H
 
+#include "api.h"
+
 /* All of them; when it returns none is left that began before. May sleep. */
-void bw_offload_end(void);
+BW_API void bw_offload_end(void);
 /* The same a moment later, from where sleeping is no option. */
-void bw_offload_end_soon(void);
-void bw_offload_exit(void);
+BW_API void bw_offload_end_soon(void);
+BW_API void bw_offload_exit(void);
 
 #endif /* _BW_OFFLOAD_H */

@@ -8,14 +8,12 @@
 #include <linux/icmpv6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
-#include <net/ip.h>
 #include <net/ipv6.h>
 #include <net/ndisc.h>
 #include <net/netfilter/nf_conntrack.h>
 
+#include "l4.h"
 #include "packet.h"
-
-#define BW_ICMPV6_REDIRECT	NDISC_REDIRECT
 
 /* The packet's own transport, where no connection speaks for it. */
 struct bw_header {
@@ -64,24 +62,14 @@ static bool bw_transport_read(const struct sk_buff *skb, int offset,
 static bool bw_header_read(const struct sk_buff *skb, u8 pf,
 			   struct bw_header *h)
 {
-	unsigned int offset = 0;
-	unsigned short fragment = 0;
-	int proto;
+	struct bw_l4 l4;
 
-	if (pf == NFPROTO_IPV4) {
-		const struct iphdr *ip = ip_hdr(skb);
-
-		if (ip->frag_off & htons(IP_OFFSET))
-			return false;
-		h->proto = ip->protocol;
-		return bw_transport_read(skb, skb_network_offset(skb) + ip->ihl * 4, h);
-	}
-	proto = ipv6_find_hdr(skb, &offset, -1, &fragment, NULL);
-	if (proto < 0 || fragment)
+	if (!bw_l4_find(skb, pf, &l4))
 		return false;
-	h->proto = proto;
-	h->hop_limit = ipv6_hdr(skb)->hop_limit;
-	return bw_transport_read(skb, offset, h);
+	h->proto = l4.proto;
+	if (pf != NFPROTO_IPV4)
+		h->hop_limit = ipv6_hdr(skb)->hop_limit;
+	return bw_transport_read(skb, l4.offset, h);
 }
 
 /* Without these no IPv6 link works, whatever the policy. */
@@ -95,7 +83,7 @@ static bool bw_is_neighbour(const struct bw_header *h, unsigned int where)
 	case NDISC_ROUTER_SOLICITATION:
 		return h->hop_limit == 255;
 	case NDISC_ROUTER_ADVERTISEMENT:
-	case BW_ICMPV6_REDIRECT:
+	case NDISC_REDIRECT:
 		/* A container must not pose as its neighbours' router. */
 		return h->hop_limit == 255 &&
 		       where & (BW_FROM_HOST | BW_TO_HOST);
@@ -175,8 +163,8 @@ static bool bw_same_address(const union nf_inet_addr *a,
  * begun at either end of it; if at neither, its parent cannot speak for it.
  * Returns the connection to judge by and corrects whose packet this is.
  */
-static const struct nf_conn *bw_parent(const struct nf_conn *ct, u8 pf,
-				       u8 *sender)
+static const struct nf_conn *bw_outermost_master(const struct nf_conn *ct, u8 pf,
+						 u8 *sender)
 {
 	const struct nf_conn *top = ct;
 	const union nf_inet_addr *began;
@@ -194,13 +182,6 @@ static const struct nf_conn *bw_parent(const struct nf_conn *ct, u8 pf,
 	return top;
 }
 
-static bool bw_has_ports(u8 proto)
-{
-	return proto == IPPROTO_TCP || proto == IPPROTO_UDP ||
-	       proto == IPPROTO_UDPLITE || proto == IPPROTO_SCTP ||
-	       proto == IPPROTO_DCCP;
-}
-
 static u16 bw_tuple_port(const struct nf_conn *ct)
 {
 	const struct nf_conntrack_tuple *original =
@@ -211,8 +192,7 @@ static u16 bw_tuple_port(const struct nf_conn *ct)
 	case IPPROTO_ICMPV6:
 		return original->dst.u.icmp.type << 8 | original->dst.u.icmp.code;
 	}
-	/* Keys of GRE and the like are no ports. */
-	return bw_has_ports(original->dst.protonum) ?
+	return bw_l4_has_ports(original->dst.protonum) ?
 	       ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all) : 0;
 }
 
@@ -250,7 +230,7 @@ static void bw_read_outside(const struct nf_conn *ct, u8 pf,
 		return;
 	}
 	bw_tuple_address(&q->side[BW_RESPONDER].addr, &original->dst.u3, pf);
-	if (bw_has_ports(original->dst.protonum))
+	if (bw_l4_has_ports(original->dst.protonum))
 		q->service = bw_service(original->dst.protonum,
 					ntohs(original->dst.u.all));
 }
@@ -266,7 +246,7 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 	q->sender = CTINFO2DIR(ctinfo) == IP_CT_DIR_ORIGINAL ? BW_INITIATOR :
 							       BW_RESPONDER;
 	if (unlikely(test_bit(IPS_EXPECTED_BIT, &ct->status))) {
-		ct = bw_parent(ct, pf, &q->sender);
+		ct = bw_outermost_master(ct, pf, &q->sender);
 	} else if (unlikely(related)) {
 		if (where & (BW_FROM_HOST | BW_INSIDE_OUT))
 			return BW_REASON_HOST_ERROR;

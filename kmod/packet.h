@@ -10,6 +10,7 @@
 #include <linux/netfilter/nf_conntrack_tuple_common.h>
 #include <linux/skbuff.h>
 
+#include "api.h"
 #include "classify.h"
 
 #define BW_READ_QUERY	-1	/* the query is filled in */
@@ -26,18 +27,18 @@
  * BW_READ_QUERY, or the enum bw_reason that decides without the rules. Fills
  * addresses, service, sender and flags; kinds and links are the hook's.
  */
-int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
-		   struct bw_query *q);
+BW_API int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
+			  struct bw_query *q);
 
 /* Neighbour or multicast listener discovery as the host itself sends it. */
-bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf);
+BW_API bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf);
 
 /*
  * For a packet to the host (dir: original) or of its own (reply): the local port
  * its connection goes to, 0 where it is one that the host began, and whether
  * conntrack knows.
  */
-bool bw_packet_host_port(const struct sk_buff *skb,
-			 enum ip_conntrack_dir dir, u16 *port);
+BW_API bool bw_packet_host_port(const struct sk_buff *skb,
+				enum ip_conntrack_dir dir, u16 *port);
 
 #endif /* _BW_PACKET_H */

@@ -36,7 +36,7 @@ static inline u64 bw_random(void)
 	return get_random_u64();
 }
 
-static inline void bw_breathe(void)
+static inline void bw_resched(void)
 {
 	cond_resched();
 }

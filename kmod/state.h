@@ -1,21 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The state in force: rules, endpoints, guards and counters under one RCU
- * pointer, so that no packet sees half of a commit. Rules and endpoints are
- * structs of their own: either can be exchanged without the other.
- *
- * Lock order: transactions -> rtnl -> bw_mutex. Building happens under the
- * first only; what is done under the others never allocates, but for opening
- * containers' namespaces (netns.c), which comes before anything is changed.
+ * A state is what judging needs: rules, endpoints, guards and counters under one
+ * RCU pointer, so that no packet sees half of a commit. Rules and endpoints are
+ * structs of their own: either can be exchanged without the other. There are at
+ * most two states: the one in force, and the saved one that a roll back restores.
  */
 #ifndef _BW_STATE_H
 #define _BW_STATE_H
 
-#include <linux/mutex.h>
 #include <linux/rcupdate.h>
 
 #include "counters.h"
 #include "guard.h"
+#include "lock.h"
 #include "ruleset.h"
 
 struct bw_state {
@@ -41,8 +38,7 @@ struct bw_state {
 };
 
 /* NULL: nothing is judged. */
-extern struct bw_state __rcu *bw_state;
-extern struct mutex bw_mutex;
+BW_API struct bw_state __rcu *bw_state;
 
 static inline struct bw_state *bw_state_locked(void)
 {
@@ -55,48 +51,38 @@ static inline u64 bw_state_generation(const struct bw_state *st)
 	return st ? st->generation : 0;
 }
 
-struct bw_state *bw_state_new(const struct bw_draft *d, struct bw_fault *f);
-void bw_state_free(struct bw_state *st);
-
-struct bw_commit {
-	u64 expect;		/* generation */
-	u32 timeout;		/* seconds of the confirm window, 0: none */
-	bool dry_run;
-};
-
-#define BW_CONFIRM_MAX	(24 * 60 * 60)
+/*
+ * Checks a draft and builds a state from it. Returns NULL with the fault filled
+ * in. Context: process, may sleep; the draft must not change meanwhile.
+ */
+BW_API struct bw_state *bw_state_new(const struct bw_draft *d,
+				     struct bw_fault *f);
+BW_API void bw_state_free(struct bw_state *st);
 
 /*
- * Takes st over unless it fails; on a dry run st is freed. Returns 0 and the
- * generation in force, or a negative errno with the fault filled in.
+ * Adds to each rule of one state what fn returns for the rule with the same key
+ * in the other; of equal keys the first pairs with the first. Context: bw_mutex
+ * is held.
  */
-int bw_state_commit(struct bw_state *st, const struct bw_draft *d,
-		    const struct bw_commit *c, u64 *generation,
-		    struct bw_fault *f);
-/* Both end an open confirm window; expect: NULL or the generation in force. */
-int bw_state_confirm(const u64 *expect, struct bw_fault *f);
-int bw_state_rollback(const u64 *expect, struct bw_fault *f);
+BW_API void bw_state_inherit(struct bw_state *to, const struct bw_state *from,
+			     struct bw_total (*fn)(const struct bw_counters *c, u32 i));
 
-/* No change from now on, and no unload. */
-int bw_state_seal(const u64 *expect, struct bw_fault *f);
-bool bw_state_sealed(void);	/* bw_mutex */
+/* 0, or -ESTALE with the fault filled in. Context: bw_mutex is held. */
+BW_API int bw_state_expect(u64 generation, struct bw_fault *f);
 
-/* Whether the module refuses to be unloaded while links are guarded. */
-void bw_state_hold(bool hold);
-bool bw_state_holds(void);
+/* What a roll back would restore; NULL: nothing. Context: bw_mutex is held. */
+BW_API struct bw_state *bw_state_saved(void);
+BW_API void bw_state_save(struct bw_state *st);
 
-/* Seconds left of an open confirm window; 0: none open. bw_mutex. */
-u32 bw_state_confirm_remaining(void);
+/*
+ * Closes the endpoints, in both states, that are behind a link or port, or
+ * behind a child of a link in the namespace with this inode number. The caller
+ * invalidates the memo. Context: bw_mutex is held.
+ */
+BW_API void bw_state_close_link(u32 ifindex);
+BW_API void bw_state_close_child(u32 link, u32 inum);
 
-/* What a roll back would restore; NULL: nothing. bw_mutex. */
-const struct bw_state *bw_state_spare(void);
-
-/* A link or port is gone, or a child of a link from its namespace: bw_mutex. */
-void bw_state_close_link(u32 ifindex);
-void bw_state_close_place(u32 link, u32 port);
-
-int bw_state_init(char *const *closed, u32 n_closed);
-void bw_state_stop(void);	/* no roll back, nothing is judged from now on */
-void bw_state_exit(void);	/* no packet may be in a hook any more */
+/* Frees both. No packet may be in a hook any more. */
+BW_API void bw_state_exit(void);
 
 #endif /* _BW_STATE_H */

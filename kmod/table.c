@@ -51,7 +51,7 @@ static enum bw_table_result bw_table_fill(struct bw_table *t,
 		}
 		memcpy(p, slot, ops->slot_size);
 		if (!(i & 0xfff))
-			bw_breathe();
+			bw_resched();
 	}
 	return BW_TABLE_OK;
 }
@@ -71,7 +71,7 @@ static u32 bw_table_longest_run(const struct bw_table *t,
 		if (run > longest)
 			longest = run;
 		if (!(i & 0xfff))
-			bw_breathe();
+			bw_resched();
 	}
 	return longest;
 }

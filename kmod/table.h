@@ -9,6 +9,7 @@
 #ifndef _BW_TABLE_H
 #define _BW_TABLE_H
 
+#include "api.h"
 #include "shim.h"
 
 #define BW_TABLE_RUN	32	/* longest run of used slots */
@@ -38,10 +39,10 @@ enum bw_table_result {
 	BW_TABLE_UNSETTLED,	/* no seed and no size brings short runs */
 };
 
-enum bw_table_result bw_table_build(struct bw_table *t,
-				    const struct bw_table_ops *ops,
-				    const void *source, u32 n, u32 *at);
-void bw_table_free(struct bw_table *t);
+BW_API enum bw_table_result bw_table_build(struct bw_table *t,
+					   const struct bw_table_ops *ops,
+					   const void *source, u32 n, u32 *at);
+BW_API void bw_table_free(struct bw_table *t);
 
 /* Products are summed, never mixed by xor: the sum stays universal. */
 static inline u64 bw_hash1(const struct bw_table *t, u64 a)

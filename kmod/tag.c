@@ -10,7 +10,7 @@
 
 #include "counters.h"
 #include "guard.h"
-#include "hook.h"
+#include "register.h"
 #include "state.h"
 #include "tag.h"
 

@@ -8,8 +8,10 @@
 
 #include <net/net_namespace.h>
 
-int bw_tag_init(struct net *net);
+#include "api.h"
+
+BW_API int bw_tag_init(struct net *net);
 /* No frame is in the hook any more when it returns. */
-void bw_tag_exit(struct net *net);
+BW_API void bw_tag_exit(struct net *net);
 
 #endif /* _BW_TAG_H */

@@ -13,27 +13,19 @@
 #undef CREATE_TRACE_POINTS
 
 #include <linux/hash.h>
-#include <linux/icmp.h>
-#include <linux/icmpv6.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
 #include <linux/jhash.h>
 #include <linux/netfilter_bridge.h>
 #include <linux/netfilter_ipv4.h>
-#include <linux/netfilter_ipv6.h>
 #include <linux/netlink.h>
 #include <linux/notifier.h>
-#include <linux/tcp.h>
-#include <linux/udp.h>
 #include <linux/workqueue.h>
-#include <net/ipv6.h>
 #include <net/l3mdev.h>
-#include <net/netfilter/nf_conntrack.h>
-#include <net/netfilter/nf_conntrack_zones.h>
 #include <net/netns/generic.h>
 
+#include "reason.h"
 #include "trace.h"
-#include "verdict.h"
+#include "trace_read.h"
+#include "trace_term.h"
 
 #define BW_TRACE_CLAIM_BITS	10
 
@@ -68,305 +60,11 @@ static u32 bw_trace_last_id;
 static unsigned int bw_trace_net_id __read_mostly;
 static atomic_t bw_trace_blind;
 
-static void bw_trace_settle(struct work_struct *work);
-static DECLARE_WORK(bw_trace_work, bw_trace_settle);
-static DECLARE_DELAYED_WORK(bw_trace_clock, bw_trace_settle);
+static void bw_trace_expire(struct work_struct *work);
+static DECLARE_WORK(bw_trace_work, bw_trace_expire);
+static DECLARE_DELAYED_WORK(bw_trace_clock, bw_trace_expire);
 
-/* What a packet is. */
-
-static int bw_trace_index(const struct net_device *dev)
-{
-	return dev ? dev->ifindex : 0;
-}
-
-static void bw_trace_name(struct bw_trace_device *to,
-			  const struct net_device *dev)
-{
-	if (dev)
-		strscpy(to->name, dev->name, sizeof(to->name));
-}
-
-static u64 bw_trace_cookie(const struct net *net)
-{
-	u64 cookie;
-
-	/* An atomic of the same size before 5.12. */
-	BUILD_BUG_ON(sizeof(net->net_cookie) != sizeof(cookie));
-	memcpy(&cookie, &net->net_cookie, sizeof(cookie));
-	return cookie;
-}
-
-static void bw_trace_tcp(const struct sk_buff *skb, int offset,
-			 struct bw_crossing *c)
-{
-	struct tcphdr buffer;
-	const struct tcphdr *tcp;
-
-	tcp = skb_header_pointer(skb, offset, sizeof(buffer), &buffer);
-	if (!tcp)
-		return;
-	c->sport = ntohs(tcp->source);
-	c->dport = ntohs(tcp->dest);
-	c->flags = tcp_flag_byte(tcp);
-	c->print = jhash_3words((__force u32)tcp->seq,
-				(__force u32)tcp->ack_seq, c->flags, c->print);
-}
-
-static void bw_trace_datagram(const struct sk_buff *skb, int offset,
-			      struct bw_crossing *c)
-{
-	struct udphdr buffer;
-	const struct udphdr *udp;
-	u32 body[2] = {}, *p;
-
-	udp = skb_header_pointer(skb, offset, sizeof(buffer), &buffer);
-	if (!udp)
-		return;
-	c->sport = ntohs(udp->source);
-	c->dport = ntohs(udp->dest);
-	p = skb_header_pointer(skb, offset + sizeof(buffer), sizeof(body), body);
-	if (p)
-		memcpy(body, p, sizeof(body));
-	c->print = jhash_3words(body[0], body[1], (__force u16)udp->len, c->print);
-}
-
-/* An error carries a header that NAT changes: its number must do. */
-static void bw_trace_icmp(const struct sk_buff *skb, int offset,
-			  struct bw_crossing *c)
-{
-	struct icmphdr buffer;
-	const struct icmphdr *icmp;
-	bool echo;
-
-	icmp = skb_header_pointer(skb, offset, sizeof(buffer), &buffer);
-	if (!icmp)
-		return;
-	c->sport = icmp->type;
-	c->dport = icmp->code;
-	echo = c->proto == IPPROTO_ICMP ?
-	       icmp->type == ICMP_ECHO || icmp->type == ICMP_ECHOREPLY :
-	       icmp->type == ICMPV6_ECHO_REQUEST || icmp->type == ICMPV6_ECHO_REPLY;
-	c->print = jhash_2words(icmp->type << 8 | icmp->code,
-				echo ? (__force u16)icmp->un.echo.sequence : 0,
-				c->print);
-}
-
-static void bw_trace_transport(const struct sk_buff *skb, int offset,
-			       struct bw_crossing *c)
-{
-	c->print = jhash_1word(c->proto, c->print);
-	switch (c->proto) {
-	case IPPROTO_TCP:
-		bw_trace_tcp(skb, offset, c);
-		break;
-	case IPPROTO_UDP:
-	case IPPROTO_UDPLITE:
-	case IPPROTO_SCTP:
-	case IPPROTO_DCCP:
-		bw_trace_datagram(skb, offset, c);
-		break;
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		bw_trace_icmp(skb, offset, c);
-		break;
-	}
-	/* 0 means none, in claims. */
-	c->print = c->print ? : 1;
-}
-
-static void bw_trace_headers(const struct sk_buff *skb, u8 pf,
-			     struct bw_crossing *c)
-{
-	unsigned int offset = 0;
-	unsigned short fragment = 0;
-	int proto;
-
-	if (pf == NFPROTO_IPV4) {
-		const struct iphdr *ip = ip_hdr(skb);
-
-		ipv6_addr_set_v4mapped(ip->saddr, (struct in6_addr *)c->saddr);
-		ipv6_addr_set_v4mapped(ip->daddr, (struct in6_addr *)c->daddr);
-		c->proto = ip->protocol;
-		c->print = (__force u16)ip->id;
-		offset = ip->frag_off & htons(IP_OFFSET) ?
-			 skb->len : skb_network_offset(skb) + ip->ihl * 4;
-	} else {
-		memcpy(c->saddr, &ipv6_hdr(skb)->saddr, 16);
-		memcpy(c->daddr, &ipv6_hdr(skb)->daddr, 16);
-		proto = ipv6_find_hdr(skb, &offset, -1, &fragment, NULL);
-		c->proto = proto < 0 ? ipv6_hdr(skb)->nexthdr : proto;
-		if (proto < 0 || fragment)
-			offset = skb->len;
-	}
-	bw_trace_transport(skb, offset, c);
-}
-
-static void bw_trace_connection(const struct nf_conn *ct,
-				enum ip_conntrack_info ctinfo,
-				struct bw_crossing *c)
-{
-	if (!ct) {
-		c->ct = ctinfo == IP_CT_UNTRACKED ? BW_TRACE_CT_UNTRACKED :
-						    BW_TRACE_CT_NONE;
-		return;
-	}
-	switch (ctinfo % IP_CT_IS_REPLY) {
-	case IP_CT_NEW:
-		c->ct = BW_TRACE_CT_NEW;
-		break;
-	case IP_CT_ESTABLISHED:
-		c->ct = BW_TRACE_CT_ESTABLISHED;
-		break;
-	default:
-		c->ct = BW_TRACE_CT_RELATED;
-	}
-	if (CTINFO2DIR(ctinfo) == IP_CT_DIR_REPLY)
-		c->ct += BW_TRACE_CT_REPLY;
-}
-
-/* What the terms ask for. */
-static const struct nf_conn *bw_trace_packet(const struct sk_buff *skb,
-					     const struct nf_hook_state *hs,
-					     struct bw_crossing *c)
-{
-	enum ip_conntrack_info ctinfo;
-	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
-
-	memset(c, 0, sizeof(*c));
-	c->skb = skb;
-	c->pf = hs->pf;
-	c->hook = hs->hook;
-	c->netns = hs->net->ns.inum;
-	c->dev.ifindex = bw_trace_index(skb->dev);
-	c->in.ifindex = bw_trace_index(hs->in);
-	c->out.ifindex = bw_trace_index(hs->out);
-	c->physin = nf_bridge_get_physinif(skb);
-	c->physout = nf_bridge_get_physoutif(skb);
-	bw_trace_headers(skb, hs->pf, c);
-	if (ct && nf_ct_is_template(ct))
-		return NULL;
-	bw_trace_connection(ct, ctinfo, c);
-	return ct;
-}
-
-/* What only those who read it want, once somebody asks for the packet. */
-static void bw_trace_rest(const struct sk_buff *skb,
-			  const struct nf_hook_state *hs,
-			  const struct nf_conn *ct, struct bw_crossing *c)
-{
-	c->cookie = bw_trace_cookie(hs->net);
-	bw_trace_name(&c->dev, skb->dev);
-	bw_trace_name(&c->in, hs->in);
-	bw_trace_name(&c->out, hs->out);
-	c->mark = skb->mark;
-	c->len = skb->len - skb_network_offset(skb);
-	if (!ct)
-		return;
-	c->zone = nf_ct_zone(ct)->id;
-	c->ctid = (__force u32)nf_ct_get_id(ct);
-}
-
-/* Whether a trace asks for it. */
-
-struct bw_trace_ends {
-	const u8 *from;
-	const u8 *to;
-	u16 from_port;
-	u16 to_port;
-};
-
-/* A packet as the terms look at it: its own two ends, and its connection's. */
-struct bw_trace_view {
-	const struct bw_crossing *c;
-	bool host;		/* in the initial namespace */
-	u8 n;
-	struct bw_trace_ends ends[1 + IP_CT_DIR_MAX];
-};
-
-static bool bw_trace_has_ports(u8 proto)
-{
-	return proto != IPPROTO_ICMP && proto != IPPROTO_ICMPV6;
-}
-
-static void bw_trace_view_tuple(struct bw_trace_ends *e,
-				const struct nf_conntrack_tuple *tuple)
-{
-	bool ports = bw_trace_has_ports(tuple->dst.protonum);
-
-	e->from = (const u8 *)&tuple->src.u3;
-	e->to = (const u8 *)&tuple->dst.u3;
-	e->from_port = ports ? ntohs(tuple->src.u.all) : 0;
-	e->to_port = ports ? ntohs(tuple->dst.u.all) : 0;
-}
-
-static void bw_trace_look(struct bw_trace_view *v, const struct bw_crossing *c,
-			  const struct nf_conn *ct, bool host)
-{
-	unsigned int skip = c->pf == NFPROTO_IPV4 ? 12 : 0;
-	bool ports = bw_trace_has_ports(c->proto);
-	int i;
-
-	v->c = c;
-	v->host = host;
-	v->n = 1;
-	v->ends[0].from = c->saddr + skip;
-	v->ends[0].to = c->daddr + skip;
-	v->ends[0].from_port = ports ? c->sport : 0;
-	v->ends[0].to_port = ports ? c->dport : 0;
-	if (!ct)
-		return;
-	for (i = 0; i < IP_CT_DIR_MAX; i++)
-		bw_trace_view_tuple(&v->ends[v->n++], &ct->tuplehash[i].tuple);
-}
-
-static bool bw_trace_within(const u8 *addr, const u8 *prefix, u8 len)
-{
-	u8 bytes = len / 8, rest = len % 8;
-
-	if (memcmp(addr, prefix, bytes))
-		return false;
-	return !rest || !((addr[bytes] ^ prefix[bytes]) >> (8 - rest));
-}
-
-static bool bw_term_meets_ends(const struct bw_nl_term *t,
-			       const struct bw_trace_ends *e)
-{
-	if (t->port && t->port != e->from_port && t->port != e->to_port)
-		return false;
-	return (bw_trace_within(e->from, t->one, t->one_len) &&
-		bw_trace_within(e->to, t->other, t->other_len)) ||
-	       (bw_trace_within(e->to, t->one, t->one_len) &&
-		bw_trace_within(e->from, t->other, t->other_len));
-}
-
-static bool bw_term_meets_place(const struct bw_nl_term *t,
-				const struct bw_trace_view *v)
-{
-	const struct bw_crossing *c = v->c;
-
-	if (t->netns && t->netns != c->netns)
-		return false;
-	if (!t->link)
-		return true;
-	return v->host && (t->link == c->in.ifindex || t->link == c->out.ifindex ||
-			   t->link == c->dev.ifindex || t->link == c->physin ||
-			   t->link == c->physout);
-}
-
-static bool bw_term_meets(const struct bw_nl_term *t,
-			  const struct bw_trace_view *v)
-{
-	u8 i;
-
-	if (t->family && t->family != (v->c->pf == NFPROTO_IPV4 ? AF_INET : AF_INET6))
-		return false;
-	if ((t->proto && t->proto != v->c->proto) || !bw_term_meets_place(t, v))
-		return false;
-	for (i = 0; i < v->n; i++)
-		if (bw_term_meets_ends(t, &v->ends[i]))
-			return true;
-	return false;
-}
+/* Whether a trace asks for a packet. */
 
 /* The same for both directions; never 0. */
 static u32 bw_trace_flow(const struct bw_crossing *c,
@@ -375,7 +73,7 @@ static u32 bw_trace_flow(const struct bw_crossing *c,
 	u32 len = c->pf == NFPROTO_IPV4 ? 4 : 16;
 
 	return jhash_1word(c->proto, jhash(e->from, len, e->from_port) +
-				     jhash(e->to, len, e->to_port)) ? : 1;
+			   jhash(e->to, len, e->to_port)) ? : 1;
 }
 
 static u32 *bw_trace_flow_slot(struct bw_trace *t, u32 flow)
@@ -402,14 +100,14 @@ static void bw_trace_claim(struct bw_trace *t, const struct bw_trace_view *v,
 	}
 }
 
-static bool bw_trace_asks(struct bw_trace *t, const struct bw_trace_view *v)
+static bool bw_trace_matches(struct bw_trace *t, const struct bw_trace_view *v)
 {
 	u32 *packet = &t->packet[hash_ptr(v->c->skb, BW_TRACE_CLAIM_BITS)];
 	u32 flow, i;
 	bool asks;
 
 	for (i = 0; i < t->n_except; i++)
-		if (bw_term_meets(&t->term[i], v))
+		if (bw_term_matches(&t->term[i], v))
 			return false;
 	if (i == t->n_term)
 		return true;
@@ -417,14 +115,14 @@ static bool bw_trace_asks(struct bw_trace *t, const struct bw_trace_view *v)
 	asks = READ_ONCE(*packet) == v->c->print ||
 	       READ_ONCE(*bw_trace_flow_slot(t, flow)) == flow;
 	for (; i < t->n_term && !asks; i++)
-		asks = bw_term_meets(&t->term[i], v);
+		asks = bw_term_matches(&t->term[i], v);
 	if (asks)
 		bw_trace_claim(t, v, packet);
 	return asks;
 }
 
 /* Counts; false: not now, or not any more. */
-static bool bw_trace_may_write(struct bw_trace *t)
+static bool bw_trace_within_limits(struct bw_trace *t)
 {
 	unsigned long now = jiffies, window = READ_ONCE(t->window);
 
@@ -472,13 +170,13 @@ static unsigned int bw_trace_hook(void *last, struct sk_buff *skb,
 		return NF_ACCEPT;
 	ct = bw_trace_packet(skb, hs, &c);
 	c.last = !!last;
-	bw_trace_look(&v, &c, ct, net_eq(hs->net, &init_net));
+	bw_trace_view_init(&v, &c, ct, net_eq(hs->net, &init_net));
 	for (i = 0; i < BW_MAX_TRACES; i++) {
 		t = rcu_dereference(bw_traces[i]);
-		if (!t || !bw_trace_asks(t, &v) || !bw_trace_may_write(t))
+		if (!t || !bw_trace_matches(t, &v) || !bw_trace_within_limits(t))
 			continue;
 		if (!c.trace)
-			bw_trace_rest(skb, hs, ct, &c);
+			bw_trace_packet_details(skb, hs, ct, &c);
 		c.trace = t->id;
 		trace_bw_crossing(&c);
 	}
@@ -486,9 +184,9 @@ static unsigned int bw_trace_hook(void *last, struct sk_buff *skb,
 }
 
 /* Out of line: only while somebody listens. */
-void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
-		     const struct nf_hook_state *hs,
-		     const struct bw_decision *d)
+void bw_trace_verdict(const struct bw_state *st, const struct sk_buff *skb,
+		      const struct nf_hook_state *hs,
+		      const struct bw_decision *d)
 {
 	struct bw_judgement j = {
 		.skb = skb,
@@ -499,7 +197,7 @@ void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
 		.class = d->class,
 		.audit = st->mode == BW_MODE_AUDIT,
 		.index = d->index,
-		.rule = bw_verdict_by(st, d),
+		.rule = bw_decision_name(st, d),
 	};
 	const struct nf_conn *ct;
 	struct bw_trace_view v;
@@ -509,14 +207,14 @@ void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
 	int i;
 
 	ct = bw_trace_packet(skb, hs, &c);
-	bw_trace_look(&v, &c, ct, net_eq(hs->net, &init_net));
+	bw_trace_view_init(&v, &c, ct, net_eq(hs->net, &init_net));
 	j.print = c.print;
 	for (i = 0; i < BW_MAX_TRACES; i++) {
 		t = rcu_dereference(bw_traces[i]);
 		if (!t)
 			continue;
 		none = false;
-		if (!bw_trace_asks(t, &v) || !bw_trace_may_write(t))
+		if (!bw_trace_matches(t, &v) || !bw_trace_within_limits(t))
 			continue;
 		j.trace = t->id;
 		trace_bw_verdict(&j);
@@ -618,7 +316,7 @@ static int bw_trace_find(u32 portid)
 	return -ENOENT;
 }
 
-static void bw_trace_fill(const struct bw_trace *t, struct bw_trace_report *r)
+static void bw_trace_report_fill(const struct bw_trace *t, struct bw_trace_report *r)
 {
 	unsigned long now = jiffies;
 
@@ -632,7 +330,7 @@ static void bw_trace_fill(const struct bw_trace *t, struct bw_trace_report *r)
 }
 
 /* Ends what has run out; without a running trace the hooks go. */
-static void bw_trace_settle(struct work_struct *work)
+static void bw_trace_expire(struct work_struct *work)
 {
 	unsigned long now = jiffies, next = 0;
 	struct bw_trace *t;
@@ -662,22 +360,22 @@ static void bw_trace_settle(struct work_struct *work)
 }
 
 /* Those that leave something out ahead of the others. */
-static void bw_trace_take_terms(struct bw_trace *t, const struct bw_trace_wish *w)
+static void bw_trace_copy_terms(struct bw_trace *t, const struct bw_trace_request *request)
 {
 	u32 i;
 
-	for (i = 0; i < w->n_term; i++)
-		if (w->term[i].flags & BW_TERM_F_EXCEPT)
-			t->term[t->n_term++] = w->term[i];
+	for (i = 0; i < request->n_term; i++)
+		if (request->term[i].flags & BW_TERM_F_EXCEPT)
+			t->term[t->n_term++] = request->term[i];
 	t->n_except = t->n_term;
-	for (i = 0; i < w->n_term; i++)
-		if (!(w->term[i].flags & BW_TERM_F_EXCEPT))
-			t->term[t->n_term++] = w->term[i];
+	for (i = 0; i < request->n_term; i++)
+		if (!(request->term[i].flags & BW_TERM_F_EXCEPT))
+			t->term[t->n_term++] = request->term[i];
 }
 
-static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_wish *w)
+static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *request)
 {
-	struct bw_trace *t = kzalloc(struct_size(t, term, w->n_term),
+	struct bw_trace *t = kzalloc(struct_size(t, term, request->n_term),
 				     GFP_KERNEL_ACCOUNT);
 
 	if (!t)
@@ -685,13 +383,13 @@ static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_wish *w)
 	bw_trace_last_id = bw_trace_last_id + 1 ? : 1;
 	t->id = bw_trace_last_id;
 	t->portid = portid;
-	t->rate = w->rate;
-	t->events = w->events;
-	t->until = jiffies + w->seconds * HZ;
+	t->rate = request->rate;
+	t->events = request->events;
+	t->until = jiffies + request->seconds * HZ;
 	t->state = BW_TRACE_RUNNING;
 	t->window = jiffies;
-	atomic_set(&t->left, w->events);
-	bw_trace_take_terms(t, w);
+	atomic_set(&t->left, request->events);
+	bw_trace_copy_terms(t, request);
 	return t;
 }
 
@@ -710,7 +408,7 @@ static int bw_trace_slot(u32 portid, const char **why)
 	return -EUSERS;
 }
 
-static int bw_trace_start(u32 portid, const struct bw_trace_wish *w,
+static int bw_trace_start(u32 portid, const struct bw_trace_request *request,
 			  struct bw_trace_report *r, const char **why)
 {
 	int slot = bw_trace_slot(portid, why), err;
@@ -718,7 +416,7 @@ static int bw_trace_start(u32 portid, const struct bw_trace_wish *w,
 
 	if (slot < 0)
 		return slot;
-	t = bw_trace_new(portid, w);
+	t = bw_trace_new(portid, request);
 	if (!t)
 		return -ENOMEM;
 	if (!bw_trace_on) {
@@ -731,32 +429,24 @@ static int bw_trace_start(u32 portid, const struct bw_trace_wish *w,
 	}
 	rcu_assign_pointer(bw_traces[slot], t);
 	schedule_work(&bw_trace_work);
-	bw_trace_fill(t, r);
+	bw_trace_report_fill(t, r);
 	return 0;
 }
 
-static bool bw_term_is_sound(const struct bw_nl_term *t)
-{
-	u8 most = t->family == AF_INET ? 32 : t->family == AF_INET6 ? 128 : 0;
-
-	return !(t->flags & ~BW_TERM_F_MASK) && t->one_len <= most && t->other_len <= most &&
-	       (!t->family || most);
-}
-
-int bw_trace_begin(u32 portid, const struct bw_trace_wish *w,
+int bw_trace_begin(u32 portid, const struct bw_trace_request *request,
 		   struct bw_trace_report *r, const char **why)
 {
 	u32 i;
 	int err;
 
-	for (i = 0; i < w->n_term; i++) {
-		if (bw_term_is_sound(&w->term[i]))
+	for (i = 0; i < request->n_term; i++) {
+		if (bw_term_is_valid(&request->term[i]))
 			continue;
 		*why = "a term's family, flags or prefix length is wrong";
 		return -EINVAL;
 	}
 	mutex_lock(&bw_trace_mutex);
-	err = bw_trace_start(portid, w, r, why);
+	err = bw_trace_start(portid, request, r, why);
 	mutex_unlock(&bw_trace_mutex);
 	return err;
 }
@@ -768,7 +458,7 @@ int bw_trace_get(u32 portid, struct bw_trace_report *r)
 	mutex_lock(&bw_trace_mutex);
 	slot = bw_trace_find(portid);
 	if (slot >= 0)
-		bw_trace_fill(bw_trace_at(slot), r);
+		bw_trace_report_fill(bw_trace_at(slot), r);
 	mutex_unlock(&bw_trace_mutex);
 	return slot < 0 ? slot : 0;
 }
@@ -783,7 +473,7 @@ int bw_trace_end(u32 portid, struct bw_trace_report *r)
 	if (slot >= 0) {
 		t = bw_trace_at(slot);
 		cmpxchg(&t->state, BW_TRACE_RUNNING, BW_TRACE_ENDED);
-		bw_trace_fill(t, r);
+		bw_trace_report_fill(t, r);
 		RCU_INIT_POINTER(bw_traces[slot], NULL);
 		kfree_rcu(t, rcu);
 		schedule_work(&bw_trace_work);

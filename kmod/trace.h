@@ -14,7 +14,7 @@
 #include "state.h"
 #include "trace_event.h"
 
-struct bw_trace_wish {
+struct bw_trace_request {
 	const struct bw_nl_term *term;
 	u32 n_term;	/* 0: every packet */
 	u32 seconds;
@@ -31,24 +31,30 @@ struct bw_trace_report {
 	u8 state;	/* enum bw_trace_state */
 };
 
-/* 0 or a negative errno, with why filled in where there is more to say. */
-int bw_trace_begin(u32 portid, const struct bw_trace_wish *wish,
-		   struct bw_trace_report *r, const char **why);
-/* -ENOENT: this socket has none. */
-int bw_trace_get(u32 portid, struct bw_trace_report *r);
-int bw_trace_end(u32 portid, struct bw_trace_report *r);
+/*
+ * Return 0 or a negative errno; begin fills in why where there is more to say.
+ * -ENOENT: this socket has no trace. Context: process, may sleep.
+ */
+BW_API int bw_trace_begin(u32 portid, const struct bw_trace_request *request,
+			  struct bw_trace_report *r, const char **why);
+BW_API int bw_trace_get(u32 portid, struct bw_trace_report *r);
+BW_API int bw_trace_end(u32 portid, struct bw_trace_report *r);
 
-u32 bw_trace_count(void);
+BW_API u32 bw_trace_count(void);
 
-bool bw_trace_is_ours(nf_hookfn *fn);
+BW_API bool bw_trace_is_ours(nf_hookfn *fn);
 
-/* Tells of a verdict; for where trace_bw_verdict_enabled() says so. */
-void bw_trace_judged(const struct bw_state *st, const struct sk_buff *skb,
-		     const struct nf_hook_state *hs,
-		     const struct bw_decision *d);
+/*
+ * Writes the event of a verdict; call it only where trace_bw_verdict_enabled().
+ * Context: as bw_verdict().
+ */
+BW_API void bw_trace_verdict(const struct bw_state *st,
+			     const struct sk_buff *skb,
+			     const struct nf_hook_state *hs,
+			     const struct bw_decision *d);
 
-int bw_trace_init(void);
+BW_API int bw_trace_init(void);
 /* No packet is in a hook any more when it returns. */
-void bw_trace_exit(void);
+BW_API void bw_trace_exit(void);
 
 #endif /* _BW_TRACE_H */

@@ -10,10 +10,8 @@
 #include <net/net_namespace.h>
 #include <net/netlink.h>
 
+#include "lock.h"
 #include "txn.h"
-
-/* Held while a draft is filled, checked and committed. */
-DEFINE_MUTEX(bw_txn_mutex);
 
 static LIST_HEAD(bw_txns);
 static u32 bw_txn_count;

@@ -7,9 +7,9 @@
 #define _BW_TXN_H
 
 #include <linux/list.h>
-#include <linux/mutex.h>
 
-#include "ruleset.h"
+#include "api.h"
+#include "draft.h"
 
 #define BW_TXN_MAX	16
 #define BW_TXN_BYTES	(512UL << 20)	/* of all open transactions */
@@ -25,21 +25,20 @@ struct bw_txn {
 	struct bw_draft draft;
 };
 
-/* Held for everything below, and while a transaction is in use. */
-extern struct mutex bw_txn_mutex;
+/* Context of all but init and exit: process, bw_txn_mutex is held. */
 
-struct bw_txn *bw_txn_find(u32 portid);
+BW_API struct bw_txn *bw_txn_find(u32 portid);
 /* ERR_PTR: -EBUSY has one already, -EUSERS too many, -ENOMEM. */
-struct bw_txn *bw_txn_open(u32 portid);
-void bw_txn_close(struct bw_txn *txn);
-int bw_txn_append(struct bw_txn *txn, enum bw_section section,
-		  const void *data, size_t bytes, const char **why);
-int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
-		     const char **why);
-int bw_txn_add_parent(struct bw_txn *txn, const char *pattern, size_t len,
-		      const char **why);
+BW_API struct bw_txn *bw_txn_open(u32 portid);
+BW_API void bw_txn_close(struct bw_txn *txn);
+BW_API int bw_txn_append(struct bw_txn *txn, enum bw_section section,
+			 const void *data, size_t bytes, const char **why);
+BW_API int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
+			    const char **why);
+BW_API int bw_txn_add_parent(struct bw_txn *txn, const char *pattern, size_t len,
+			     const char **why);
 
-int bw_txn_init(void);
-void bw_txn_exit(void);
+BW_API int bw_txn_init(void);
+BW_API void bw_txn_exit(void);
 
 #endif /* _BW_TXN_H */

@@ -7,19 +7,16 @@
 #include <linux/hash.h>
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
 #include <linux/jiffies.h>
-#include <linux/netfilter_ipv6.h>
 #include <linux/percpu.h>
-#include <net/ip.h>
-#include <net/ipv6.h>
 #include <net/netfilter/ipv4/nf_reject.h>
 #include <net/netfilter/ipv6/nf_reject.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_log.h>
 #include <net/netfilter/nf_queue.h>
 
+#include "l4.h"
+#include "reason.h"
 #include "trace.h"
 #include "verdict.h"
 
@@ -33,7 +30,7 @@ struct bw_log_window {
 
 static DEFINE_PER_CPU(struct bw_log_window, bw_log_window);
 
-static bool bw_log_allowed(void)
+static bool bw_log_within_rate(void)
 {
 	struct bw_log_window *w = this_cpu_ptr(&bw_log_window);
 
@@ -75,33 +72,6 @@ static const char *const bw_class_words[__BW_CLASS_MAX] = {
 	[BW_CLASS_HOST_INGRESS] = "host_ingress",
 };
 
-static const char *const bw_reason_words[BW_REASON_MAX] = {
-	[BW_REASON_DEFAULT_INGRESS ... BW_REASON_DEFAULT_HOST_INGRESS] = "default",
-	[BW_REASON_UNMANAGED] = "unmanaged",
-	[BW_REASON_SPOOFED] = "spoofed",
-	[BW_REASON_INVALID] = "invalid",
-	[BW_REASON_MALFORMED] = "malformed",
-	[BW_REASON_DIRECT] = "direct",
-	[BW_REASON_NEIGHBOUR] = "neighbour",
-	[BW_REASON_HOST_ERROR] = "host_error",
-	[BW_REASON_CLOSED] = "closed",
-	[BW_REASON_BARE_PORT] = "bare_port",
-	[BW_REASON_BARE_PORT_NEIGHBOUR] = "bare_port_neighbour",
-};
-
-bool bw_reason_is_used(u32 reason)
-{
-	return reason < BW_REASON_MAX && bw_reason_words[reason];
-}
-
-const char *bw_verdict_by(const struct bw_state *st,
-			  const struct bw_decision *d)
-{
-	return d->index >= BW_REASON_MAX ?
-	       st->rules->rule[d->index - BW_REASON_MAX].name :
-	       bw_reason_words[d->index];
-}
-
 /*
  * The prefix is what readers parse: "bridgewarden: [audit ]ACTION CLASS rule NAME"
  * or "... CLASS REASON"; at most 127 bytes, as nf_log takes.
@@ -115,7 +85,7 @@ static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
 		.u.ulog.group = st->log_group,
 	};
 
-	if (!bw_log_allowed())
+	if (!bw_log_within_rate())
 		return;
 	/* The host's listener is told, whichever namespace it is in. */
 	nf_log_packet(&init_net, hs->pf, hs->hook, skb, hs->in, hs->out, &info,
@@ -124,52 +94,52 @@ static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
 		      bw_action_words[d->action],
 		      d->class == BW_CLASS_NONE ? "-" : bw_class_words[d->class],
 		      d->index >= BW_REASON_MAX ? "rule " : "",
-		      bw_verdict_by(st, d));
+		      bw_decision_name(st, d));
 }
 
-static void bw_reject4(struct sk_buff *skb, const struct nf_hook_state *hs)
+static void bw_reject4(struct sk_buff *skb, const struct nf_hook_state *hs,
+		       u8 proto)
 {
-	unsigned int hook = hs->hook;
-
-	switch (ip_hdr(skb)->protocol) {
+	switch (proto) {
 	case IPPROTO_TCP:
-		nf_send_reset(hs->net, hs->sk, skb, hook);
+		nf_send_reset(hs->net, hs->sk, skb, hs->hook);
 		break;
 	case IPPROTO_UDP:
-		nf_send_unreach(skb, ICMP_PORT_UNREACH, hook);
+		nf_send_unreach(skb, ICMP_PORT_UNREACH, hs->hook);
 		break;
 	default:
-		nf_send_unreach(skb, ICMP_PKT_FILTERED, hook);
+		nf_send_unreach(skb, ICMP_PKT_FILTERED, hs->hook);
 	}
 }
 
-static void bw_reject6(struct sk_buff *skb, const struct nf_hook_state *hs)
+static void bw_reject6(struct sk_buff *skb, const struct nf_hook_state *hs,
+		       u8 proto)
 {
-	unsigned int hook = hs->hook, offset = 0;
-	unsigned short fragment = 0;
-
-	switch (ipv6_find_hdr(skb, &offset, -1, &fragment, NULL)) {
+	switch (proto) {
 	case IPPROTO_TCP:
-		nf_send_reset6(hs->net, hs->sk, skb, hook);
+		nf_send_reset6(hs->net, hs->sk, skb, hs->hook);
 		break;
 	case IPPROTO_UDP:
-		nf_send_unreach6(hs->net, skb, ICMPV6_PORT_UNREACH, hook);
+		nf_send_unreach6(hs->net, skb, ICMPV6_PORT_UNREACH, hs->hook);
 		break;
 	default:
-		nf_send_unreach6(hs->net, skb, ICMPV6_ADM_PROHIBITED, hook);
+		nf_send_unreach6(hs->net, skb, ICMPV6_ADM_PROHIBITED, hs->hook);
 	}
 }
 
 static unsigned int bw_reject(struct sk_buff *skb,
 			      const struct nf_hook_state *hs)
 {
-	/* A sender here is told by his call; from POST_ROUTING nobody can answer. */
+	struct bw_l4 l4;
+
+	/* The sender's call fails; from POST_ROUTING nothing can be answered. */
 	if (hs->hook == NF_INET_LOCAL_OUT || hs->hook == NF_INET_POST_ROUTING)
 		return NF_DROP_ERR(-ECONNREFUSED);
+	bw_l4_find(skb, hs->pf, &l4);
 	if (hs->pf == NFPROTO_IPV4)
-		bw_reject4(skb, hs);
+		bw_reject4(skb, hs, l4.proto);
 	else
-		bw_reject6(skb, hs);
+		bw_reject6(skb, hs, l4.proto);
 	return NF_DROP;
 }
 
@@ -196,56 +166,56 @@ static unsigned int bw_queue(const struct bw_nl_rule *rule,
  * hears so by his call. docker-proxy would wait with a silent one, and then pass
  * on what its client has said before anybody could judge it.
  */
-static bool bw_tells_the_host(const struct nf_hook_state *hs,
-			      const struct bw_decision *d)
+static bool bw_fails_senders_call(const struct nf_hook_state *hs,
+				  const struct bw_decision *d)
 {
 	return hs->hook == NF_INET_LOCAL_OUT &&
 	       (d->index == BW_REASON_UNMANAGED || d->index == BW_REASON_CLOSED);
 }
 
 /* A container's start sends some of these from its port: no news to anybody. */
-static bool bw_logs_reason(const struct bw_state *st, u32 index)
+static bool bw_log_wants_reason(const struct bw_state *st, u32 index)
 {
 	return st->log_defaults && index < BW_REASON_MAX &&
 	       index != BW_REASON_BARE_PORT_NEIGHBOUR;
 }
 
 /* Out of line: most packets are only counted. */
-static noinline unsigned int bw_act(const struct bw_state *st,
-				    struct sk_buff *skb,
-				    const struct nf_hook_state *hs,
-				    const struct bw_decision *d)
+static noinline unsigned int bw_verdict_act(const struct bw_state *st,
+					    struct sk_buff *skb,
+					    const struct nf_hook_state *hs,
+					    const struct bw_decision *d)
 {
 	bool drop = d->action == BW_ACTION_DENY || d->action == BW_ACTION_REJECT;
 
-	if (d->log || (drop && bw_logs_reason(st, d->index)))
+	if (d->log || (drop && bw_log_wants_reason(st, d->index)))
 		bw_log(st, skb, hs, d);
 	if (d->action == BW_ACTION_ALLOW || st->mode == BW_MODE_AUDIT)
 		return NF_ACCEPT;
 	if (d->action == BW_ACTION_QUEUE)
 		return bw_queue(&st->rules->rule[d->index - BW_REASON_MAX], skb, hs);
-	if (d->action == BW_ACTION_REJECT || bw_tells_the_host(hs, d))
+	if (d->action == BW_ACTION_REJECT || bw_fails_senders_call(hs, d))
 		return bw_reject(skb, hs);
 	return NF_DROP;
 }
 
 static __always_inline unsigned int
-bw_carry_out(const struct bw_state *st, struct sk_buff *skb,
-	     const struct nf_hook_state *hs, const struct bw_decision *d)
+bw_verdict_apply(const struct bw_state *st, struct sk_buff *skb,
+		 const struct nf_hook_state *hs, const struct bw_decision *d)
 {
 	if (likely(d->action == BW_ACTION_ALLOW && !d->log))
 		return NF_ACCEPT;
-	return bw_act(st, skb, hs, d);
+	return bw_verdict_act(st, skb, hs, d);
 }
 
 /* A way of its own, so that the usual one keeps nothing for after the event. */
-static noinline unsigned int bw_carry_out_traced(const struct bw_state *st,
-						 struct sk_buff *skb,
-						 const struct nf_hook_state *hs,
-						 const struct bw_decision *d)
+static noinline unsigned int bw_verdict_apply_traced(const struct bw_state *st,
+						     struct sk_buff *skb,
+						     const struct nf_hook_state *hs,
+						     const struct bw_decision *d)
 {
-	bw_trace_judged(st, skb, hs, d);
-	return bw_carry_out(st, skb, hs, d);
+	bw_trace_verdict(st, skb, hs, d);
+	return bw_verdict_apply(st, skb, hs, d);
 }
 
 /* Into the hooks: see build.c. A branch for traces must not cost a call. */
@@ -257,6 +227,18 @@ __always_inline unsigned int bw_verdict(const struct bw_state *st,
 	bw_count(st->counters, d->index, skb->len);
 	/* Off, one instruction that does nothing. */
 	if (trace_bw_verdict_enabled())
-		return bw_carry_out_traced(st, skb, hs, d);
-	return bw_carry_out(st, skb, hs, d);
+		return bw_verdict_apply_traced(st, skb, hs, d);
+	return bw_verdict_apply(st, skb, hs, d);
+}
+
+unsigned int bw_verdict_builtin(const struct bw_state *st, struct sk_buff *skb,
+				const struct nf_hook_state *hs, u32 reason)
+{
+	struct bw_decision d = {
+		.index = reason,
+		.action = bw_reason_action(reason),
+		.class = BW_CLASS_NONE,
+	};
+
+	return bw_verdict(st, skb, hs, &d);
 }

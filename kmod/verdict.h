@@ -12,18 +12,36 @@
 #include "state.h"
 
 /* Log lines the rate limit has kept back since load. */
-u64 bw_log_swallowed(void);
+BW_API u64 bw_log_swallowed(void);
 
-/* Name of the rule, or a word for the built-in reason. */
-const char *bw_verdict_by(const struct bw_state *st,
-			  const struct bw_decision *d);
+/*
+ * Returns what the hook returns. Context: bottom halves off, RCU read-side
+ * critical section.
+ */
+BW_API unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
+			       const struct nf_hook_state *hs,
+			       const struct bw_decision *d);
 
-/* Whether the number below BW_REASON_MAX stands for a reason. */
-bool bw_reason_is_used(u32 reason);
+/* The same for an enum bw_reason that decides without the rules. */
+BW_API unsigned int bw_verdict_builtin(const struct bw_state *st,
+				       struct sk_buff *skb,
+				       const struct nf_hook_state *hs,
+				       u32 reason);
 
-/* Bottom halves must be off, under rcu_read_lock(). */
-unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
-			const struct nf_hook_state *hs,
-			const struct bw_decision *d);
+/*
+ * With placement container: whether the packet passes and its receiver's own
+ * namespace will judge and count it. What only the sender's namespace can know
+ * is decided here, also in audit mode.
+ */
+static inline bool bw_counts_later(const struct bw_state *st,
+				   const struct bw_query *q,
+				   const struct bw_decision *d)
+{
+	if (q->side[!q->sender].kind != BW_KIND_GUARDED)
+		return false;
+	return d->action == BW_ACTION_ALLOW ||
+	       (st->mode == BW_MODE_AUDIT && d->index != BW_REASON_SPOOFED &&
+		d->index != BW_REASON_DIRECT);
+}
 
 #endif /* _BW_VERDICT_H */

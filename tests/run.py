@@ -61,6 +61,7 @@ STAGES = (
     Stage("ansible-lint", "ansible-lint --offline --profile production --strict", "lint"),
     Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", "lint"),
     Stage("checkpatch", "tests/tools/checkpatch.sh", "lint"),
+    Stage("kmod-order", "python tests/tools/kmod_order.py", "lint"),
     Stage("changelog", "antsibull-changelog lint", "lint"),
     Stage("usage", "python tests/usage.py --check", "lint"),
     Stage("unit", f"{PYTEST} tests/unit --junit-xml build/test/unit.xml"),

@@ -255,16 +255,16 @@ static void test_published(void)
 	example(&t);
 	CHECK(build(&b, &t));
 	publish_query(&q, "198.51.100.7", TCP(8443));
-	CHECK(bw_publish(b.e, &q) && q.side[1].addr.v4 == web && q.service == TCP(443));
+	CHECK(bw_published_resolve(b.e, &q) && q.side[1].addr.v4 == web && q.service == TCP(443));
 	CHECK(q.side[1].kind == G && !q.side[1].link && !(q.flags & BW_Q_DIRECT));
 	publish_query(&q, "192.0.2.1", TCP(8443));	/* the exact address wins */
-	CHECK(bw_publish(b.e, &q) && q.side[1].addr.v4 == db && q.service == TCP(444));
+	CHECK(bw_published_resolve(b.e, &q) && q.side[1].addr.v4 == db && q.service == TCP(444));
 	publish_query(&q, "2001:db8::1", TCP(8443));
-	CHECK(bw_publish(b.e, &q) && q.side[1].family == AF_INET && q.side[1].addr.v4 == web);
+	CHECK(bw_published_resolve(b.e, &q) && q.side[1].family == AF_INET && q.side[1].addr.v4 == web);
 	publish_query(&q, "192.0.2.1", bw_service(17, 8443));
-	CHECK(!bw_publish(b.e, &q) && q.side[1].kind == H);
+	CHECK(!bw_published_resolve(b.e, &q) && q.side[1].kind == H);
 	publish_query(&q, "192.0.2.1", TCP(8444));
-	CHECK(!bw_publish(b.e, &q));
+	CHECK(!bw_published_resolve(b.e, &q));
 	demolish(&b);
 	test_clear(&t);
 }
@@ -280,8 +280,8 @@ static void test_closing(void)
 	CHECK(build(&b, &t));
 	bw_endpoints_close_link(b.e, 9);
 	bw_endpoints_close_link(b.e, 8 + 65536);	/* the same low bits only */
-	bw_endpoints_close_place(b.e, 11, 8);	/* another link */
-	bw_endpoints_close_place(b.e, 10, 9);	/* another port */
+	bw_endpoints_close_child(b.e, 11, 8);	/* another link */
+	bw_endpoints_close_child(b.e, 10, 9);	/* another port */
 	CHECK(ask(&b, q).index == BW_REASON_MAX && ask(&b, q6).index == BW_REASON_MAX);
 	/* Inside a namespace the receiver shows its port, too. */
 	q.to_port = 9;
@@ -289,7 +289,7 @@ static void test_closing(void)
 	q.to_port = 8;
 	CHECK(ask(&b, q).index == BW_REASON_MAX);
 	q.to_port = 0;
-	bw_endpoints_close_place(b.e, 10, 8);
+	bw_endpoints_close_child(b.e, 10, 8);
 	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED && ask(&b, q6).index == BW_REASON_UNMANAGED);
 	q.to = "8.8.8.8";
 	q.to_kind = W;
@@ -546,9 +546,9 @@ static void test_large(void)
 
 		snprintf(text, sizeof(text), "10.%u.%u.%u", i >> 16, i >> 8 & 255, i & 255);
 		test_party(&p, text, G, 0, 0);
-		found += !!bw_home_find(b.e, AF_INET, &p.addr);
+		found += !!bw_ep_find(b.e, AF_INET, &p.addr);
 		p.addr.v4 ^= htonl(0x01000000);
-		found += 2 * !!bw_home_find(b.e, AF_INET, &p.addr);
+		found += 2 * !!bw_ep_find(b.e, AF_INET, &p.addr);
 	}
 	CHECK(found == 100000);
 	demolish(&b);

@@ -55,7 +55,7 @@ static inline void bw_free(const void *p)
 	free((void *)p);
 }
 
-static inline void bw_breathe(void)
+static inline void bw_resched(void)
 {
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the module with each target's own compiler against its own kernel's headers, with W=1 and sparse. Any warning fails.
+# Builds the module with each target's own compiler against its own kernel's headers, with W=1 and sparse. Any warning fails,
+# and so does a global symbol of ours.
 # Works in a chroot of the target's image under an overlay, so that the image itself is never written to. The module is
 # left in build/kmod/TARGET. --source builds another module than ours: its folder, from here, and its name. --tree builds against
 # that kernel's tree in place of the target's headers, into build/kmod/debug.
@@ -17,6 +18,11 @@ if [ "${1:-}" = --tree ]; then
   tree=$2
   shift 2
 fi
+
+# The module is one object: whatever its files share is static there (kmod/api.h). Trace events alone are global.
+global_symbols() {
+  nm "$1" | sed -n 's/^[0-9a-f]* [A-TV-Z] \(bw_.*\)/error: \1 is global: BW_API is missing/p'
+}
 
 build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
   local root=$1 layer=$2 work=$3 result=$4
@@ -40,6 +46,7 @@ build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
   chroot "$work/root" env "module=$module" "kdir=/$kdir" sh -c '
     make -C "$kdir" M=/tmp/kmod clean >/dev/null
     make -C "$kdir" M=/tmp/kmod W=1 C=2 modules 2>&1 && modinfo -F vermagic "/tmp/kmod/$module.ko"'
+  global_symbols "$work/root/tmp/kmod/$module.ko"
   mkdir -p "$result" && cp "$work/root/tmp/kmod/$module.ko" "$result/"
 }
 

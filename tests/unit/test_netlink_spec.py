@@ -157,12 +157,12 @@ def test_bounds_in_the_documentation() -> None:
 
 
 def test_handlers_take_what_the_specification_says() -> None:
-    source = (KMOD / "netlink.c").read_text()
+    source = (KMOD / "nl.c").read_text()
     head = set(
         re.findall(r"BW_A\((\w+)\)", re.search(r"#define BW_HEAD(.*?)\n#define", source, re.S).group(1))
     )
     sections = {constant(a["name"]) for a in ATTRIBUTES if a["name"].startswith("section-")}
-    table = re.search(r"bw_takes\[BW_CMD_MAX \+ 1\]\[2\] = \{(.*?)\n\};", source, re.S).group(1)
+    table = re.search(r"bw_nl_cmd_attrs\[BW_CMD_MAX \+ 1\]\[2\] = \{(.*?)\n\};", source, re.S).group(1)
     takes = {}
     for cmd, expression in re.findall(r"\[BW_CMD_(\w+)\] = (.*?),\n(?=\t\[|$)", table + "\n", re.S):
         takes[cmd] = set(re.findall(r"BW_A2?\((\w+)\)", expression))

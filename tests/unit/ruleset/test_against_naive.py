@@ -100,7 +100,7 @@ def test_no_order_matters(policy: Json, facts: Json, chance: random.Random) -> N
 @SETTINGS
 @given(strategies.policies(), strategies.hosts())
 def test_arrays_are_what_the_kernel_accepts(policy: Json, facts: Json) -> None:
-    """Mirrors bw_draft_check() of kmod/ruleset.c."""
+    """Mirrors bw_draft_check() of kmod/draft.c."""
     ruleset = compiled(accepted(policy), facts)
     count = len(ruleset.identities)
     assert ruleset.identities[0] == (0, 0)

@@ -3,7 +3,8 @@
  * EXPLAIN. Builds a query from attributes as the hooks build it from a packet;
  * must never judge by anything but the classifier, and counts nothing.
  */
-#include "explain.h"
+#include "nl.h"
+#include "nl_explain.h"
 #include "state.h"
 
 static int bw_explain_address(struct genl_info *info, int attr, u8 family,
@@ -82,7 +83,7 @@ static int bw_explain_put(struct sk_buff *reply, const struct bw_state *st,
 	return 0;
 }
 
-int bw_explain(struct genl_info *info, struct sk_buff *reply)
+static int bw_explain(struct genl_info *info, struct sk_buff *reply)
 {
 	const struct bw_state *st;
 	struct bw_query q = {};
@@ -101,7 +102,7 @@ int bw_explain(struct genl_info *info, struct sk_buff *reply)
 	}
 	/* As at LOCAL_IN. */
 	if (q.side[BW_RESPONDER].kind == BW_KIND_HOST)
-		bw_publish(st->endpoints, &q);
+		bw_published_resolve(st->endpoints, &q);
 	bw_classify(st->rules, st->endpoints, &q, &d);
 	if (d.class == BW_CLASS_NONE) {
 		NL_SET_ERR_MSG(info->extack,
@@ -117,4 +118,19 @@ int bw_explain(struct genl_info *info, struct sk_buff *reply)
 out:
 	mutex_unlock(&bw_mutex);
 	return err;
+}
+
+int bw_nl_explain(struct sk_buff *skb, struct genl_info *info)
+{
+	struct sk_buff *reply;
+	void *header;
+	int err;
+
+	err = bw_nl_admit(skb, info);
+	if (err)
+		return err;
+	reply = bw_nl_reply_new(info, NLMSG_DEFAULT_SIZE, &header);
+	if (!reply)
+		return -ENOMEM;
+	return bw_nl_reply_send(info, reply, header, bw_explain(info, reply));
 }

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Committing a state that was built from a draft, and sealing the one in force.
+ */
+#ifndef _BW_COMMIT_H
+#define _BW_COMMIT_H
+
+#include "state.h"
+
+struct bw_commit {
+	u64 expect;		/* generation */
+	u32 timeout;		/* seconds of the confirm window, 0: none */
+	bool dry_run;
+};
+
+/*
+ * Takes st over; on a dry run or a failure st is freed. Returns 0 and the
+ * generation in force, or a negative errno with the fault filled in. Context:
+ * process, bw_txn_mutex is held; takes rtnl and bw_mutex.
+ */
+BW_API int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
+			   const struct bw_commit *c, u64 *generation,
+			   struct bw_fault *f);
+
+/* No change from now on, and no unloading. Takes bw_mutex. */
+BW_API int bw_commit_seal(const u64 *expect, struct bw_fault *f);
+
+#endif /* _BW_COMMIT_H */

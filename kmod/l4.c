@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Finding the transport header. Must never read behind the packet, and must
+ * never take a later fragment's payload for a header.
+ */
+#include <linux/ip.h>
+#include <linux/netfilter.h>
+#include <net/ip.h>
+#include <net/ipv6.h>
+
+#include "l4.h"
+
+bool bw_l4_find(const struct sk_buff *skb, u8 pf, struct bw_l4 *l4)
+{
+	unsigned short fragment = 0;
+	int proto;
+
+	l4->offset = 0;
+	if (pf == NFPROTO_IPV4) {
+		const struct iphdr *ip = ip_hdr(skb);
+
+		l4->proto = ip->protocol;
+		l4->offset = skb_network_offset(skb) + ip->ihl * 4;
+		return !(ip->frag_off & htons(IP_OFFSET));
+	}
+	proto = ipv6_find_hdr(skb, &l4->offset, -1, &fragment, NULL);
+	l4->proto = proto < 0 ? ipv6_hdr(skb)->nexthdr : proto;
+	return proto >= 0 && !fragment;
+}

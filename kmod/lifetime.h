@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The module's references to itself: hold (no unloading while links are guarded,
+ * until root says otherwise) and seal (no change and no unloading until reboot).
+ */
+#ifndef _BW_LIFETIME_H
+#define _BW_LIFETIME_H
+
+#include "draft.h"
+
+/* Sets the parameter; takes or gives back the reference. Context: process. */
+BW_API void bw_hold_set(bool hold);
+BW_API bool bw_hold_get(void);
+/* After a state was put in force. Context: bw_mutex is held. */
+BW_API void bw_hold_update(void);
+
+/* Context of all three: bw_mutex is held. */
+BW_API void bw_seal_set(void);
+BW_API bool bw_sealed(void);
+/* 0, or -EPERM with the fault filled in. */
+BW_API int bw_seal_check(struct bw_fault *f);
+
+#endif /* _BW_LIFETIME_H */

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Follows the host's links: guards, endpoints and whatever else depends on a
+ * link are changed in the notifier, under rtnl. It must not allocate, and an
+ * endpoint must not outlive its link.
+ */
+#include <linux/netdevice.h>
+#include <linux/notifier.h>
+#include <net/net_namespace.h>
+
+#include "guard.h"
+#include "link.h"
+#include "lock.h"
+#include "memo.h"
+#include "offload.h"
+#include "state.h"
+
+static int bw_link_event(struct notifier_block *nb, unsigned long event,
+			 void *ptr)
+{
+	const struct net_device *dev = netdev_notifier_info_to_dev(ptr);
+
+	if (!net_eq(dev_net(dev), &init_net))
+		return NOTIFY_DONE;
+	mutex_lock(&bw_mutex);
+	switch (event) {
+	case NETDEV_REGISTER:
+	case NETDEV_CHANGENAME:
+		bw_guard_update(dev);
+		break;
+	case NETDEV_UNREGISTER:
+		bw_state_close_link(dev->ifindex);
+		bw_memo_invalidate();
+		if (bw_state_locked())
+			bw_offload_end_soon();
+		bw_guard_remove(dev->ifindex);
+		break;
+	default:
+		goto out;
+	}
+	bw_memo_invalidate();
+out:
+	mutex_unlock(&bw_mutex);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block bw_link_notifier = {
+	.notifier_call = bw_link_event,
+};
+
+int bw_link_init(void)
+{
+	return register_netdevice_notifier_net(&init_net, &bw_link_notifier);
+}
+
+void bw_link_exit(void)
+{
+	unregister_netdevice_notifier_net(&init_net, &bw_link_notifier);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The confirm window: a commit that undoes itself unless it is confirmed in
+ * time. Its end, confirmed or rolled back.
+ */
+#ifndef _BW_WINDOW_H
+#define _BW_WINDOW_H
+
+#include "state.h"
+
+#define BW_CONFIRM_MAX	(24 * 60 * 60)	/* seconds */
+
+/* Context of these: bw_mutex is held. before: NULL where nothing was judged. */
+BW_API void bw_window_open(struct bw_state *before, u32 seconds);
+/* 0, or -EBUSY with the fault filled in: a commit waits for its confirmation. */
+BW_API int bw_window_check_closed(struct bw_fault *f);
+/* Seconds left; 0: no window is open. */
+BW_API u32 bw_window_remaining(void);
+
+/*
+ * Both end an open window. expect: NULL, or the generation in force. Return 0 or
+ * a negative errno with the fault filled in. Context: process; take rtnl and
+ * bw_mutex.
+ */
+BW_API int bw_window_confirm(const u64 *expect, struct bw_fault *f);
+BW_API int bw_window_roll_back(const u64 *expect, struct bw_fault *f);
+
+/* No window expires any more. */
+BW_API void bw_window_exit(void);
+
+#endif /* _BW_WINDOW_H */

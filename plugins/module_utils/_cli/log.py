@@ -15,7 +15,7 @@ import time
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.containers import Names
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
     Reply,
-    bad,
+    in_red,
     paint,
     say,
     say_json,
@@ -60,7 +60,7 @@ def log_text(line: Json) -> str:
     links = " ".join(
         f"{word} {line[key]}" for word, key in (("in", "in"), ("port", "port"), ("out", "out")) if line[key]
     )
-    verdict = paint(line["action"], "33") if line["audit"] else bad(line["action"])
+    verdict = paint(line["action"], "33") if line["audit"] else in_red(line["action"])
     by = f'rule "{line["rule"]}"' if line["rule"] else line["reason"]
     audit = "audit " if line["audit"] else ""
     return f"{when} {audit}{verdict} {line['class'] or '-'} {' -> '.join(sides)} {service}: {by} ({links})"

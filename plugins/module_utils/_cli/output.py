@@ -37,8 +37,8 @@ exit codes:
   10  status, ready: the module is loaded, but not all is well
   64  wrong usage
 """
-NOT_WELL = 10
-USAGE = 64
+EXIT_NOT_WELL = 10
+EXIT_USAGE = 64
 #: Stands around a control sequence of ours in a line until say() writes it. Random, so that no name can hold it.
 _MARK = os.urandom(16).hex()
 
@@ -80,11 +80,11 @@ def paint(word: str, code: str) -> str:
     return control(f"\033[{code}m") + word + control("\033[0m")
 
 
-def good(word: str) -> str:
+def in_green(word: str) -> str:
     return paint(word, "32")
 
 
-def bad(word: str) -> str:
+def in_red(word: str) -> str:
     return paint(word, "1;31")
 
 

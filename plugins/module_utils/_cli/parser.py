@@ -12,14 +12,14 @@ import argparse
 import sys
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import EXIT_CODES, USAGE
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import EXIT_CODES, EXIT_USAGE
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> t.NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
 def make_parser() -> Parser:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, bad
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, in_red
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 
 
@@ -22,5 +22,5 @@ def cmd_policy(args: argparse.Namespace) -> Reply:
         return Reply(record, ["no policy yet"])
     lines = list((applied or {}).get("words") or ["nothing is applied yet"])
     if pending is not None:
-        lines.append(bad("a commit waits for its confirmation"))
+        lines.append(in_red("a commit waits for its confirmation"))
     return Reply(record, lines)

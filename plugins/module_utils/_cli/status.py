@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
-    NOT_WELL,
+    EXIT_NOT_WELL,
     Reply,
-    bad,
-    good,
+    in_green,
+    in_red,
     link_name,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
@@ -32,8 +32,11 @@ def cmd_status(args: argparse.Namespace) -> Reply:
     well = info.generation > 0 and info.hooks_in_place
     rows = [
         ("module", f"version {info.version}"),
-        ("generation", good(str(info.generation)) if info.generation else bad("none: the guards are closed")),
-        ("mode", info.mode if info.mode == "enforce" else bad(info.mode + ": nothing is dropped")),
+        (
+            "generation",
+            in_green(str(info.generation)) if info.generation else in_red("none: the guards are closed"),
+        ),
+        ("mode", info.mode if info.mode == "enforce" else in_red(info.mode + ": nothing is dropped")),
         ("placement", info.placement),
         ("guards", ", ".join(info.guards) or "none"),
         ("guarded links", ", ".join(record["guard_links"]) or "none"),
@@ -42,9 +45,9 @@ def cmd_status(args: argparse.Namespace) -> Reply:
         ("policy", info.policy_digest[:16] or "none"),
         (
             "hooks",
-            good("run first")
+            in_green("run first")
             if info.hooks_in_place
-            else bad("not all run first: " + ", ".join(info.hooks_ahead or hooks_behind(info))),
+            else in_red("not all run first: " + ", ".join(info.hooks_ahead or hooks_behind(info))),
         ),
         (
             "log",
@@ -59,11 +62,11 @@ def cmd_status(args: argparse.Namespace) -> Reply:
     if info.traces:
         rows.append(("traces", "%d run" % info.traces))
     if info.sealed:
-        rows.append(("sealed", good("nothing changes until reboot")))
+        rows.append(("sealed", in_green("nothing changes until reboot")))
     if info.confirm_remaining:
-        rows.append(("confirm", bad("rolls back in %d s unless confirmed" % info.confirm_remaining)))
+        rows.append(("confirm", in_red("rolls back in %d s unless confirmed" % info.confirm_remaining)))
     lines = ["%-14s %s" % row for row in rows]
-    return Reply(record, lines, 0 if well else NOT_WELL)
+    return Reply(record, lines, 0 if well else EXIT_NOT_WELL)
 
 
 def info_record(info: Info) -> Json:
@@ -97,5 +100,5 @@ def cmd_ready(args: argparse.Namespace) -> Reply:
         generation = kernel.info().generation
     words = "generation %d is in force" % generation if generation else "the module holds no policy"
     return Reply(
-        {"generation": generation, "ready": bool(generation)}, [words], 0 if generation else NOT_WELL
+        {"generation": generation, "ready": bool(generation)}, [words], 0 if generation else EXIT_NOT_WELL
     )

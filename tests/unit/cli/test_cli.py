@@ -26,8 +26,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import (
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import command, main
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
-    NOT_WELL,
-    USAGE,
+    EXIT_NOT_WELL,
+    EXIT_USAGE,
     table_lines,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.parser import make_parser
@@ -102,11 +102,11 @@ def test_status_of_one_where_it_is_not(
 ) -> None:
     kernel.hooks_first = 0x1F1B
     code, out, _err = call(capsys, "status", "--json")
-    assert code == NOT_WELL
+    assert code == EXIT_NOT_WELL
     assert json.loads(out)["hooks_behind"] == ["IPv4 FORWARD"]
     kernel.hooks_first, kernel.generation = 0x1F1F, 0
-    assert call(capsys, "status")[0] == NOT_WELL
-    assert call(capsys, "ready")[0] == NOT_WELL
+    assert call(capsys, "status")[0] == EXIT_NOT_WELL
+    assert call(capsys, "ready")[0] == EXIT_NOT_WELL
 
 
 def test_every_command_without_the_module_says_so(
@@ -167,7 +167,7 @@ def test_top_for_people(kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixtur
     assert code == 0 and "\033" not in out
     assert out.count("generation 4, mode enforce, 2 endpoints, every 0.05 s") == 2
     assert re.search(r"^allow +0 +0 +1234 +99999  office reaches the web shop$", out, re.MULTILINE)
-    assert call(capsys, "top", "--interval", "0")[0] == USAGE
+    assert call(capsys, "top", "--interval", "0")[0] == EXIT_USAGE
 
 
 def test_endpoints_with_names_where_they_are_known(
@@ -184,13 +184,13 @@ def test_endpoints_with_names_where_they_are_known(
 def test_wrong_usage_has_a_code_of_its_own(
     capsys: pytest.CaptureFixture[str], arguments: t.Tuple[str, ...]
 ) -> None:
-    assert call(capsys, *arguments)[0] == USAGE
+    assert call(capsys, *arguments)[0] == EXIT_USAGE
 
 
 def test_help_documents_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     _code, out, _err = call(capsys, "--help")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    for code in {kind.exit_code for kind in kinds} | {NOT_WELL, USAGE, 0}:
+    for code in {kind.exit_code for kind in kinds} | {EXIT_NOT_WELL, EXIT_USAGE, 0}:
         assert re.search(rf"^  {code} +\S", out, re.MULTILINE), code
 
 

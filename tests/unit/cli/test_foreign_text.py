@@ -24,7 +24,12 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import (
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import main as command
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.log import log_text
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, bad, good, say
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
+    Reply,
+    in_green,
+    in_red,
+    say,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
     EndpointRow,
@@ -192,7 +197,7 @@ def test_a_name_inside_a_colour_of_ours(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    say(good("a\x1b[2J\n") + "b\x1b[32m" + bad("c\x1b[0m"))
+    say(in_green("a\x1b[2J\n") + "b\x1b[32m" + in_red("c\x1b[0m"))
     assert capsys.readouterr().out == "\x1b[32ma?[2J\x1b[0mb?[32m\x1b[1;31mc?[0m\x1b[0m\n"
 
 

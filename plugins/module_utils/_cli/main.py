@@ -19,14 +19,10 @@ import typing as t
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import Reply, say, warn
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.parser import make_parser
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.pyroute2_parts import (
-    pyroute2_parts,
-)
 
 
 def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
     args = make_parser().parse_args(argv)
-    pyroute2_parts()
     try:
         reply: Reply = args.run(args)
     except BridgewardenError as error:

@@ -26,6 +26,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     Mode,
     Placement,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import Attributes
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire import text
 
 
 @dataclass(frozen=True)
@@ -129,27 +131,22 @@ class HookRow:
     own: bool
 
 
-def first(reply: t.Any, attr: Attr) -> t.Optional[bytes]:
-    value: t.Optional[bytes] = reply.get_attr("BW_ATTR_" + attr.name)
-    return value
+def every(reply: Attributes, attr: Attr) -> t.List[bytes]:
+    return reply.get(attr, [])
 
 
-def every(reply: t.Any, attr: Attr) -> t.List[bytes]:
-    return list(reply.get_attrs("BW_ATTR_" + attr.name))
+def first(reply: Attributes, attr: Attr) -> t.Optional[bytes]:
+    return next(iter(every(reply, attr)), None)
 
 
-def number(reply: t.Any, attr: Attr) -> int:
+def number(reply: Attributes, attr: Attr) -> int:
     return int.from_bytes(first(reply, attr) or b"", sys.byteorder)
 
 
-def text(data: t.Optional[bytes]) -> str:
-    return (data or b"").split(b"\0", 1)[0].decode("utf-8", "replace")
-
-
-def info_of(reply: t.Any) -> Info:
+def info_of(reply: Attributes) -> Info:
     defaults = first(reply, Attr.DEFAULTS) or b""
     return Info(
-        version=text(first(reply, Attr.VERSION)),
+        version=text(first(reply, Attr.VERSION) or b""),
         generation=number(reply, Attr.GENERATION),
         mode=Mode(number(reply, Attr.MODE)).name.lower(),
         defaults={
@@ -191,7 +188,7 @@ def hook_of(data: bytes) -> HookRow:
     )
 
 
-def rule_of(reply: t.Any) -> RuleRow:
+def rule_of(reply: Attributes) -> RuleRow:
     index = number(reply, Attr.RULE_INDEX)
     action = Action(number(reply, Attr.ACTION))
     queue = {
@@ -202,7 +199,7 @@ def rule_of(reply: t.Any) -> RuleRow:
     return RuleRow(
         index=index,
         key=number(reply, Attr.RULE_KEY),
-        name=text(first(reply, Attr.RULE_NAME)) or REASON_WORDS.get(index, ""),
+        name=text(first(reply, Attr.RULE_NAME) or b"") or REASON_WORDS.get(index, ""),
         action=action.name.lower(),
         packets=number(reply, Attr.PACKETS),
         bytes=number(reply, Attr.BYTES),
@@ -210,7 +207,7 @@ def rule_of(reply: t.Any) -> RuleRow:
     )
 
 
-def endpoint_of(reply: t.Any) -> EndpointRow:
+def endpoint_of(reply: Attributes) -> EndpointRow:
     address = first(reply, Attr.ADDR) or b"\0\0\0\0"
     return EndpointRow(
         address=socket.inet_ntop(socket.AF_INET6 if len(address) == 16 else socket.AF_INET, address),
@@ -220,13 +217,13 @@ def endpoint_of(reply: t.Any) -> EndpointRow:
     )
 
 
-def explanation_of(reply: t.Any) -> Explanation:
+def explanation_of(reply: Attributes) -> Explanation:
     index = number(reply, Attr.RULE_INDEX)
     return Explanation(
         action=Action(number(reply, Attr.ACTION)).name.lower(),
         direction_class=DirectionClass(number(reply, Attr.CLASS)).name.lower(),
         rule_index=index,
-        rule_name=text(first(reply, Attr.RULE_NAME)) or REASON_WORDS.get(index, ""),
+        rule_name=text(first(reply, Attr.RULE_NAME) or b"") or REASON_WORDS.get(index, ""),
         from_identity=number(reply, Attr.FROM_IDENTITY),
         to_identity=number(reply, Attr.TO_IDENTITY),
         generation=number(reply, Attr.GENERATION),

@@ -19,6 +19,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Ki
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel import client
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel, Term
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire import Netlink
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import (
     Ruleset,
     empty_ruleset,
@@ -77,31 +78,18 @@ def zeroed(message: bytes) -> str:
     return (message[:8] + bytes(8) + message[16:]).hex()
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> t.List[str]:
-    request = pytest.importorskip("pyroute2.netlink.nlsocket").NetlinkRequest
-    found: t.List[str] = []
-    send = request.send
-
-    async def recorded(self: t.Any) -> t.Any:
-        done = await send(self)
-        found.append(zeroed(bytes(self.msg.data)))
-        return done
-
-    monkeypatch.setattr(request, "send", recorded)
-    return found
-
-
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_sends_what_it_always_sent(
-    name: str, sent: t.List[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kernel = Refused()
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "FAMILY_NAME", "nlctrl")
-        patch.setattr(client, "FAMILY_VERSION", None)  # pyroute2 knows no attributes of that family
-        kernel.open()
-    with contextlib.closing(kernel), contextlib.suppress(BridgewardenError):
+def test_a_call_sends_what_it_always_sent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: t.List[str] = []
+    send = Netlink._send
+
+    def recorded(wire: Netlink, message: bytes) -> None:
+        sent.append(zeroed(message))
+        send(wire, message)
+
+    monkeypatch.setattr(client, "FAMILY_NAME", "nlctrl")
+    with Refused() as kernel, contextlib.suppress(BridgewardenError):
+        monkeypatch.setattr(Netlink, "_send", recorded)
         CALLS[name](kernel)
     assert sent == json.loads(GOLDEN.read_text())[name]
 

@@ -49,21 +49,17 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
     RuleRow,
     TraceReport,
     endpoint_of,
-    every,
     explanation_of,
-    first,
     hook_of,
     info_of,
-    number,
     rule_of,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import (
-    Attributes,
-    GenericFamily,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire import NetlinkError
 
 if t.TYPE_CHECKING:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import (
+        Attributes,
+        GenericFamily,
+    )
     from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
 
@@ -163,6 +159,11 @@ def kernel_error(number: int, words: str, doing: str) -> BridgewardenError:
     return KernelError(f"the kernel refuses: {said}", doing, "nothing was changed", number)
 
 
+def _refusal(error: OSError, doing: str) -> BridgewardenError:
+    """The error for one of the netlink socket, which has words where it is the kernel's."""
+    return kernel_error(error.errno or 0, getattr(error, "words", ""), doing)
+
+
 class Kernel:
     """The module in the running kernel. `with Kernel() as kernel:`; one socket, one transaction at a time.
 
@@ -181,19 +182,22 @@ class Kernel:
         self.close()
 
     def open(self) -> None:
+        # Imported here, because most of what imports this file asks the kernel nothing: the command's --help, for one.
+        from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import (
+            GenericFamily,
+        )
+
         self.close()
         try:
             family = GenericFamily(FAMILY_NAME)
-        except NetlinkError as error:
+        except OSError as error:
             if error.errno == errno.ENOENT:
                 raise ModuleMissing(
                     "the kernel module bridgewarden is not loaded",
                     f"generic netlink family {FAMILY_NAME}",
                     "load it with 'modprobe bridgewarden' (the role bridgewarden.docker.kmod builds and loads it)",
                 ) from None
-            raise kernel_error(error.errno or 0, error.words, "looking for the module") from None
-        except OSError as error:
-            raise kernel_error(error.errno or 0, "", "opening a netlink socket") from None
+            raise _refusal(error, "looking for the module") from None
         if family.version != FAMILY_VERSION:
             family.close()
             raise VersionMismatch(
@@ -262,7 +266,7 @@ class Kernel:
         if dry_run:
             self._abort()  # a dry run leaves the transaction open
         for reply in replies:
-            number = first(reply, Attr.GENERATION)
+            number = reply.first(Attr.GENERATION)
             if number:
                 return int(struct.unpack("=Q", number)[0])
         return self.info().generation
@@ -361,12 +365,12 @@ class Kernel:
     def _trace(self, cmd: Cmd, attrs: _Attrs, doing: str) -> TraceReport:
         for reply in self._request(cmd, attrs, doing):
             return TraceReport(
-                id=number(reply, Attr.TRACE_ID),
-                state=TraceState(number(reply, Attr.TRACE_STATE)).name.lower(),
-                seconds_left=number(reply, Attr.TRACE_SECONDS),
-                reported=number(reply, Attr.TRACE_REPORTED),
-                withheld=number(reply, Attr.TRACE_WITHHELD),
-                blind=number(reply, Attr.TRACE_BLIND),
+                id=reply.number(Attr.TRACE_ID),
+                state=TraceState(reply.number(Attr.TRACE_STATE)).name.lower(),
+                seconds_left=reply.number(Attr.TRACE_SECONDS),
+                reported=reply.number(Attr.TRACE_REPORTED),
+                withheld=reply.number(Attr.TRACE_WITHHELD),
+                blind=reply.number(Attr.TRACE_BLIND),
             )
         raise KernelError("the kernel gave no answer", doing, "look into the kernel log")
 
@@ -375,7 +379,7 @@ class Kernel:
         attrs: _Attrs = [] if netns is None else [(Attr.NETNS_FD, struct.pack("=I", netns))]
         rows: t.List[HookRow] = []
         for reply in self._request(Cmd.HOOK_GET, attrs, "asking who stands at the hooks"):
-            rows.extend(hook_of(data) for data in every(reply, Attr.HOOK))
+            rows.extend(hook_of(data) for data in reply.every(Attr.HOOK))
         return rows
 
     # The wire
@@ -392,12 +396,11 @@ class Kernel:
         if self._family is None:
             self.open()
         try:
-            return ask(t.cast(GenericFamily, self._family))
+            return ask(t.cast("GenericFamily", self._family))
         except InterruptedError:
             raise Busy("commits keep coming in between", doing, "try again", errno.EINTR) from None
         except OSError as error:
-            words = error.words if isinstance(error, NetlinkError) else ""
-            raise kernel_error(error.errno or 0, words, doing) from None
+            raise _refusal(error, doing) from None
 
 
 def _prefix(text: str) -> t.Tuple[int, int, bytes]:

@@ -21,6 +21,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire 
     Payload,
     attribute,
     attributes,
+    text,
 )
 
 _NETLINK_GENERIC = 16  # linux/netlink.h
@@ -29,8 +30,26 @@ _CTRL_CMD_GETFAMILY = 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_VERSION = 1, 2, 3
 _HEADER = struct.Struct("=BBxx")  # struct genlmsghdr: command, version, reserved
 
-#: The attributes of an answer: each type's values, in their order.
-Attributes = t.Dict[int, t.List[bytes]]
+
+class Attributes(t.Dict[int, t.List[bytes]]):
+    """The attributes of an answer: each type's values, in their order."""
+
+    def every(self, kind: int) -> t.List[bytes]:
+        return self.get(kind, [])
+
+    def first(self, kind: int) -> t.Optional[bytes]:
+        return next(iter(self.every(kind)), None)
+
+    def number(self, kind: int) -> int:
+        """Of any size, in the host's byte order; 0 without such an attribute."""
+        return int.from_bytes(self.first(kind) or b"", sys.byteorder)
+
+    def texts(self, kind: int) -> t.List[str]:
+        return [text(content) for content in self.every(kind)]
+
+    def text(self, kind: int) -> str:
+        """Without such an attribute ''."""
+        return text(self.first(kind) or b"")
 
 
 class GenericFamily:
@@ -49,10 +68,7 @@ class GenericFamily:
         request = _HEADER.pack(_CTRL_CMD_GETFAMILY, _CTRL_VERSION) + wanted
         for answer in self._wire.request(_GENL_ID_CTRL, request):
             found = _attributes_of(answer)
-            self._id, self.version = (
-                int.from_bytes(found[attr][0], sys.byteorder)
-                for attr in (_CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_VERSION)
-            )
+            self._id, self.version = found.number(_CTRL_ATTR_FAMILY_ID), found.number(_CTRL_ATTR_VERSION)
             return
         raise OSError(errno.EBADMSG, "the kernel did not say which family that is")
 
@@ -78,7 +94,7 @@ class GenericFamily:
 
 def _attributes_of(answer: Payload) -> Attributes:
     data, begin, end = answer
-    found: Attributes = {}
+    found = Attributes()
     for kind, start, stop in attributes(data, begin + _HEADER.size, end):
         found.setdefault(kind, []).append(data[start:stop])
     return found

@@ -102,7 +102,7 @@ class Family:
         self.sent.append((cmd, list(attrs)))
         if self.failures.get(cmd):
             raise self.failures[cmd].pop(0)
-        return [{Attr.GENERATION: [struct.pack("=Q", 8)]}]
+        return [Attributes({Attr.GENERATION: [struct.pack("=Q", 8)]})]
 
     def dump(self, cmd: Cmd) -> t.List[Attributes]:
         return self.request(cmd, [])
@@ -178,18 +178,20 @@ def test_a_kernel_that_does_not_answer() -> None:
 
 def test_info_reply() -> None:
     info = info_of(
-        {
-            Attr.VERSION: [b"0.1.0\0"],
-            Attr.GENERATION: [struct.pack("=Q", 3)],
-            Attr.MODE: [b"\1"],
-            Attr.DEFAULTS: [bytes([1, 0, 1, 2, 0, 0])],
-            Attr.RULESET_DIGEST: [bytes(31) + b"\xff"],
-            Attr.GUARD: [b"br-*\0", b"docker0\0"],
-            Attr.GUARD_LINK: [struct.pack("=I", 5)],
-            Attr.COUNT_RULES: [struct.pack("=I", 9)],
-            Attr.HOOKS_FIRST: [struct.pack("=I", 0b0110)],
-            Attr.HOOKS_EXPECTED: [struct.pack("=I", 0b0010)],
-        }
+        Attributes(
+            {
+                Attr.VERSION: [b"0.1.0\0"],
+                Attr.GENERATION: [struct.pack("=Q", 3)],
+                Attr.MODE: [b"\1"],
+                Attr.DEFAULTS: [bytes([1, 0, 1, 2, 0, 0])],
+                Attr.RULESET_DIGEST: [bytes(31) + b"\xff"],
+                Attr.GUARD: [b"br-*\0", b"docker0\0"],
+                Attr.GUARD_LINK: [struct.pack("=I", 5)],
+                Attr.COUNT_RULES: [struct.pack("=I", 9)],
+                Attr.HOOKS_FIRST: [struct.pack("=I", 0b0110)],
+                Attr.HOOKS_EXPECTED: [struct.pack("=I", 0b0010)],
+            }
+        )
     )
     assert (info.version, info.generation, info.mode, info.guards) == (
         "0.1.0",

@@ -38,14 +38,16 @@ class Wire(Kernel):
         return self.replies
 
 
-REPORT: Attributes = {
-    Attr.TRACE_ID: [struct.pack("=I", 7)],
-    Attr.TRACE_STATE: [b"\2"],
-    Attr.TRACE_SECONDS: [struct.pack("=I", 3)],
-    Attr.TRACE_REPORTED: [struct.pack("=Q", 1 << 33)],
-    Attr.TRACE_WITHHELD: [struct.pack("=Q", 5)],
-    Attr.TRACE_BLIND: [struct.pack("=I", 1)],
-}
+REPORT = Attributes(
+    {
+        Attr.TRACE_ID: [struct.pack("=I", 7)],
+        Attr.TRACE_STATE: [b"\2"],
+        Attr.TRACE_SECONDS: [struct.pack("=I", 3)],
+        Attr.TRACE_REPORTED: [struct.pack("=Q", 1 << 33)],
+        Attr.TRACE_WITHHELD: [struct.pack("=Q", 5)],
+        Attr.TRACE_BLIND: [struct.pack("=I", 1)],
+    }
+)
 
 
 def hook_row(family: int, hook: int, own: int, priority: int, who: bytes) -> bytes:
@@ -83,13 +85,15 @@ def test_no_answer_is_an_error() -> None:
 def test_hooks() -> None:
     wire = Wire()
     wire.replies = [
-        {
-            Attr.HOOK: [
-                hook_row(2, 0, 0, -200, b"ipv4_conntrack_in [nf_conntrack]"),
-                hook_row(7, 4, 0, 0, b"f"),
-                hook_row(10, 2, 1, -(1 << 31), b"bw_hook_forward6 [bridgewarden]"),
-            ]
-        }
+        Attributes(
+            {
+                Attr.HOOK: [
+                    hook_row(2, 0, 0, -200, b"ipv4_conntrack_in [nf_conntrack]"),
+                    hook_row(7, 4, 0, 0, b"f"),
+                    hook_row(10, 2, 1, -(1 << 31), b"bw_hook_forward6 [bridgewarden]"),
+                ]
+            }
+        )
     ]
     assert wire.hooks(9) == [
         HookRow("IPv4", "PRE_ROUTING", -200, "ipv4_conntrack_in", "nf_conntrack", False),

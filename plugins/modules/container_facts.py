@@ -29,8 +29,6 @@ options:
     description: Seconds that dockerd may take for one answer.
     type: int
     default: 30
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 notes:
   - The facts are returned as the task's result and not as C(ansible_facts), because containers come and go
     and

@@ -42,8 +42,6 @@ options:
     description: Docker's socket on the target.
     type: str
     default: unix:///var/run/docker.sock
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 """
 
 EXAMPLES = r"""

@@ -114,7 +114,6 @@ options:
     type: str
     default: unix:///var/run/docker.sock
 requirements:
-  - python3-pyroute2 0.5.14 or newer
   - python3-jmespath, where a group has a query
 seealso:
   - module: bridgewarden.docker.confirm

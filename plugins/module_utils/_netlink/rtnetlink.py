@@ -24,6 +24,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire 
     Payload,
     attribute,
     attributes,
+    find,
     text,
 )
 
@@ -36,6 +37,8 @@ _RTEXT_FILTER_SKIP_STATS = 1 << 3
 # linux/if_link.h
 _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 3, 10, 18, 29, 37
 _IFLA_INFO_KIND = 1
+_WANTED = frozenset((_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID))
+_INFO_KIND = frozenset((_IFLA_INFO_KIND,))
 # linux/if_addr.h
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 # linux/neighbour.h
@@ -43,6 +46,8 @@ _NDA_DST = 1
 _NUD_INCOMPLETE, _NUD_FAILED = 0x01, 0x20
 # linux/net_namespace.h
 _NETNSA_NSID, _NETNSA_FD = 1, 3
+# The numbers in attributes.
+_U32, _S32 = struct.Struct("=I"), struct.Struct("=i")
 # The structs that payloads begin with; attributes follow.
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
@@ -79,7 +84,7 @@ class Rtnl:
         """Every link; `known` keeps them by their messages, for the next time: hardly one will have changed."""
         # The dump is also what makes the kernel number the namespaces of the links' peers.
         request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(
-            _IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS)
+            _IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS)
         )
         known = {} if known is None else known
         found: t.Dict[bytes, Link] = {}
@@ -109,7 +114,7 @@ class Rtnl:
             }
             address = its.get(_IFA_LOCAL) or its.get(_IFA_ADDRESS)  # on a point-to-point link they differ
             if address:
-                found.append((struct.unpack_from("=I", data, start + 4)[0], address))
+                found.append((_U32.unpack_from(data, start + 4)[0], address))
         return found
 
     def neighbours(self) -> t.Set[t.Tuple[int, bytes]]:
@@ -131,7 +136,7 @@ class Rtnl:
         for data, start, end in self._wire.request(_RTM_GETROUTE, request):
             for kind, begin, _stop in attributes(data, start + _ROUTE.size, end):
                 if kind == _RTA_OIF:
-                    return struct.unpack_from("=I", data, begin)[0], data[start + 7] == _RTN_LOCAL
+                    return _U32.unpack_from(data, begin)[0], data[start + 7] == _RTN_LOCAL
         return None
 
     def nsid(self, path: str) -> int:
@@ -141,11 +146,11 @@ class Rtnl:
         except OSError:
             return -1  # the container has ended
         try:
-            request = _NAMESPACE.pack(socket.AF_UNSPEC) + attribute(_NETNSA_FD, struct.pack("=I", handle))
+            request = _NAMESPACE.pack(socket.AF_UNSPEC) + attribute(_NETNSA_FD, _U32.pack(handle))
             for data, start, end in self._wire.request(_RTM_GETNSID, request):
                 for kind, begin, _stop in attributes(data, start + _NAMESPACE.size, end):
                     if kind == _NETNSA_NSID:
-                        return int(struct.unpack_from("=i", data, begin)[0])
+                        return int(_S32.unpack_from(data, begin)[0])
         except TimeoutError:
             raise
         except OSError:
@@ -162,20 +167,20 @@ class Rtnl:
 
 
 def _parse_link(data: bytes, start: int, end: int) -> Link:
-    name, kind, master, netnsid = "", "", 0, -1
-    for attr, begin, stop in attributes(data, start + _LINK.size, end):
-        if attr == _IFLA_IFNAME:
-            name = text(data[begin:stop])
-        elif attr == _IFLA_MASTER:
-            (master,) = struct.unpack_from("=I", data, begin)
-        elif attr == _IFLA_LINKINFO:
-            for inner, inside, after in attributes(data, begin, stop):
-                if inner == _IFLA_INFO_KIND:
-                    kind = text(data[inside:after])
-        elif attr == _IFLA_LINK_NETNSID:
-            (netnsid,) = struct.unpack_from("=i", data, begin)
-            break  # the last of what is wanted
-    return Link(struct.unpack_from("=i", data, start + 4)[0], name, kind, master, netnsid)
+    kind, master, netnsid = "", 0, -1
+    found = find(data, start + _LINK.size, end, _WANTED)
+    begin, stop = found.get(_IFLA_IFNAME, (0, 0))
+    name = text(data[begin:stop])
+    if _IFLA_LINKINFO in found:
+        info = find(data, *found[_IFLA_LINKINFO], _INFO_KIND)
+        if info:
+            begin, stop = info[_IFLA_INFO_KIND]
+            kind = text(data[begin:stop])
+    if _IFLA_MASTER in found:
+        (master,) = _U32.unpack_from(data, found[_IFLA_MASTER][0])
+    if _IFLA_LINK_NETNSID in found:
+        (netnsid,) = _S32.unpack_from(data, found[_IFLA_LINK_NETNSID][0])
+    return Link(_S32.unpack_from(data, start + 4)[0], name, kind, master, netnsid)
 
 
 def _outputs(data: bytes, start: int, end: int) -> t.Iterator[int]:
@@ -183,9 +188,9 @@ def _outputs(data: bytes, start: int, end: int) -> t.Iterator[int]:
     outputs = []
     for attr, begin, stop in attributes(data, start + _ROUTE.size, end):
         if attr == _RTA_OIF:
-            outputs.append(struct.unpack_from("=I", data, begin)[0])
+            outputs.append(_U32.unpack_from(data, begin)[0])
         elif attr == _RTA_TABLE:
-            table = struct.unpack_from("=I", data, begin)[0]
+            table = _U32.unpack_from(data, begin)[0]
         elif attr == _RTA_MULTIPATH:
             while begin + _NEXT_HOP.size <= stop:
                 length, index = _NEXT_HOP.unpack_from(data, begin)

@@ -18,6 +18,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire 
     NetlinkError,
     attribute,
     attributes,
+    find,
     messages,
     text,
 )
@@ -73,6 +74,7 @@ def names(answers: t.Iterable[t.Tuple[bytes, int, int]]) -> t.List[str]:
 @given(st.binary(max_size=200))
 def test_garbage_does_no_harm(data: bytes) -> None:
     list(attributes(data, 0, len(data)))
+    find(data, 0, len(data), {0, 1, 2})
     try:
         list(messages(data))
     except OSError as error:
@@ -83,7 +85,13 @@ def test_garbage_does_no_harm(data: bytes) -> None:
 def test_attributes_come_back_as_they_were_built(wanted: t.List[t.Tuple[int, bytes]]) -> None:
     data = b"".join(attribute(kind, content) for kind, content in wanted)
     assert len(data) % 4 == 0
-    assert [(kind, data[begin:end]) for kind, begin, end in attributes(data, 0, len(data))] == wanted
+    walked = list(attributes(data, 0, len(data)))
+    assert [(kind, data[begin:end]) for kind, begin, end in walked] == wanted
+    kinds = {kind for kind, _content in wanted} - {7}
+    assert set(find(data, 0, len(data), kinds | {7})) == {kind for kind, _content in wanted}
+    for kind in kinds:
+        begin, end = find(data, 0, len(data), {kind})[kind]
+        assert (kind, begin, end) == next(one for one in walked if one[0] == kind)
 
 
 def test_the_flags_in_an_attribute_s_type_are_masked() -> None:

@@ -67,9 +67,8 @@ class Netlink:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         try:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-            self._socket.setsockopt(
-                _SOL_NETLINK, _NETLINK_CAP_ACK, 1
-            )  # a refusal need not repeat the request
+            # A refusal need not repeat the request.
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             self._socket.bind((0, 0))
         except OSError:

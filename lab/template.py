@@ -28,7 +28,7 @@ from lab.targets import Target
 _FREEZE_SECONDS = 120
 _IGNORE_SHARED = [{"capability": "x-ignore-shared", "state": True}]
 # what the first Ansible task of a run would otherwise read from the disk, slowly
-_WARM_UP = "python3 -c 'import json, ssl, zipfile, tempfile, apt, docker, pyroute2, jmespath'; sync"
+_WARM_UP = "python3 -c 'import json, ssl, zipfile, tempfile, apt, docker, jmespath'; sync"
 
 
 def restore(machine: Machine, target: Target, image: Image, accel: list[str]) -> None:

@@ -33,8 +33,6 @@ options:
       - The generation to keep, as M(bridgewarden.docker.policy) returned it.
       - Without it, whatever waits is confirmed.
     type: int
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 """
 
 EXAMPLES = r"""

@@ -38,8 +38,6 @@ options:
     description: Whether the connection comes from outside to the container's own address, not to a published port.
     type: bool
     default: false
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 """
 
 EXAMPLES = r"""

@@ -26,8 +26,6 @@ options:
     description: Whether to return the endpoints the kernel knows now.
     type: bool
     default: false
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 """
 
 EXAMPLES = r"""

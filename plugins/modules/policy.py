@@ -110,7 +110,6 @@ options:
     type: bool
     default: false
 requirements:
-  - python3-pyroute2 0.5.14 or newer
   - python3-jmespath, where a group has a query
 seealso:
   - module: bridgewarden.docker.confirm

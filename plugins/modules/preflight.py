@@ -75,7 +75,7 @@ packages:
   returned: always
   type: list
   elements: str
-  sample: [dkms, linux-headers-cloud-amd64, python3-pyroute2]
+  sample: [dkms, linux-headers-cloud-amd64, python3-jmespath]
 facts:
   description: What was found.
   returned: always

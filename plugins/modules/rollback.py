@@ -30,8 +30,6 @@ options:
       - The generation to undo, as M(bridgewarden.docker.policy) returned it.
       - Fails where this very generation is in force and confirmed already.
     type: int
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 """
 
 EXAMPLES = r"""

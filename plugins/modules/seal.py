@@ -31,8 +31,6 @@ options:
       - The generation to seal, as M(bridgewarden.docker.policy) returned it. Fails where another one is in force.
       - Without it, whatever is in force is sealed.
     type: int
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 seealso:
   - module: bridgewarden.docker.confirm
 """

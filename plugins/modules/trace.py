@@ -77,8 +77,6 @@ options:
     description: Events a second that the kernel writes. What it keeps back is counted in RV(summary).
     type: int
     default: 5000
-requirements:
-  - python3-pyroute2 0.5.14 or newer
 """
 
 EXAMPLES = r"""

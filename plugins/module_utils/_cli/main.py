@@ -25,9 +25,6 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output im
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.parser import make_parser
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.pyroute2_parts import (
-    pyroute2_parts,
-)
 
 
 def command(name: str) -> t.Callable[[argparse.Namespace], Reply]:
@@ -41,7 +38,6 @@ def command(name: str) -> t.Callable[[argparse.Namespace], Reply]:
 
 def main(argv: t.Optional[t.Sequence[str]] = None) -> t.NoReturn:
     args = make_parser().parse_args(argv)
-    pyroute2_parts()
     try:
         reply = command(args.run)(args)
     except BridgewardenError as error:

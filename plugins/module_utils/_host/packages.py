@@ -18,7 +18,7 @@ import typing as t
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import run, search_path
 
 #: What the host needs beside the kernel's headers.
-LIBRARIES = {"pyroute2": "python3-pyroute2", "jmespath": "python3-jmespath"}
+LIBRARIES = ("python3-jmespath",)
 
 
 def numbers(version: str) -> t.Tuple[int, ...]:
@@ -92,7 +92,7 @@ def installed_packages(names: t.Sequence[str]) -> t.Optional[t.Set[str]]:
 def missing_packages(release: str, headers: bool, further: t.Sequence[str] = ()) -> t.Optional[t.List[str]]:
     """What one apt task has to install; None where the package manager is not apt."""
     exact, meta = header_packages(release)
-    wanted = ["dkms"] + ([meta] if meta else []) + sorted({*LIBRARIES.values(), *further})
+    wanted = ["dkms"] + ([meta] if meta else []) + sorted({*LIBRARIES, *further})
     if not headers:
         # The meta package may already point at a newer kernel than the running one.
         wanted.insert(1, exact)

@@ -146,8 +146,8 @@ def examine(
         )
     if sys.prefix != "/usr":
         warnings.append(
-            f"the interpreter {sys.executable} is not the distribution's: it will not see python3-pyroute2 "
-            "and python3-jmespath; set ansible_python_interpreter=/usr/bin/python3"
+            f"the interpreter {sys.executable} is not the distribution's: it will not see python3-jmespath; "
+            "set ansible_python_interpreter=/usr/bin/python3"
         )
     packages: t.List[str] = []
     if need_module:

@@ -5,11 +5,8 @@
 """What the library and the kernel module say to each other.
 
 The numbers and structs are those of kmod/uapi/bridgewarden.h; a test compares
-them.  `Kernel` speaks the generic netlink family over pyroute2, using only what
-0.5.14 (Debian 11) and 0.9 have in common: every attribute is taken as bytes and
-packed here, and the kernel's own error text is parsed here, because 0.5.14
-knows nothing of it.  pyroute2 is imported on use, so that the constants serve
-where it is not installed.
+them.  `Kernel` sends the commands of the generic netlink family, packs their
+attributes and turns the kernel's refusals into errors that say what to do.
 PRIVATE to the collection: it may change at any time.
 """
 
@@ -38,7 +35,6 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     BridgewardenError,
     Busy,
     KernelError,
-    LibraryMissing,
     ModuleMissing,
     PermissionDenied,
     Sealed,
@@ -53,19 +49,17 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
     RuleRow,
     TraceReport,
     endpoint_of,
-    every,
     explanation_of,
-    first,
     hook_of,
     info_of,
-    number,
     rule_of,
-)
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.pyroute2_parts import (
-    pyroute2_parts,
 )
 
 if t.TYPE_CHECKING:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import (
+        Attributes,
+        GenericFamily,
+    )
     from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
 
@@ -74,17 +68,6 @@ CHUNK = 32 * 1024
 
 Sections = t.Sequence[t.Tuple[Attr, bytes]]
 _Attrs = t.List[t.Tuple[Attr, bytes]]
-
-_NETLINK_EXT_ACK = 11
-_SOL_NETLINK = 270
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
-_NLM_F_REQUEST = 0x1
-_NLM_F_ACK = 0x4
-_NLM_F_DUMP = 0x300
-_NLM_F_CAPPED = 0x100
-_NLM_F_ACK_TLVS = 0x200
-_EXT_ACK_MSG = 1
 
 
 @dataclass(frozen=True)
@@ -139,53 +122,6 @@ def chunked(sections: Sections, limit: int = CHUNK) -> t.Iterator[_Attrs]:
         yield message
 
 
-def extended_ack(data: bytes) -> str:
-    """The kernel's own words (NLMSGERR_ATTR_MSG) in a raw datagram; '' without any."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind, flags = struct.unpack_from("=IHH", data, offset)
-        if length < 16 or offset + length > len(data):
-            break
-        if kind in (_NLMSG_ERROR, _NLMSG_DONE) and flags & _NLM_F_ACK_TLVS:
-            start = offset + 20
-            if kind == _NLMSG_ERROR:
-                # The request's header is echoed, and the whole request unless it is capped.
-                start += 16 if flags & _NLM_F_CAPPED else struct.unpack_from("=I", data, offset + 20)[0]
-            words = _find_message(data, (start + 3) & ~3, offset + length)
-            if words:
-                return words
-        offset += (length + 3) & ~3
-    return ""
-
-
-#: Stands for EBUSY on its way through pyroute2, which would ask 30 times again, 0.3 s apart.
-_BUSY = errno.EDEADLK
-
-
-def _renamed_busy(data: bytes) -> bytes:
-    renamed = bytearray(data)
-    offset = 0
-    while offset + 20 <= len(renamed):
-        length, kind = struct.unpack_from("=IH", renamed, offset)
-        if length < 16:
-            break
-        if kind == _NLMSG_ERROR and struct.unpack_from("=i", renamed, offset + 16)[0] == -errno.EBUSY:
-            struct.pack_into("=i", renamed, offset + 16, -_BUSY)
-        offset += (length + 3) & ~3
-    return bytes(renamed)
-
-
-def _find_message(data: bytes, offset: int, end: int) -> str:
-    while offset + 4 <= end:
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4 or offset + length > end:
-            break
-        if kind & 0x3FFF == _EXT_ACK_MSG:
-            return bytes(data[offset + 4 : offset + length]).rstrip(b"\0").decode("utf-8", "replace")
-        offset += (length + 3) & ~3
-    return ""
-
-
 def kernel_error(number: int, words: str, doing: str) -> BridgewardenError:
     """The error for an errno of the kernel and its words, if it had any."""
     said = words or os.strerror(number)
@@ -218,20 +154,25 @@ def kernel_error(number: int, words: str, doing: str) -> BridgewardenError:
             "free memory or shrink the policy; the ruleset in force is unchanged",
             number,
         )
+    if number == errno.ETIMEDOUT:
+        return KernelError("the kernel does not answer", doing, "look into the kernel log", number)
     return KernelError(f"the kernel refuses: {said}", doing, "nothing was changed", number)
+
+
+def _refusal(error: OSError, doing: str) -> BridgewardenError:
+    """The error for one of the netlink socket, which has words where it is the kernel's."""
+    return kernel_error(error.errno or 0, getattr(error, "words", ""), doing)
 
 
 class Kernel:
     """The module in the running kernel. `with Kernel() as kernel:`; one socket, one transaction at a time.
 
-    Raises ModuleMissing where the family is not there, LibraryMissing without
-    python3-pyroute2, and KernelError's kinds with the kernel's own words.
+    Raises ModuleMissing where the family is not there, and KernelError's kinds
+    with the kernel's own words.
     """
 
     def __init__(self) -> None:
-        self._socket: t.Any = None
-        self._message: t.Any = None
-        self._words = ""
+        self._family: t.Optional[GenericFamily] = None
 
     def __enter__(self) -> Kernel:
         self.open()
@@ -241,70 +182,36 @@ class Kernel:
         self.close()
 
     def open(self) -> None:
-        pyroute2_parts()
-        try:
-            from pyroute2.netlink import genlmsg
-            from pyroute2.netlink.exceptions import NetlinkError
-            from pyroute2.netlink.generic import GenericNetlinkSocket
-        except ImportError as error:
-            raise LibraryMissing(
-                f"the Python library pyroute2 cannot be imported: {error}",
-                "",
-                "install the distribution's python3-pyroute2",
-            )
+        # Imported here, because most of what imports this file asks the kernel nothing: the command's --help, for one.
+        from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import (
+            GenericFamily,
+        )
 
-        class Message(genlmsg):  # type: ignore[misc]
-            prefix = "BW_ATTR_"
-            nla_map = tuple(("BW_ATTR_" + attr.name, "cdata") for attr in Attr)
-
-        self._netlink_error = NetlinkError
-        self._message = Message
-        sock = GenericNetlinkSocket()
-        # Up to 0.8 pyroute2 logs a missing family to the root logger by itself.
-        for owner in (sock, getattr(sock, "asyncore", None)):
-            if owner is not None:
-                owner.module_err_level = "debug"
+        self.close()
         try:
-            sock.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-            self._listen_for_words(sock.marshal)
-            sock.bind(FAMILY_NAME, Message)
-            family = sock.discovery(FAMILY_NAME)
-        except NetlinkError as error:
-            sock.close()
-            if error.code == errno.ENOENT:
+            family = GenericFamily(FAMILY_NAME)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
                 raise ModuleMissing(
                     "the kernel module bridgewarden is not loaded",
                     f"generic netlink family {FAMILY_NAME}",
                     "load it with 'modprobe bridgewarden' (the role bridgewarden.docker.kmod builds and loads it)",
-                )
-            raise kernel_error(error.code, self._words, "looking for the module")
-        except OSError as error:
-            sock.close()
-            raise kernel_error(error.errno or 0, "", "opening a netlink socket")
-        version = family.get_attr("CTRL_ATTR_VERSION")
-        if version != FAMILY_VERSION:
-            sock.close()
+                ) from None
+            raise _refusal(error, "looking for the module") from None
+        if family.version != FAMILY_VERSION:
+            family.close()
             raise VersionMismatch(
-                "the loaded kernel module speaks protocol version %s, this library %d"
-                % (version, FAMILY_VERSION),
+                "the loaded kernel module speaks protocol version %d, this library %d"
+                % (family.version, FAMILY_VERSION),
                 "",
                 "install the module and the collection of one release and load the module again",
             )
-        self._socket = sock
+        self._family = family
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _listen_for_words(self, marshal: t.Any) -> None:
-        parse = marshal.parse
-
-        def listening(data: bytes, *args: t.Any, **kwargs: t.Any) -> t.Any:
-            self._words = extended_ack(data) or self._words
-            return parse(_renamed_busy(data), *args, **kwargs)
-
-        marshal.parse = listening
+        if self._family is not None:
+            self._family.close()
+            self._family = None
 
     # Requests
 
@@ -359,12 +266,12 @@ class Kernel:
         if dry_run:
             self._abort()  # a dry run leaves the transaction open
         for reply in replies:
-            number = first(reply, Attr.GENERATION)
+            number = reply.first(Attr.GENERATION)
             if number:
                 return int(struct.unpack("=Q", number)[0])
         return self.info().generation
 
-    def _commit_patiently(self, commit: _Attrs, doing: str) -> t.List[t.Any]:
+    def _commit_patiently(self, commit: _Attrs, doing: str) -> t.List[Attributes]:
         # EAGAIN: the hash seed was unlucky; the transaction is still there.
         for _attempt in range(4):
             try:
@@ -458,12 +365,12 @@ class Kernel:
     def _trace(self, cmd: Cmd, attrs: _Attrs, doing: str) -> TraceReport:
         for reply in self._request(cmd, attrs, doing):
             return TraceReport(
-                id=number(reply, Attr.TRACE_ID),
-                state=TraceState(number(reply, Attr.TRACE_STATE)).name.lower(),
-                seconds_left=number(reply, Attr.TRACE_SECONDS),
-                reported=number(reply, Attr.TRACE_REPORTED),
-                withheld=number(reply, Attr.TRACE_WITHHELD),
-                blind=number(reply, Attr.TRACE_BLIND),
+                id=reply.number(Attr.TRACE_ID),
+                state=TraceState(reply.number(Attr.TRACE_STATE)).name.lower(),
+                seconds_left=reply.number(Attr.TRACE_SECONDS),
+                reported=reply.number(Attr.TRACE_REPORTED),
+                withheld=reply.number(Attr.TRACE_WITHHELD),
+                blind=reply.number(Attr.TRACE_BLIND),
             )
         raise KernelError("the kernel gave no answer", doing, "look into the kernel log")
 
@@ -472,40 +379,28 @@ class Kernel:
         attrs: _Attrs = [] if netns is None else [(Attr.NETNS_FD, struct.pack("=I", netns))]
         rows: t.List[HookRow] = []
         for reply in self._request(Cmd.HOOK_GET, attrs, "asking who stands at the hooks"):
-            rows.extend(hook_of(data) for data in every(reply, Attr.HOOK))
+            rows.extend(hook_of(data) for data in reply.every(Attr.HOOK))
         return rows
 
     # The wire
 
-    def _request(self, cmd: Cmd, attrs: _Attrs, doing: str) -> t.List[t.Any]:
-        return self._exchange(cmd, attrs, _NLM_F_REQUEST | _NLM_F_ACK, doing)
+    def _request(self, cmd: Cmd, attrs: _Attrs, doing: str) -> t.List[Attributes]:
+        return self._exchange(lambda family: family.request(cmd, attrs), doing)
 
-    def _dump(self, cmd: Cmd, doing: str) -> t.List[t.Any]:
-        for _attempt in range(5):
-            try:
-                return self._exchange(cmd, [], _NLM_F_REQUEST | _NLM_F_DUMP, doing)
-            except KernelError as error:
-                if error.errno != errno.EINTR:
-                    raise
-        raise Busy("commits keep coming in between", doing, "try again", errno.EINTR)
+    def _dump(self, cmd: Cmd, doing: str) -> t.List[Attributes]:
+        return self._exchange(lambda family: family.dump(cmd), doing)
 
-    def _exchange(self, cmd: Cmd, attrs: _Attrs, flags: int, doing: str) -> t.List[t.Any]:
-        if self._socket is None:
+    def _exchange(
+        self, ask: t.Callable[[GenericFamily], t.List[Attributes]], doing: str
+    ) -> t.List[Attributes]:
+        if self._family is None:
             self.open()
-        message = self._message()
-        message["cmd"] = int(cmd)
-        message["version"] = FAMILY_VERSION
-        message["attrs"] = [("BW_ATTR_" + attr.name, data) for attr, data in attrs]
-        self._words = ""
         try:
-            replies = tuple(self._socket.nlm_request(message, msg_type=self._socket.prid, msg_flags=flags))
-        except self._netlink_error as error:
-            # A dump that a commit interrupted has the code -1 in pyroute2.
-            code = {_BUSY: errno.EBUSY, -1: errno.EINTR}.get(error.code, error.code)
-            raise kernel_error(code, self._words, doing) from None
+            return ask(t.cast("GenericFamily", self._family))
+        except InterruptedError:
+            raise Busy("commits keep coming in between", doing, "try again", errno.EINTR) from None
         except OSError as error:
-            raise kernel_error(error.errno or 0, self._words, doing) from None
-        return [reply for reply in replies if "attrs" in reply]
+            raise _refusal(error, doing) from None
 
 
 def _prefix(text: str) -> t.Tuple[int, int, bytes]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import sys
 import typing as t
 from dataclasses import dataclass, field
 
@@ -26,6 +25,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     Mode,
     Placement,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import Attributes
 
 
 @dataclass(frozen=True)
@@ -129,58 +131,41 @@ class HookRow:
     own: bool
 
 
-def first(reply: t.Any, attr: Attr) -> t.Optional[bytes]:
-    value: t.Optional[bytes] = reply.get_attr("BW_ATTR_" + attr.name)
-    return value
-
-
-def every(reply: t.Any, attr: Attr) -> t.List[bytes]:
-    return list(reply.get_attrs("BW_ATTR_" + attr.name))
-
-
-def number(reply: t.Any, attr: Attr) -> int:
-    return int.from_bytes(first(reply, attr) or b"", sys.byteorder)
-
-
-def text(data: t.Optional[bytes]) -> str:
-    return (data or b"").split(b"\0", 1)[0].decode("utf-8", "replace")
-
-
-def info_of(reply: t.Any) -> Info:
-    defaults = first(reply, Attr.DEFAULTS) or b""
+def info_of(reply: Attributes) -> Info:
+    defaults = reply.first(Attr.DEFAULTS) or b""
     return Info(
-        version=text(first(reply, Attr.VERSION)),
-        generation=number(reply, Attr.GENERATION),
-        mode=Mode(number(reply, Attr.MODE)).name.lower(),
+        version=reply.text(Attr.VERSION),
+        generation=reply.number(Attr.GENERATION),
+        mode=Mode(reply.number(Attr.MODE)).name.lower(),
         defaults={
             which.name.lower(): Action(action).name.lower() for which, action in zip(DirectionClass, defaults)
         },
-        policy_digest=(first(reply, Attr.POLICY_DIGEST) or b"").hex(),
-        ruleset_digest=(first(reply, Attr.RULESET_DIGEST) or b"").hex(),
-        confirm_remaining=number(reply, Attr.CONFIRM_REMAINING),
-        guards=tuple(text(guard) for guard in every(reply, Attr.GUARD)),
-        guard_links=tuple(struct.unpack("=I", link)[0] for link in every(reply, Attr.GUARD_LINK)),
+        policy_digest=(reply.first(Attr.POLICY_DIGEST) or b"").hex(),
+        ruleset_digest=(reply.first(Attr.RULESET_DIGEST) or b"").hex(),
+        confirm_remaining=reply.number(Attr.CONFIRM_REMAINING),
+        guards=tuple(reply.texts(Attr.GUARD)),
+        guard_links=tuple(struct.unpack("=I", link)[0] for link in reply.every(Attr.GUARD_LINK)),
         counts={
-            name: number(reply, Attr["COUNT_" + name.upper()])
+            name: reply.number(Attr["COUNT_" + name.upper()])
             for name in ("identities", "cells", "endpoints", "publish", "rules", "pairs")
         },
-        hooks_first=number(reply, Attr.HOOKS_FIRST),
-        hooks_expected=number(reply, Attr.HOOKS_EXPECTED),
-        placement=Placement(number(reply, Attr.PLACEMENT)).name.lower(),
-        log_group=number(reply, Attr.LOG_GROUP),
-        log_defaults=bool(number(reply, Attr.LOG_DEFAULTS)),
-        log_swallowed=number(reply, Attr.LOG_SWALLOWED),
-        sealed=first(reply, Attr.SEALED) is not None,
-        hooks_ahead=tuple(text(who) for who in every(reply, Attr.HOOK_AHEAD)),
-        parents=tuple(text(parent) for parent in every(reply, Attr.PARENT)),
-        namespaces=number(reply, Attr.COUNT_NAMESPACES),
-        traces=number(reply, Attr.COUNT_TRACES),
+        hooks_first=reply.number(Attr.HOOKS_FIRST),
+        hooks_expected=reply.number(Attr.HOOKS_EXPECTED),
+        placement=Placement(reply.number(Attr.PLACEMENT)).name.lower(),
+        log_group=reply.number(Attr.LOG_GROUP),
+        log_defaults=bool(reply.number(Attr.LOG_DEFAULTS)),
+        log_swallowed=reply.number(Attr.LOG_SWALLOWED),
+        sealed=reply.first(Attr.SEALED) is not None,
+        hooks_ahead=tuple(reply.texts(Attr.HOOK_AHEAD)),
+        parents=tuple(reply.texts(Attr.PARENT)),
+        namespaces=reply.number(Attr.COUNT_NAMESPACES),
+        traces=reply.number(Attr.COUNT_TRACES),
     )
 
 
 def hook_of(data: bytes) -> HookRow:
     family, hook, own, priority, who = struct.unpack(TRACE_STRUCTS[Attr.HOOK], data)
-    function, _space, module = text(who).partition(" [")
+    function, _space, module = who.split(b"\0", 1)[0].decode("utf-8", "replace").partition(" [")
     return HookRow(
         family=HOOK_FAMILIES.get(family, "#%d" % family),
         hook=HOOKS[hook],
@@ -191,43 +176,43 @@ def hook_of(data: bytes) -> HookRow:
     )
 
 
-def rule_of(reply: t.Any) -> RuleRow:
-    index = number(reply, Attr.RULE_INDEX)
-    action = Action(number(reply, Attr.ACTION))
+def rule_of(reply: Attributes) -> RuleRow:
+    index = reply.number(Attr.RULE_INDEX)
+    action = Action(reply.number(Attr.ACTION))
     queue = {
-        "num": number(reply, Attr.QUEUE_NUM),
-        "count": number(reply, Attr.QUEUE_COUNT),
-        "bypass": first(reply, Attr.QUEUE_BYPASS) is not None,
+        "num": reply.number(Attr.QUEUE_NUM),
+        "count": reply.number(Attr.QUEUE_COUNT),
+        "bypass": reply.first(Attr.QUEUE_BYPASS) is not None,
     }
     return RuleRow(
         index=index,
-        key=number(reply, Attr.RULE_KEY),
-        name=text(first(reply, Attr.RULE_NAME)) or REASON_WORDS.get(index, ""),
+        key=reply.number(Attr.RULE_KEY),
+        name=reply.text(Attr.RULE_NAME) or REASON_WORDS.get(index, ""),
         action=action.name.lower(),
-        packets=number(reply, Attr.PACKETS),
-        bytes=number(reply, Attr.BYTES),
+        packets=reply.number(Attr.PACKETS),
+        bytes=reply.number(Attr.BYTES),
         queue=queue if action == Action.QUEUE else None,
     )
 
 
-def endpoint_of(reply: t.Any) -> EndpointRow:
-    address = first(reply, Attr.ADDR) or b"\0\0\0\0"
+def endpoint_of(reply: Attributes) -> EndpointRow:
+    address = reply.first(Attr.ADDR) or b"\0\0\0\0"
     return EndpointRow(
         address=socket.inet_ntop(socket.AF_INET6 if len(address) == 16 else socket.AF_INET, address),
-        identity=number(reply, Attr.IDENTITY),
-        link=number(reply, Attr.LINK),
-        port=number(reply, Attr.LINK_PORT),
+        identity=reply.number(Attr.IDENTITY),
+        link=reply.number(Attr.LINK),
+        port=reply.number(Attr.LINK_PORT),
     )
 
 
-def explanation_of(reply: t.Any) -> Explanation:
-    index = number(reply, Attr.RULE_INDEX)
+def explanation_of(reply: Attributes) -> Explanation:
+    index = reply.number(Attr.RULE_INDEX)
     return Explanation(
-        action=Action(number(reply, Attr.ACTION)).name.lower(),
-        direction_class=DirectionClass(number(reply, Attr.CLASS)).name.lower(),
+        action=Action(reply.number(Attr.ACTION)).name.lower(),
+        direction_class=DirectionClass(reply.number(Attr.CLASS)).name.lower(),
         rule_index=index,
-        rule_name=text(first(reply, Attr.RULE_NAME)) or REASON_WORDS.get(index, ""),
-        from_identity=number(reply, Attr.FROM_IDENTITY),
-        to_identity=number(reply, Attr.TO_IDENTITY),
-        generation=number(reply, Attr.GENERATION),
+        rule_name=reply.text(Attr.RULE_NAME) or REASON_WORDS.get(index, ""),
+        from_identity=reply.number(Attr.FROM_IDENTITY),
+        to_identity=reply.number(Attr.TO_IDENTITY),
+        generation=reply.number(Attr.GENERATION),
     )

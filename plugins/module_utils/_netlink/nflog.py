@@ -5,8 +5,8 @@
 """The module's log lines, read from their nfnetlink_log group.
 
 A line is a packet's first bytes with a prefix that kmod/verdict.c writes.
-Containers are named by who asks, not here.  Plain netlink on purpose: pyroute2
-knows nothing of this protocol on the oldest targets.
+Containers are named by who asks, not here.  Numbers and structs are those of
+linux/netfilter/nfnetlink_log.h and linux/netfilter/nfnetlink.h.
 PRIVATE to the collection: it may change at any time.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import re
 import socket
 import struct
@@ -25,15 +24,26 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     KernelError,
     PermissionDenied,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire import (
+    LostMessages,
+    Netlink,
+    attribute,
+    attributes,
+    text,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
-_NETLINK_NETFILTER = 12
-_SUBSYSTEM = 4 << 8  # NFNL_SUBSYS_ULOG
-_PACKET, _CONFIG = 0, 1
-_CFG_CMD, _CFG_MODE, _CFG_TIMEOUT, _CFG_THRESHOLD = 1, 2, 4, 5
-_BIND, _COPY_PACKET = 1, 2
-_TIMESTAMP, _INDEV, _OUTDEV, _PHYSINDEV, _PAYLOAD, _PREFIX = 3, 4, 5, 6, 9, 10
-_SNAP = 128  # enough for every header a line shows
+_NETLINK_NETFILTER = 12  # linux/netlink.h
+_NFNL_SUBSYS_ULOG = 4
+_NFULNL_MSG_PACKET = _NFNL_SUBSYS_ULOG << 8
+_NFULNL_MSG_CONFIG = _NFNL_SUBSYS_ULOG << 8 | 1
+_HEADER = struct.Struct("!BBH")  # struct nfgenmsg: family, version, and here the group
+_NFULA_CFG_CMD, _NFULA_CFG_MODE, _NFULA_CFG_TIMEOUT, _NFULA_CFG_QTHRESH = 1, 2, 4, 5
+_NFULNL_CFG_CMD_BIND, _NFULNL_COPY_PACKET = 1, 2
+_NFULA_TIMESTAMP, _NFULA_IFINDEX_INDEV, _NFULA_IFINDEX_OUTDEV, _NFULA_IFINDEX_PHYSINDEV = 3, 4, 5, 6
+_NFULA_PAYLOAD, _NFULA_PREFIX = 9, 10
+_SNAP_BYTES = 128  # enough for every header a line shows
+_TIMEOUT_CENTISECONDS = 10
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 _EXTENSIONS = (0, 43, 44, 60)  # of IPv6: those that may stand before the transport
@@ -50,24 +60,23 @@ class LogReader:
     def __init__(self, group: int) -> None:
         self._group = group
         self._place = "nfnetlink_log group %d" % group
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        self._wire = Netlink(_NETLINK_NETFILTER)
 
     def __enter__(self) -> LogReader:
-        self._socket.bind((0, 0))
         try:
-            self._configure(_attr(_CFG_CMD, bytes([_BIND])))
+            self._configure(attribute(_NFULA_CFG_CMD, bytes([_NFULNL_CFG_CMD_BIND])))
             self._configure(
-                _attr(_CFG_MODE, struct.pack("!IBx", _SNAP, _COPY_PACKET))
-                + _attr(_CFG_TIMEOUT, struct.pack("!I", 10))  # hundredths of a second
-                + _attr(_CFG_THRESHOLD, struct.pack("!I", 1))
+                attribute(_NFULA_CFG_MODE, struct.pack("!IBx", _SNAP_BYTES, _NFULNL_COPY_PACKET))
+                + attribute(_NFULA_CFG_TIMEOUT, struct.pack("!I", _TIMEOUT_CENTISECONDS))
+                + attribute(_NFULA_CFG_QTHRESH, struct.pack("!I", 1))
             )
         except OSError as error:
-            self._socket.close()
+            self._wire.close()
             raise self._refused(error) from None
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._socket.close()
+        self._wire.close()
 
     def _refused(self, error: OSError) -> Exception:
         if error.errno == errno.EBUSY:
@@ -87,48 +96,39 @@ class LogReader:
         )
 
     def _configure(self, attrs: bytes) -> None:
-        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, self._group) + attrs
-        head = struct.pack("=IHHII", 16 + len(body), _SUBSYSTEM | _CONFIG, 0x5, 1, 0)
-        self._socket.send(head + body)
-        for kind, answer in _messages(self._socket.recv(65536)):
-            if kind == 2:
-                number = -struct.unpack_from("=i", answer)[0]
-                if number:
-                    raise OSError(number, os.strerror(number))
+        self._wire.request(_NFULNL_MSG_CONFIG, _HEADER.pack(socket.AF_UNSPEC, 0, self._group) + attrs)
 
     def lines(self) -> t.Iterator[Json]:
         """Each line as a record; waits for the next one."""
         while True:
             try:
-                data = self._socket.recv(1 << 20)
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    continue  # lines were lost between the kernel and us
-                raise
-            for kind, body in _messages(data):
-                line = parse_message(body) if kind == _SUBSYSTEM | _PACKET else None
+                received = self._wire.receive()
+            except LostMessages:
+                continue  # a packet's line is not to be had again; the counters have the packet
+            for kind, (data, begin, end) in received:
+                line = parse_message(data[begin:end]) if kind == _NFULNL_MSG_PACKET else None
                 if line is not None:
                     yield line
 
 
 def parse_message(body: bytes) -> t.Optional[Json]:
     """The record of one message; None where it is not the module's."""
-    attrs = _attrs(body[4:])
-    words = _WORDS.match(attrs.get(_PREFIX, b"").split(b"\0", 1)[0].decode("utf-8", "replace"))
+    attrs = {kind: body[begin:end] for kind, begin, end in attributes(body, _HEADER.size, len(body))}
+    words = _WORDS.match(text(attrs.get(_NFULA_PREFIX, b"")))
     if words is None:
         return None
     line: Json = {
-        "time": _time(attrs.get(_TIMESTAMP)),
+        "time": _time(attrs.get(_NFULA_TIMESTAMP)),
         "audit": bool(words["audit"]),
         "action": words["action"],
         "class": words["class"] if words["class"] != "-" else None,
         "rule": words["rule"],
         "reason": words["reason"],
-        "in": _link_name(attrs.get(_INDEV)),
-        "port": _link_name(attrs.get(_PHYSINDEV)),
-        "out": _link_name(attrs.get(_OUTDEV)),
+        "in": _link_name(attrs.get(_NFULA_IFINDEX_INDEV)),
+        "port": _link_name(attrs.get(_NFULA_IFINDEX_PHYSINDEV)),
+        "out": _link_name(attrs.get(_NFULA_IFINDEX_OUTDEV)),
     }
-    line.update(describe_packet(attrs.get(_PAYLOAD, b"")))
+    line.update(describe_packet(attrs.get(_NFULA_PAYLOAD, b"")))
     return line
 
 
@@ -150,32 +150,6 @@ def describe_packet(data: bytes) -> Json:
     found["protocol"] = _PROTOCOLS.get(number, "proto:%d" % number)
     if number in (6, 17, 132) and offset + 4 <= len(data):
         found["from_port"], found["to_port"] = struct.unpack_from("!HH", data, offset)
-    return found
-
-
-def _attr(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
-
-
-def _messages(data: bytes) -> t.Iterator[t.Tuple[int, bytes]]:
-    at = 0
-    while at + 16 <= len(data):
-        length, kind = struct.unpack_from("=IH", data, at)
-        if length < 16 or at + length > len(data):
-            return
-        yield kind, data[at + 16 : at + length]
-        at += (length + 3) & ~3
-
-
-def _attrs(data: bytes) -> t.Dict[int, bytes]:
-    found: t.Dict[int, bytes] = {}
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = data[at + 4 : at + length]
-        at += (length + 3) & ~3
     return found
 
 

@@ -19,28 +19,44 @@ import struct
 import typing as t
 from dataclasses import dataclass
 
-_RTM_NEWLINK, _RTM_GETLINK = 16, 18
-_RTM_NEWADDR, _RTM_GETADDR = 20, 22
-_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
-_RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
-_RTM_NEWNSID, _RTM_GETNSID = 88, 90
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire import (
+    Netlink,
+    Payload,
+    attribute,
+    attributes,
+    find,
+    text,
+)
+
+# linux/rtnetlink.h, rtnetlink(7)
+_RTM_GETLINK, _RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETNSID = 18, 22, 26, 30, 90
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE = 1, 2, 4, 9, 15
+_RTN_LOCAL = 2
+_RT_TABLE_MAIN = 254
+_RTEXT_FILTER_SKIP_STATS = 1 << 3
+# linux/if_link.h
 _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 3, 10, 18, 29, 37
 _IFLA_INFO_KIND = 1
 _WANTED = frozenset((_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID))
-_SKIP_STATISTICS = 1 << 3
+_INFO_KIND = frozenset((_IFLA_INFO_KIND,))
+# linux/if_addr.h
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE = 1, 2, 4, 9, 15
-_RTN_LOCAL = 2
+# linux/neighbour.h
 _NDA_DST = 1
 _NUD_INCOMPLETE, _NUD_FAILED = 0x01, 0x20
-_RT_TABLE_MAIN = 254
+# linux/net_namespace.h
 _NETNSA_NSID, _NETNSA_FD = 1, 3
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
-_ROOM = 1 << 18
-_ATTEMPTS = 5
+# The numbers in attributes.
+_U32, _S32 = struct.Struct("=I"), struct.Struct("=i")
+# The structs that payloads begin with; attributes follow.
+_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
+_ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg: family, index, state, flags, type
+_ROUTE = struct.Struct(
+    "=8BI"
+)  # struct rtmsg: family, bits of destination and source, tos, table, protocol, scope, type, flags
+_NEXT_HOP = struct.Struct("=HxxI")  # struct rtnexthop: length, flags, hops, index
+_NAMESPACE = struct.Struct("=Bxxx")  # struct rtgenmsg: family
 
 
 @dataclass(frozen=True)
@@ -58,25 +74,21 @@ class Rtnl:
     """`with Rtnl() as rtnl:`; raises OSError."""
 
     def __enter__(self) -> Rtnl:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
-        self._socket.settimeout(10.0)
-        self._sequence = 0
+        self._wire = Netlink(socket.NETLINK_ROUTE)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._socket.close()
+        self._wire.close()
 
     def links(self, known: t.Optional[t.Dict[bytes, Link]] = None) -> t.List[Link]:
         """Every link; `known` keeps them by their messages, for the next time: hardly one will have changed."""
         # The dump is also what makes the kernel number the namespaces of the links' peers.
-        request = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + _attribute(
-            _IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATISTICS)
+        request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(
+            _IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS)
         )
         known = {} if known is None else known
         found: t.Dict[bytes, Link] = {}
-        for data, start, end in self._dump(_RTM_GETLINK, _RTM_NEWLINK, request):
+        for data, start, end in self._dump(_RTM_GETLINK, request):
             message = data[start:end]
             found[message] = known.get(message) or _parse_link(message, 0, len(message))
         known.clear()
@@ -87,8 +99,8 @@ class Rtnl:
         """The indexes of the links that default routes of the main table go out by."""
         found: t.Set[int] = set()
         for family in (socket.AF_INET, socket.AF_INET6):
-            request = struct.pack("=8BI", family, 0, 0, 0, 0, 0, 0, 0, 0)
-            for data, start, end in self._dump(_RTM_GETROUTE, _RTM_NEWROUTE, request):
+            request = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+            for data, start, end in self._dump(_RTM_GETROUTE, request):
                 if not data[start + 1]:  # the length of its destination
                     found.update(_outputs(data, start, end))
         return found
@@ -96,20 +108,22 @@ class Rtnl:
     def addresses(self) -> t.List[t.Tuple[int, bytes]]:
         """(link's index, address) of this namespace's own addresses."""
         found = []
-        for data, start, end in self._dump(_RTM_GETADDR, _RTM_NEWADDR, struct.pack("=4BI", 0, 0, 0, 0, 0)):
-            its = {kind: data[begin:stop] for kind, begin, stop in _attributes(data, start + 8, end)}
+        for data, start, end in self._dump(_RTM_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            its = {
+                kind: data[begin:stop] for kind, begin, stop in attributes(data, start + _ADDRESS.size, end)
+            }
             address = its.get(_IFA_LOCAL) or its.get(_IFA_ADDRESS)  # on a point-to-point link they differ
             if address:
-                found.append((struct.unpack_from("=I", data, start + 4)[0], address))
+                found.append((_U32.unpack_from(data, start + 4)[0], address))
         return found
 
     def neighbours(self) -> t.Set[t.Tuple[int, bytes]]:
         """(link's index, address) of those that this host knows on its links, over IPv6."""
         found = set()
-        request = struct.pack("=BxxxiHBB", socket.AF_INET6, 0, 0, 0, 0)
-        for data, start, end in self._dump(_RTM_GETNEIGH, _RTM_NEWNEIGH, request):
+        request = _NEIGHBOUR.pack(socket.AF_INET6, 0, 0, 0, 0)
+        for data, start, end in self._dump(_RTM_GETNEIGH, request):
             index, state = struct.unpack_from("=iH", data, start + 4)
-            for kind, begin, stop in _attributes(data, start + 12, end):
+            for kind, begin, stop in attributes(data, start + _NEIGHBOUR.size, end):
                 if kind == _NDA_DST and not state & (_NUD_INCOMPLETE | _NUD_FAILED):
                     found.add((index, data[begin:stop]))
         return found
@@ -117,12 +131,12 @@ class Rtnl:
     def route(self, target: bytes, source: bytes) -> t.Optional[t.Tuple[int, bool]]:
         """(index of the link, whether it is this host itself) that a packet of `source`, ours, goes to `target`."""
         family, bits = (socket.AF_INET, 32) if len(target) == 4 else (socket.AF_INET6, 128)
-        request = struct.pack("=8BI", family, bits, bits, 0, 0, 0, 0, 0, 0)
-        request += _attribute(_RTA_DST, target) + _attribute(_RTA_SRC, source)
-        for data, start, end in self._ask(_RTM_GETROUTE, _NLM_F_REQUEST, _RTM_NEWROUTE, request):
-            for kind, begin, _stop in _attributes(data, start + 12, end):
+        request = _ROUTE.pack(family, bits, bits, 0, 0, 0, 0, 0, 0)
+        request += attribute(_RTA_DST, target) + attribute(_RTA_SRC, source)
+        for data, start, end in self._wire.request(_RTM_GETROUTE, request):
+            for kind, begin, _stop in attributes(data, start + _ROUTE.size, end):
                 if kind == _RTA_OIF:
-                    return struct.unpack_from("=I", data, begin)[0], data[start + 7] == _RTN_LOCAL
+                    return _U32.unpack_from(data, begin)[0], data[start + 7] == _RTN_LOCAL
         return None
 
     def nsid(self, path: str) -> int:
@@ -132,12 +146,12 @@ class Rtnl:
         except OSError:
             return -1  # the container has ended
         try:
-            request = bytes(4) + _attribute(_NETNSA_FD, struct.pack("=I", handle))
-            for data, start, end in self._ask(_RTM_GETNSID, _NLM_F_REQUEST, _RTM_NEWNSID, request):
-                for kind, begin, _stop in _attributes(data, start + 4, end):
+            request = _NAMESPACE.pack(socket.AF_UNSPEC) + attribute(_NETNSA_FD, _U32.pack(handle))
+            for data, start, end in self._wire.request(_RTM_GETNSID, request):
+                for kind, begin, _stop in attributes(data, start + _NAMESPACE.size, end):
                     if kind == _NETNSA_NSID:
-                        return int(struct.unpack_from("=i", data, begin)[0])
-        except socket.timeout:
+                        return int(_S32.unpack_from(data, begin)[0])
+        except TimeoutError:
             raise
         except OSError:
             return -1  # just ended: the file is there, the namespace on it no longer
@@ -145,105 +159,41 @@ class Rtnl:
             os.close(handle)
         return -1
 
-    # The wire
-
-    def _dump(self, kind: int, answer: int, body: bytes) -> t.List[t.Tuple[bytes, int, int]]:
-        """Where each message's body begins and ends, in the datagram it came in; a dump that a change cut is repeated."""
-        for _attempt in range(_ATTEMPTS - 1):
-            try:
-                return self._ask(kind, _NLM_F_REQUEST | _NLM_F_DUMP, answer, body)
-            except InterruptedError:
-                pass
+    def _dump(self, kind: int, request: bytes) -> t.List[Payload]:
         try:
-            return self._ask(kind, _NLM_F_REQUEST | _NLM_F_DUMP, answer, body)
+            return self._wire.dump(kind, request)
         except InterruptedError:
-            raise OSError(errno.EAGAIN, "links or routes change faster than they can be read")
-
-    def _ask(self, kind: int, flags: int, answer: int, body: bytes) -> t.List[t.Tuple[bytes, int, int]]:
-        self._sequence += 1
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
-        dump, cut = flags & _NLM_F_DUMP, False
-        found: t.List[t.Tuple[bytes, int, int]] = []
-        while True:
-            data = self._socket.recv(_ROOM)
-            offset = 0
-            while offset + _HEADER.size <= len(data):
-                length, got, its_flags, sequence, _port = _HEADER.unpack_from(data, offset)
-                if length < _HEADER.size:
-                    raise OSError(errno.EBADMSG, "the kernel sent a message that is none")
-                start, end = offset + _HEADER.size, offset + length
-                offset += (length + 3) & ~3
-                if sequence != self._sequence:
-                    continue  # of a request that was given up
-                cut = cut or bool(its_flags & _NLM_F_DUMP_INTR)
-                if got == _NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", data, start)[0]
-                    if number:
-                        raise OSError(number, os.strerror(number))
-                    return found
-                if got == _NLMSG_DONE:
-                    if cut:
-                        raise InterruptedError
-                    return found
-                if got == answer:
-                    found.append((data, start, end))
-                    if not dump:
-                        return found
-
-
-def _attribute(kind: int, content: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(content), kind) + content
-
-
-def _attributes(data: bytes, offset: int, end: int) -> t.Iterator[t.Tuple[int, int, int]]:
-    """(kind, begin, end) of each attribute."""
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, offset + 4, offset + length
-        offset += (length + 3) & ~3
+            raise OSError(errno.EAGAIN, "links or routes change faster than they can be read") from None
 
 
 def _parse_link(data: bytes, start: int, end: int) -> Link:
-    name, kind, master, netnsid = "", "", 0, -1
-    unpack, offset = _ATTRIBUTE.unpack_from, start + 16
-    while offset + 4 <= end:  # by hand and not by _attributes(): a host may have thousands
-        length, attribute = unpack(data, offset)
-        if attribute in _WANTED:
-            begin, stop = offset + 4, offset + length
-            if attribute == _IFLA_IFNAME:
-                name = _text(data, begin, stop)
-            elif attribute == _IFLA_MASTER:
-                (master,) = struct.unpack_from("=I", data, begin)
-            elif attribute == _IFLA_LINK_NETNSID:
-                (netnsid,) = struct.unpack_from("=i", data, begin)
-                break  # the last of what is wanted
-            else:
-                for inner, inside, after in _attributes(data, begin, stop):
-                    if inner == _IFLA_INFO_KIND:
-                        kind = _text(data, inside, after)
-        if length < 4:
-            break
-        offset += (length + 3) & ~3
-    return Link(struct.unpack_from("=i", data, start + 4)[0], name, kind, master, netnsid)
+    kind, master, netnsid = "", 0, -1
+    found = find(data, start + _LINK.size, end, _WANTED)
+    begin, stop = found.get(_IFLA_IFNAME, (0, 0))
+    name = text(data[begin:stop])
+    if _IFLA_LINKINFO in found:
+        info = find(data, *found[_IFLA_LINKINFO], _INFO_KIND)
+        if info:
+            begin, stop = info[_IFLA_INFO_KIND]
+            kind = text(data[begin:stop])
+    if _IFLA_MASTER in found:
+        (master,) = _U32.unpack_from(data, found[_IFLA_MASTER][0])
+    if _IFLA_LINK_NETNSID in found:
+        (netnsid,) = _S32.unpack_from(data, found[_IFLA_LINK_NETNSID][0])
+    return Link(_S32.unpack_from(data, start + 4)[0], name, kind, master, netnsid)
 
 
 def _outputs(data: bytes, start: int, end: int) -> t.Iterator[int]:
     table = data[start + 4]
     outputs = []
-    for attribute, begin, stop in _attributes(data, start + 12, end):
-        if attribute == _RTA_OIF:
-            outputs.append(struct.unpack_from("=I", data, begin)[0])
-        elif attribute == _RTA_TABLE:
-            table = struct.unpack_from("=I", data, begin)[0]
-        elif attribute == _RTA_MULTIPATH:
-            while begin + 8 <= stop:  # struct rtnexthop: length, flags, hops, index, attributes
-                length, index = struct.unpack_from("=HxxI", data, begin)
+    for attr, begin, stop in attributes(data, start + _ROUTE.size, end):
+        if attr == _RTA_OIF:
+            outputs.append(_U32.unpack_from(data, begin)[0])
+        elif attr == _RTA_TABLE:
+            table = _U32.unpack_from(data, begin)[0]
+        elif attr == _RTA_MULTIPATH:
+            while begin + _NEXT_HOP.size <= stop:
+                length, index = _NEXT_HOP.unpack_from(data, begin)
                 outputs.append(index)
-                begin += max((length + 3) & ~3, 8)
+                begin += max((length + 3) & ~3, _NEXT_HOP.size)
     return iter(outputs if table == _RT_TABLE_MAIN else ())
-
-
-def _text(data: bytes, begin: int, end: int) -> str:
-    return data[begin:end].split(b"\0", 1)[0].decode("utf-8", "replace")

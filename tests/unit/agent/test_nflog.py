@@ -12,6 +12,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli import co
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.containers import Names
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.log import log_text
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink import nflog as nflog
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire import attribute
 
 Json = t.Dict[str, t.Any]
 
@@ -27,8 +28,8 @@ def ip6(protocol: int = 17, rest: bytes = b"\x9c\x40\x00\x35") -> bytes:
 
 
 def message(prefix: str, payload: bytes = b"") -> bytes:
-    attrs = nflog._attr(10, prefix.encode() + b"\0") + nflog._attr(3, struct.pack("!QQ", 1700000000, 500000))
-    return b"\0\0\0\7" + attrs + (nflog._attr(9, payload) if payload else b"")
+    attrs = attribute(10, prefix.encode() + b"\0") + attribute(3, struct.pack("!QQ", 1700000000, 500000))
+    return b"\0\0\0\7" + attrs + (attribute(9, payload) if payload else b"")
 
 
 def test_a_line_of_a_rule() -> None:
@@ -68,12 +69,6 @@ def test_lines_of_others_are_passed_over(prefix: str) -> None:
 def test_packets(data: bytes, protocol: t.Optional[str], port: t.Optional[int]) -> None:
     found = nflog.describe_packet(data)
     assert (found["protocol"], found["to_port"]) == (protocol, port)
-
-
-def test_broken_messages_end_the_reading() -> None:
-    assert list(nflog._messages(b"\4\0\0\0" + bytes(12))) == []
-    assert list(nflog._messages(struct.pack("=IHHII", 99, 0, 0, 0, 0))) == []
-    assert nflog._attrs(b"\2\0\1\0") == {}
 
 
 def test_a_line_as_text() -> None:

@@ -18,6 +18,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel, Term
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import HookRow, TraceReport
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import Attributes
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace import session
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.filters import TraceOptions
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.namespaces import Namespaces
@@ -25,43 +26,32 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.namespa
 Json = t.Dict[str, t.Any]
 
 
-class Reply(t.Dict[str, t.Any]):
-    """As pyroute2 gives them."""
-
-    def __init__(self, *attrs: t.Tuple[Attr, bytes]) -> None:
-        super().__init__(attrs=[("BW_ATTR_" + attr.name, data) for attr, data in attrs])
-
-    def get_attrs(self, name: str) -> t.List[bytes]:
-        return [data for key, data in self["attrs"] if key == name]
-
-    def get_attr(self, name: str) -> t.Optional[bytes]:
-        return (self.get_attrs(name) or [None])[0]  # type: ignore[list-item]
-
-
 class Wire(Kernel):
-    replies: t.List[Reply] = []
+    replies: t.List[Attributes] = []
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: t.List[t.Tuple[Cmd, t.Dict[Attr, bytes]]] = []
 
-    def _exchange(self, cmd: Cmd, attrs: t.Any, flags: int, doing: str) -> t.List[t.Any]:
+    def _request(self, cmd: Cmd, attrs: t.Any, doing: str) -> t.List[Attributes]:
         self.sent.append((cmd, dict(attrs)))
         return self.replies
 
 
-REPORT = Reply(
-    (Attr.TRACE_ID, struct.pack("=I", 7)),
-    (Attr.TRACE_STATE, b"\2"),
-    (Attr.TRACE_SECONDS, struct.pack("=I", 3)),
-    (Attr.TRACE_REPORTED, struct.pack("=Q", 1 << 33)),
-    (Attr.TRACE_WITHHELD, struct.pack("=Q", 5)),
-    (Attr.TRACE_BLIND, struct.pack("=I", 1)),
+REPORT = Attributes(
+    {
+        Attr.TRACE_ID: [struct.pack("=I", 7)],
+        Attr.TRACE_STATE: [b"\2"],
+        Attr.TRACE_SECONDS: [struct.pack("=I", 3)],
+        Attr.TRACE_REPORTED: [struct.pack("=Q", 1 << 33)],
+        Attr.TRACE_WITHHELD: [struct.pack("=Q", 5)],
+        Attr.TRACE_BLIND: [struct.pack("=I", 1)],
+    }
 )
 
 
-def hook_row(family: int, hook: int, own: int, priority: int, who: bytes) -> t.Tuple[Attr, bytes]:
-    return Attr.HOOK, struct.pack("=BBHi88s", family, hook, own, priority, who)
+def hook_row(family: int, hook: int, own: int, priority: int, who: bytes) -> bytes:
+    return struct.pack("=BBHi88s", family, hook, own, priority, who)
 
 
 def test_a_trace_is_begun_with_its_terms_and_bounds() -> None:
@@ -95,10 +85,14 @@ def test_no_answer_is_an_error() -> None:
 def test_hooks() -> None:
     wire = Wire()
     wire.replies = [
-        Reply(
-            hook_row(2, 0, 0, -200, b"ipv4_conntrack_in [nf_conntrack]"),
-            hook_row(7, 4, 0, 0, b"f"),
-            hook_row(10, 2, 1, -(1 << 31), b"bw_hook_forward6 [bridgewarden]"),
+        Attributes(
+            {
+                Attr.HOOK: [
+                    hook_row(2, 0, 0, -200, b"ipv4_conntrack_in [nf_conntrack]"),
+                    hook_row(7, 4, 0, 0, b"f"),
+                    hook_row(10, 2, 1, -(1 << 31), b"bw_hook_forward6 [bridgewarden]"),
+                ]
+            }
         )
     ]
     assert wire.hooks(9) == [

@@ -15,7 +15,7 @@ from pathlib import Path as File
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.main import main
-from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import USAGE
+from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import EXIT_USAGE
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError, path_text
 from ansible_collections.bridgewarden.docker.plugins.module_utils._trace.journeys import (
     Places,
@@ -306,4 +306,4 @@ def test_a_record_is_shown_again(tmp_path: File, capsys: pytest.CaptureFixture[s
 def test_ways_to_name_a_place_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["trace", "--container", "web", "--guard", "docker0"])
-    assert ended.value.code == USAGE and "not allowed with" in capsys.readouterr().err
+    assert ended.value.code == EXIT_USAGE and "not allowed with" in capsys.readouterr().err

@@ -15,11 +15,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan i
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.pyroute2_parts import (
-    pyroute2_parts,
-)
 
-pyroute2_parts()
 store = Store()
 policy = store.read_policy()
 facts = collect_facts()

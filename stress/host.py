@@ -34,8 +34,8 @@ KMEMLEAK = "/sys/kernel/debug/kmemleak"
 #: Twice, as in stress/guest.py.
 SCAN = f"for n in 1 2; do echo scan > {KMEMLEAK}; sleep 6; done; cat {KMEMLEAK}; echo clear > {KMEMLEAK}"
 PROXY = "molecule/_engine/tests/test_docker_proxy.py"
-#: The scripts of kmod/tests are run by `make stress`; Debian 12 has no Suricata; this kernel has no nft objects, no netem and no
-#: conntrack of SCTP; dockerd's restarts are a step of their own.
+#: test_kernel.py loads and unloads the module, for which there are steps here; Debian 12 has no Suricata; this kernel has no nft
+#: objects, no netem and no conntrack of SCTP; dockerd's restarts are a step of their own.
 LEFT_OUT = (
     "molecule/_engine/tests/test_kernel.py",
     "molecule/_engine/tests/test_settling.py",

@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity scenario bench stress stress-host images test test-full generated release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity topologies scenario bench stress stress-host images test test-full generated release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,7 +56,10 @@ kmod: venv  ## the module against the oldest and newest kernel: -W1, sparse
 sanity: venv  ## ansible-test sanity: two minutes the first time
 	$(BIN)/python tests/run.py sanity
 
-scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, engine-default ...): minutes
+topologies: venv  ## the kernel's scripts on a target's own kernel without a disk, as JUnit: two minutes (TARGET=trixie)
+	$(BIN)/python tests/run.py topologies-$(TARGET)
+
+scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, boot, life): minutes
 	$(BIN)/python tests/run.py molecule-$(or $(SCENARIO),default)
 
 bench: venv  ## the packet path in executed instructions, beside its peers, into build/bench/results.json (PLAN=quick: a minute)
@@ -69,10 +72,10 @@ stress: venv  ## the module under a kernel with KASAN, lockdep, kmemleak, failin
 stress-host: venv  ## a Docker host under such a kernel, with the scenarios: into build/stress/host.json (SECONDS=600, of its churn)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m stress.host --seconds $(or $(SECONDS),600)
 
-test: venv  ## what CI runs, in one report under build/test/: an hour on two cores
+test: venv  ## what CI runs, in one report under build/test/: half an hour on two fast cores
 	$(BIN)/python tests/run.py all
 
-test-full: venv  ## the same with every test on every kernel, and the long runs of the scenario life: two hours
+test-full: venv  ## the same with every test on every kernel, and long runs of the topologies and the scenario life: hours
 	BRIDGEWARDEN_FULL=1 LIFE_STARTS=100 LIFE_CHURN=300 LIFE_CONTAINERS=50 $(BIN)/python tests/run.py all
 
 generated: venv  ## after an edit of the command's parser or the rooms' order: its manual page and completion, their picture

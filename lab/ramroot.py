@@ -13,7 +13,7 @@ from pathlib import Path
 from lab.errors import LabError
 
 _PROGRAMS = (
-    "usr/bin/python3", "bin/busybox", "bin/ip", "bin/kmod", "usr/sbin/nft", "bin/mount", "bin/dmesg", "bin/true",
+    "usr/bin/python3", "bin/busybox", "bin/ip", "bin/kmod", "usr/sbin/nft", "sbin/tc", "bin/mount", "bin/dmesg",
 )  # fmt: skip
 _LINKS = {
     "sbin/modprobe": "/bin/kmod",
@@ -21,14 +21,14 @@ _LINKS = {
     "sbin/rmmod": "/bin/kmod",
     "bin/sh": "busybox",
 }
-#: The scripts open Docker's own filter where there is one.
-_ABSENT = ("usr/sbin/iptables", "usr/sbin/ip6tables")
-_LIBRARY = "usr/lib/python3.11"
+#: The C library loads it by name, where a thread ends.
+_UNWINDER = "lib/*-linux-gnu/libgcc_s.so.1"
 _UNWANTED = ("test", "idlelib", "lib2to3", "tkinter", "ensurepip", "pydoc_data", "distutils", "dist-packages")
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox ln -s /proc/self/fd/0 /dev/stdin
 /bin/busybox mount -t tmpfs run /run
 /bin/busybox mount -t tmpfs tmp /tmp
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -49,11 +49,9 @@ def build(root: Path, release: str, modules: Path | None, job: dict[str, Path], 
         for name, target in _LINKS.items():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).symlink_to(target)
-        for name in _ABSENT:
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).symlink_to("/bin/true")
+        library = _library(root)
         shutil.copytree(
-            root / _LIBRARY, tree / _LIBRARY, symlinks=True, ignore=shutil.ignore_patterns(*_UNWANTED)
+            root / library, tree / library, symlinks=True, ignore=shutil.ignore_patterns(*_UNWANTED)
         )
         if modules:
             shutil.copytree(modules, tree / "lib/modules" / release, symlinks=True)
@@ -65,22 +63,39 @@ def build(root: Path, release: str, modules: Path | None, job: dict[str, Path], 
         _pack(tree, ramdisk)
 
 
+def _library(root: Path) -> Path:
+    """Python's own, of the one version that is installed."""
+    (found,) = root.glob("usr/lib/python3.*")
+    return found.relative_to(root)
+
+
 def _libraries(root: Path) -> list[str]:
     """What the programs and Python's own extensions load, and who loads it."""
     asked = [f"/{name}" for name in _PROGRAMS]
-    asked += [f"/{path.relative_to(root)}" for path in (root / _LIBRARY / "lib-dynload").glob("*.so")]
+    asked += [f"/{path.relative_to(root)}" for path in (root / _library(root) / "lib-dynload").glob("*.so")]
     done = subprocess.run(["chroot", str(root), "ldd", *asked], capture_output=True, text=True, check=False)
     words = {word for line in done.stdout.splitlines() for word in line.split() if word.startswith("/")}
-    found = sorted(word[1:] for word in words if not word.endswith(":") and (root / word[1:]).exists())
+    found = sorted(word[1:] for word in words if not word.endswith(":") and _real(root, word[1:]).exists())
     if not found:
         raise LabError(f"ldd in {root} tells nothing: {done.stderr[-300:]}")
-    return found
+    return [*found, *(str(path.relative_to(root)) for path in root.glob(_UNWINDER))]
 
 
 def _copy(root: Path, name: str, tree: Path) -> None:
     """A file under its own path, whatever links lead there."""
     (tree / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy((root / name).resolve(), tree / name)
+    shutil.copy(_real(root, name), tree / name)
+
+
+def _real(root: Path, name: str) -> Path:
+    """Where a file of `root` lies, whatever links lead there; absolute ones begin at `root`."""
+    path = root
+    for part in Path(name).parts:
+        path /= part
+        while path.is_symlink():
+            link = path.readlink()
+            path = _real(root, str(link)[1:]) if link.is_absolute() else path.parent / link
+    return path
 
 
 def _pack(tree: Path, ramdisk: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""In a machine that molecule/engine/prepare.py made ready: `python3 churn.py SECONDS`. Containers and networks come and go, policies
+"""In a machine that molecule/_engine/prepare.py made ready: `python3 churn.py SECONDS`. Containers and networks come and go, policies
 follow them, traces begin and end, and one pair that is allowed and two that are not are tried all the time.
 
 Prints one line of JSON: what was done, and what went wrong ("wrong": probes with another result than the policy's).

@@ -29,6 +29,8 @@ REPORT = re.compile(
 )
 #: What the kernel says against itself where loading.py refuses its own allocation for a module's trace events: kernel/trace/trace_events.c.
 PROVOKED = re.compile(r"WARNING: .* event_define_fields\+")
+#: A line of TAP.
+CHECK = re.compile(r"(not )?ok \d+ - (.*)")
 KMEMLEAK = Path("/sys/kernel/debug/kmemleak")
 #: Not wanted this time, see --no-kmemleak.
 WITHOUT_KMEMLEAK = (
@@ -94,11 +96,14 @@ def module(*words: str, absent: bool = False) -> None:
 
 
 def script(name: str, arguments: list[str], environment: dict[str, str], limit: float) -> dict[str, Any]:
-    """One script, with the module fresh."""
+    """One script, with the module fresh. Its output is TAP, with "# test_..." before each group, and "# no ..." for what it leaves out."""
     module("rmmod", "bridgewarden", absent=True)
     module("insmod", KO)
     began = time.monotonic()
-    ok = bad = 0
+    checks: list[tuple[str, str, bool]] = []
+    left_out: list[str] = []
+    times: dict[str, float] = {}
+    group, since = "", began
     last = ""
     with subprocess.Popen(
         [sys.executable, "-u", str(HERE / name), *arguments],
@@ -114,16 +119,24 @@ def script(name: str, arguments: list[str], environment: dict[str, str], limit: 
         late.start()
         for line in process.stdout:
             print(line, end="", flush=True)
-            ok += line.startswith("ok ")
-            bad += line.startswith("not ok ")
+            if found := CHECK.match(line):
+                checks.append((group, found.group(2), not found.group(1)))
+            elif line.startswith("# no "):
+                left_out.append(line[2:].strip())
+            elif line.startswith("# test_"):
+                group, since = line[2:].strip(), time.monotonic()
+            times[group] = round(time.monotonic() - since, 1)
             last = line if line.startswith("{") else last
         process.wait()
         late.cancel()
     return {
         "script": " ".join([name, *arguments]),
         "status": process.returncode,
-        "ok": ok,
-        "not ok": bad,
+        "ok": sum(good for *_, good in checks),
+        "not ok": sum(not good for *_, good in checks),
+        "checks": checks,
+        "left out": left_out,
+        "groups": times,
         "seconds": round(time.monotonic() - began, 1),
         **({"operations": json.loads(last)} if last else {}),
     }

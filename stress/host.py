@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`make stress-host`: a whole Docker host under the debug kernel, into build/stress/host.json.
 
-Debian's system and dockerd, booted with the kernel of lab/debugkernel.py that has a disk: the scenarios of molecule/paths and
-molecule/engine, then stress/churn.py. Any report of the kernel's checkers and any test that failed fails the run.
+Debian's system and dockerd, booted with the kernel of lab/debugkernel.py that has a disk: the scenarios of molecule/_paths and
+molecule/_engine, then stress/churn.py. Any report of the kernel's checkers and any test that failed fails the run.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ ARGUMENTS = "nokaslr rcutree.use_softirq=0 rcutree.kthread_prio=10 systemd.defau
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
 #: Twice, as in stress/guest.py.
 SCAN = f"for n in 1 2; do echo scan > {KMEMLEAK}; sleep 6; done; cat {KMEMLEAK}; echo clear > {KMEMLEAK}"
-PROXY = "molecule/engine/tests/test_docker_proxy.py"
-#: The scripts of kmod/tests are run by `make stress`; Debian 12 has no Suricata; this kernel has no nft objects, no netem and no
-#: conntrack of SCTP; dockerd's restarts are a step of their own.
+PROXY = "molecule/_engine/tests/test_docker_proxy.py"
+#: test_kernel.py loads and unloads the module, for which there are steps here; Debian 12 has no Suricata; this kernel has no nft
+#: objects, no netem and no conntrack of SCTP; dockerd's restarts are a step of their own.
 LEFT_OUT = (
-    "molecule/engine/tests/test_kernel.py",
-    "molecule/engine/tests/test_settling.py",
-    "molecule/engine/tests/test_queue.py::TestSuricata",
-    "molecule/engine/tests/test_queue.py::test_suricata",
-    "molecule/engine/tests/test_queue.py::test_nobody_listens",
-    "molecule/engine/tests/test_related.py::test_data_connection",
-    "molecule/engine/tests/test_related.py::test_only_the_announced_port",
-    "molecule/engine/tests/test_services.py::test_protocol[5000/sctp-sctp",
+    "molecule/_engine/tests/test_kernel.py",
+    "molecule/_engine/tests/test_settling.py",
+    "molecule/_engine/tests/test_queue.py::TestSuricata",
+    "molecule/_engine/tests/test_queue.py::test_suricata",
+    "molecule/_engine/tests/test_queue.py::test_nobody_listens",
+    "molecule/_engine/tests/test_related.py::test_data_connection",
+    "molecule/_engine/tests/test_related.py::test_only_the_announced_port",
+    "molecule/_engine/tests/test_services.py::test_protocol[5000/sctp-sctp",
     PROXY,
 )
 STEPS = ("paths", "churn", "unload", "load", "engine", "proxy")
@@ -135,7 +135,7 @@ def unload(machine: Machine) -> Step:
     return lambda: {"status": ssh.run(machine, script).returncode}
 
 
-#: A container in 17 networks, beside those of molecule/engine/world.sh.
+#: A container in 17 networks, beside those of molecule/_engine/world.sh.
 MANY = """set -e
 for n in $(seq 17); do docker network create many-$n >/dev/null; done
 docker run -d --name many --network many-1 bw-shop many tcp:8080 udp:9000 >/dev/null
@@ -178,15 +178,15 @@ def main() -> int:
     kernel = debugkernel.ensure(debugkernel.HOST_CONFIG)
     machine = boot(kernel)
     subprocess.run(
-        [sys.executable, "molecule/engine/prepare.py", NAME, str(kernel.tree)], cwd=CHECKOUT, check=True
+        [sys.executable, "molecule/_engine/prepare.py", NAME, str(kernel.tree)], cwd=CHECKOUT, check=True
     )
     reports = Reports(machine)
     runs = (
-        tests("paths", "molecule/paths/tests"),
+        tests("paths", "molecule/_paths/tests"),
         churn(machine, args.seconds),
         unload(machine),
         load(machine),
-        tests("engine", "molecule/engine/tests", LEFT_OUT),
+        tests("engine", "molecule/_engine/tests", LEFT_OUT),
         tests("proxy", PROXY),
     )
     steps = dict(zip(STEPS, runs, strict=True))

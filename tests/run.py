@@ -3,6 +3,7 @@
 
 A stage is a command line; its whole output goes to build/test/<stage>.log, its last lines to the terminal when it fails.
 Leaves build/test/summary.xml (JUnit, one case a stage) and build/test/summary.json, and says where the time went.
+Each stage has a budget: over it the report says so, over twice of it the stage failed (`make test-full` has no budgets).
 A stage that ends with 75 met an infrastructure error: a VM died, and not in the module under test, which is a failure. It is run
 once more, and the report says so beside its result; what the first run said stays in build/test/<stage>.died.log.
 """
@@ -29,7 +30,9 @@ BIN = Path(sys.executable).parent
 INFRASTRUCTURE = 75
 #: What the lab says of a machine that died (lab/machine.py), whoever's fault it was.
 DIED = re.compile(r"(infrastructure error|in the module under test): VM ")
-ERRORS = ("fail", "infrastructure")
+ERRORS = ("fail", "slow", "infrastructure")
+#: By how much a stage may exceed its budget before that is a failure; machines are noisy.
+OVERRUN = 2
 #: In a whole run, twice what the longest stage takes: what hangs must not keep the rest's results from being told.
 MOST_SECONDS = 3600
 WORKERS = 2
@@ -43,51 +46,75 @@ PYTEST = "python -m pytest -q -o junit_family=xunit2"
 class Stage:
     name: str
     command: str
+    budget_minutes: float
     group: str = ""
     needs: tuple[str, ...] = ()
     full: bool = False  # by `make test-full` alone, or by its name
 
 
-def molecule(scenario: str, group: str = "vm", full: bool = False) -> Stage:
-    return Stage(f"molecule-{scenario}", f"tests/tools/molecule.sh {scenario}", group, ("images",), full)
+def molecule(scenario: str, budget_minutes: float, full: bool = False) -> Stage:
+    command = f"tests/tools/molecule.sh {scenario}"
+    return Stage(f"molecule-{scenario}", command, budget_minutes, "vm", ("images",), full)
 
 
-#: In the order they are begun: what the rest waits for, what fails fast, and then so that both workers end at about the same time.
+def topologies(target: str, full: bool = False) -> Stage:
+    """Of a target that is not `full` the image is there already, and nobody builds its module at the same time."""
+    needs = () if full else ("images", "kmod-build")
+    return Stage(
+        f"topologies-{target}", f"python -m stress.topologies {target}", 4, "topologies", needs, full
+    )
+
+
+#: In the order they are begun: what the rest waits for, what fails fast, and then so that both workers end at about the same time: the
+#: longest as soon as there are images, by the worker that made them, and many short ones last. Budgets are about half more than an idle
+#: machine takes with an empty cache.
 STAGES = (
-    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", "vm"),
-    Stage("ruff", "ruff check . && ruff format --check --diff .", "lint"),
-    Stage("mypy", "tests/tools/mypy.sh", "lint"),
-    Stage("yamllint", "yamllint --strict .", "lint"),
-    Stage("ansible-lint", "ansible-lint --offline --profile production --strict", "lint"),
-    Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", "lint"),
-    Stage("checkpatch", "tests/tools/checkpatch.sh", "lint"),
-    Stage("kmod-order", "python tests/tools/kmod_order.py", "lint"),
-    Stage("changelog", "antsibull-changelog lint", "lint"),
-    Stage("usage", "python tests/usage.py --check", "lint"),
-    Stage("unit", f"{PYTEST} tests/unit --junit-xml build/test/unit.xml"),
-    Stage("kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml"),
-    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml"),
-    Stage("sanity", "tests/tools/sanity.sh"),
-    Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", needs=("images",)),
-    molecule("default"),
-    molecule("oldest"),
-    molecule("engine-oldest", "engine"),
-    molecule("engine-default", "engine"),
-    molecule("engine-newest", "engine"),
-    molecule("boot", full=True),
-    molecule("life", full=True),
-    molecule("newest", full=True),
-    Stage("lab", "python -m lab demo --quiet-exit", "vm", ("images",), full=True),
+    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", 10, "vm"),
+    Stage("ruff", "ruff check . && ruff format --check --diff .", 1, "lint"),
+    Stage("mypy", "tests/tools/mypy.sh", 3, "lint"),
+    Stage("yamllint", "yamllint --strict .", 1, "lint"),
+    Stage("ansible-lint", "ansible-lint --offline --profile production --strict", 3, "lint"),
+    Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", 1, "lint"),
+    Stage("checkpatch", "tests/tools/checkpatch.sh", 2, "lint"),
+    Stage("changelog", "antsibull-changelog lint", 1, "lint"),
+    Stage("kmod-order", "python tests/tools/kmod_order.py", 1, "lint"),
+    Stage("usage", "python tests/usage.py --check", 1, "lint"),
+    molecule("default", 30),
+    molecule("oldest", 22),
+    Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 4, needs=("images",)),
+    topologies(OLDEST),
+    topologies(DEFAULT),
+    topologies(NEWEST),
+    Stage("unit", f"{PYTEST} tests/unit --junit-xml build/test/unit.xml", 5),
+    Stage(
+        "kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml", 4
+    ),
+    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 5),
+    Stage("sanity", "tests/tools/sanity.sh", 5),
+    topologies("bookworm", full=True),
+    molecule("newest", 45, full=True),
+    molecule("boot", 20, full=True),
+    molecule("life", 30, full=True),
+    Stage("lab", "python -m lab demo --quiet-exit", 5, "vm", ("images",), full=True),
 )
 
 
 @dataclass
 class Result:
     stage: Stage
-    status: str  # pass, fail, infrastructure, skipped
+    status: str  # pass, fail, slow, infrastructure, skipped
     seconds: float
     started: float
     died: bool = False  # the first run met an infrastructure error; this is the second one's
+
+    @property
+    def over_budget(self) -> bool:
+        return not FULL and self.seconds > 60 * self.stage.budget_minutes
+
+    def judged(self) -> Result:
+        """As it is, or slow: it passed, but took more than may be excused."""
+        slow = self.over_budget and self.seconds > OVERRUN * 60 * self.stage.budget_minutes
+        return replace(self, status="slow") if slow and self.status == "pass" else self
 
 
 class Runner:
@@ -167,7 +194,7 @@ class Runner:
                 output.write(f"\nended after {self.limit} s: it hangs\n".encode())
             self.running.discard(process.pid)
         status = {0: "pass", INFRASTRUCTURE: "infrastructure"}.get(returncode, "fail")
-        return Result(stage, status, self._now() - started, started)
+        return Result(stage, status, self._now() - started, started).judged()
 
     def _tell(self, result: Result) -> None:
         log = log_of(result.stage)
@@ -197,8 +224,9 @@ def died_log(stage: Stage) -> Path:
 
 def words(result: Result) -> str:
     """The result for people."""
-    status = "infrastructure error" if result.status == "infrastructure" else result.status
-    return status + " (second run: a machine died in the first)" * result.died
+    status = {"infrastructure": "infrastructure error", "slow": "too slow"}.get(result.status, result.status)
+    budget = f", over its budget of {result.stage.budget_minutes:g} min" * result.over_budget
+    return status + budget + " (second run: a machine died in the first)" * result.died
 
 
 def why(lines: list[str]) -> list[str]:
@@ -241,7 +269,7 @@ def report(results: list[Result], total: float) -> None:
         "testsuite",
         name="make test",
         tests=str(len(results)),
-        failures=str(sum(r.status == "fail" for r in results)),
+        failures=str(sum(r.status in ("fail", "slow") for r in results)),
         errors=str(sum(r.status == "infrastructure" for r in results)),
         skipped=str(sum(r.status == "skipped" for r in results)),
         time=f"{total:.1f}",
@@ -254,9 +282,12 @@ def report(results: list[Result], total: float) -> None:
             ElementTree.SubElement(
                 case, "system-out"
             ).text = f"{words(result)}: build/test/{result.stage.name}.died.log"
+        elif result.over_budget:
+            ElementTree.SubElement(case, "system-out").text = words(result)
         if result.status != "pass":
-            kind = {"fail": "failure", "infrastructure": "error", "skipped": "skipped"}[result.status]
-            ElementTree.SubElement(case, kind, message=f"see build/test/{result.stage.name}.log")
+            kind = {"infrastructure": "error", "skipped": "skipped"}.get(result.status, "failure")
+            message = f"{words(result)}, see build/test/{result.stage.name}.log"
+            ElementTree.SubElement(case, kind, message=message)
     ElementTree.ElementTree(suite).write(OUT / "summary.xml", encoding="utf-8", xml_declaration=True)
     rows = [
         {
@@ -264,6 +295,8 @@ def report(results: list[Result], total: float) -> None:
             "status": r.status,
             "died_before": r.died,
             "seconds": round(r.seconds, 1),
+            "budget_seconds": None if FULL else round(60 * r.stage.budget_minutes),
+            "over_budget": r.over_budget,
             "started": round(r.started, 1),
         }
         for r in results

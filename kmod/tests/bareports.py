@@ -342,10 +342,10 @@ def listen_raw(ns, ethertype=0x86DD):
     return s
 
 
-def heard(s, source, limit):
-    """Frames from a MAC address, within the time."""
+def heard(s, source, limit, enough=None):
+    """Frames from a MAC address, within the time or until they are enough."""
     found, end = 0, time.monotonic() + limit
-    while select.select([s], [], [], max(0, end - time.monotonic()))[0]:
+    while found != enough and select.select([s], [], [], max(0, end - time.monotonic()))[0]:
         found += s.recv(2048)[6:12] == source
     return found
 
@@ -363,14 +363,15 @@ def test_own_neighbours(g, probe):
     with contextlib.closing(listen_raw("a")) as s:
         Ruleset(guards=()).commit(g)
         up_again()
-        check("unguarded, a hears the port's own discovery", heard(s, host, 5) > 0, True)
+        check("unguarded, a hears the port's own discovery", heard(s, host, packets.PATIENCE, 2), 2)
         guarded(log=(7, 1)).commit(g)
         before = g.counters()
         log.prefixes()
         heard(s, host, 0.2)  # what was under way
         up_again()
-        check("guarded, it does not", heard(s, host, 5), 0)
-    check("counted by itself", grown(g, before, BARE_PORT_NEIGHBOUR) > 0, True)
+        counted = packets.until(lambda: grown(g, before, BARE_PORT_NEIGHBOUR) >= 2)
+        check("guarded, it does not", heard(s, host, packets.WAIT), 0)
+    check("counted by itself", counted, True)
     check("apart from what comes of containers", grown(g, before, BARE_PORT), 0)
     check("and not logged", [line for line in log.prefixes() if "bare_port" in line], [])
     probe.frame(GROUPS[0], *probe.kinds["IPv4"](b"to be logged"))
@@ -383,7 +384,6 @@ def test_out(g, probe):
     with inside("a"):
         there = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     there.bind(("::", PORT))
-    there.settimeout(packets.WAIT)
     run("ip", "route", "add", V4["a"] + "/32", "dev", "bwt-a")
     to = ":".join("%02x" % byte for byte in probe.own)
     run("ip", "neigh", "replace", V4["a"], "lladdr", to, "dev", "bwt-a", "nud", "permanent")
@@ -394,7 +394,7 @@ def test_out(g, probe):
         with s:
             try:
                 s.sendto(b"by the port", (V4["a"], PORT))
-                return there.recv(100) == b"by the port"
+                return packets.receive(there, 100) == b"by the port"
             except OSError as e:
                 return "EPERM" if e.errno == 1 else False
 

@@ -59,7 +59,7 @@ class Repeater(threading.Thread):
 
     def run(self):
         while not self.stopped:
-            if not select.select([self.n.s], [], [], 0.1)[0]:
+            if not select.select([self.n.s], [], [], 0.02)[0]:
                 continue
             for kind, found in self.n.messages():
                 if kind == NFQUEUE:
@@ -85,10 +85,9 @@ def ask(ns, address, port, text, wait=4):
     with inside(ns):
         s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     with s:
-        s.settimeout(wait * packets.WAIT)
         try:
             s.sendto(text, (address, port))
-            return s.recv(100) == text
+            return packets.receive(s, 100, wait * packets.WAIT) == text
         except OSError:
             return False
 
@@ -207,7 +206,7 @@ def test_multicast(g):
     try:
         router.setsockopt(socket.IPPROTO_IP, MRT_INIT, 1)
     except OSError as error:
-        print("# this kernel routes no multicast: %s" % error)
+        print("# no multicast routing in this kernel: %s" % error)
         return
     with router, open("/proc/sys/net/ipv4/conf/bwt0/rp_filter", "w") as f:
         f.write("0")
@@ -221,7 +220,6 @@ def test_multicast(g):
             socket.IP_ADD_MEMBERSHIP,
             socket.inet_aton(GROUP) + socket.inet_aton(V4["w"]),
         )
-        there.settimeout(packets.WAIT)
         for n, (what, defaults, want) in enumerate(
             (("allowed", (ALLOW,) * 6, True), ("denied", (DENY,) * 5 + (ALLOW,), False))
         ):
@@ -241,7 +239,7 @@ def test_multicast(g):
             before = g.counters()
             router.setsockopt(socket.IPPROTO_IP, MRT_ADD_MFC, mfc(V4["a"], group, 0, 1))
             try:
-                got = there.recv(100) == b"waits"
+                got = packets.receive(there, 100) == b"waits"
             except OSError:
                 got = False
             s.close()

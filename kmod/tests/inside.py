@@ -42,7 +42,6 @@ from packets import (
     UNMANAGED,
     V4,
     V6,
-    WAIT,
     WORLD,
     A,
     B,
@@ -50,6 +49,8 @@ from packets import (
     Genl,
     Refused,
     Ruleset,
+    batch,
+    batch_if_there,
     both,
     bridge_settings,
     check,
@@ -83,40 +84,46 @@ for name, (_, net) in ROUTERS.items():
     V4[name], V6[name] = "10.%d.0.1" % net, "fd00:%d::1" % net
 
 
-def add_address(ns, dev, name, gateway=None):
-    run("ip", "-n", "bwt-" + ns, "addr", "add", V4[name] + "/24", "dev", dev)
-    run("ip", "-n", "bwt-" + ns, "addr", "add", V6[name] + "/64", "dev", dev, "nodad")
-    run("ip", "-n", "bwt-" + ns, "link", "set", dev, "up")
+def addresses(dev, name):
+    return [
+        "addr add %s/24 dev %s" % (V4[name], dev),
+        "addr add %s/64 dev %s nodad" % (V6[name], dev),
+        "link set %s up" % dev,
+    ]
 
 
 def add_child(ns):
     parent, kind, _, _ = CHILDREN[ns]
-    mode = ["mode", "bridge"] if kind == "macvlan" else ["mode", "l2"]
     # As Docker does it: made in the host's namespace and moved.
-    run("ip", "link", "add", "bwtx", "link", parent, "type", kind, *mode)
-    run("ip", "link", "set", "bwtx", "netns", "bwt-" + ns)
-    run("ip", "-n", "bwt-" + ns, "link", "set", "bwtx", "name", "eth0")
-    add_address(ns, "eth0", ns)
+    batch(
+        [
+            "link add bwtx link %s type %s mode %s" % (parent, kind, "bridge" if kind == "macvlan" else "l2"),
+            "link set bwtx netns bwt-" + ns,
+        ]
+    )
+    batch(["link set bwtx name eth0", *addresses("eth0", ns)], "-n", "bwt-" + ns)
 
 
 def children_up():
     children_down()
+    lines = []
     for ns, (parent, _) in ROUTERS.items():
-        run("ip", "netns", "add", "bwt-" + ns)
-        run("ip", "link", "add", parent, "type", "veth", "peer", "name", "eth0", "netns", "bwt-" + ns)
-        run("ip", "link", "set", parent, "up")
-        add_address(ns, "eth0", ns)
+        lines += [
+            "netns add bwt-" + ns,
+            "link add %s type veth peer name eth0 netns bwt-%s" % (parent, ns),
+            "link set %s up" % parent,
+        ]
+    batch([*lines, *("netns add bwt-" + ns for ns in CHILDREN)])
+    for ns in ROUTERS:
+        batch(addresses("eth0", ns), "-n", "bwt-" + ns)
     for ns in CHILDREN:
-        run("ip", "netns", "add", "bwt-" + ns)
-        run("ip", "-n", "bwt-" + ns, "link", "set", "lo", "up")
         add_child(ns)
+        batch(["link set lo up"], "-n", "bwt-" + ns)
 
 
 def children_down():
-    for ns in [*CHILDREN, *ROUTERS]:
-        subprocess.run(["ip", "netns", "del", "bwt-" + ns], check=False, stderr=subprocess.DEVNULL)
-    for parent, _ in ROUTERS.values():
-        subprocess.run(["ip", "link", "del", parent], check=False, stderr=subprocess.DEVNULL)
+    names = ["netns del bwt-" + ns for ns in (*CHILDREN, *ROUTERS)]
+    batch_if_there(names + ["link del " + parent for parent, _ in ROUTERS.values()])
 
 
 def inum(ns):
@@ -179,7 +186,7 @@ def test_routed(g):
     ).commit(g)
     check(
         "published port",
-        (try_tcp("w", "10.203.0.1", 18080), try_tcp("w", "fd00:203::1", 18080)),
+        packets.published(),
         ("open", "open"),
     )
     before = g.counters()
@@ -217,7 +224,7 @@ def test_revoke(g):
     flows = [connect("a", V4["b"], 8080), connect("a", V6["b"], 8080), connect("r", V4["m"], 8080)]
     check("flows are up", [echo(s) for s in flows], [True] * 3)
     judged_inside(Ruleset()).commit(g)
-    check("revoking cuts established flows", [echo_or_cut(s) for s in flows], ["cut"] * 3)
+    check("revoking cuts established flows", packets.at_once([(echo_or_cut, s) for s in flows]), ["cut"] * 3)
     for s in flows:
         s.close()
 
@@ -370,15 +377,9 @@ def test_fragments(g):
     for v, address in ((socket.AF_INET, V4["b"]), (socket.AF_INET6, V6["b"])):
         with inside("a"):
             s = socket.socket(v, socket.SOCK_DGRAM)
-        s.settimeout(WAIT)
         s.sendto(b"x" * 2000, (address, 9000))
-        check("a fragmented datagram passes whole", len(s.recv(4000)), 2000)
+        check("a fragmented datagram passes whole", len(packets.receive(s, 4000)), 2000)
         s.close()
-
-
-def batch(lines, *options):
-    text = "".join(line + "\n" for line in lines)
-    subprocess.run(["ip", *options, "-batch", "-"], input=text.encode(), check=True, stderr=subprocess.PIPE)
 
 
 def churn(number, stop, done, failed):

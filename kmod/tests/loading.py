@@ -18,7 +18,6 @@ import re
 import select
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -35,6 +34,8 @@ from packets import (
     Genl,
     Ruleset,
     at_once,
+    batch,
+    batch_if_there,
     both,
     bridge_settings,
     check,
@@ -82,10 +83,6 @@ def unload():
     run("rmmod", "bridgewarden")
 
 
-def batch(lines, *where):
-    subprocess.run(["ip", *where, "-batch", "-"], input="\n".join(lines).encode(), check=True)
-
-
 def container_up(networks):
     run("ip", "netns", "add", "bwt-p")
     lines = []
@@ -103,10 +100,7 @@ def container_up(networks):
 def container_down():
     """Whatever there is of it; the ports may go by themselves meanwhile."""
     there = [name for name in os.listdir("/sys/class/net") if name.startswith(("bwl", "bwp"))]
-    lines = "\n".join("link del %s" % name for name in there)
-    quiet = {"check": False, "stderr": subprocess.DEVNULL}
-    subprocess.run(["ip", "-force", "-batch", "-"], input=lines.encode(), **quiet)
-    subprocess.run(["ip", "netns", "del", "bwt-p"], **quiet)
+    batch_if_there([*("link del " + name for name in there), "netns del bwt-p"])
 
 
 WAYS = {

@@ -28,13 +28,12 @@ from lab.paths import GUEST
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[2]
 _spec = importlib.util.spec_from_file_location(
-    "shared_conftest", PROJECT / "molecule/shared/tests/conftest.py"
+    "shared_conftest", PROJECT / "molecule/_shared/tests/conftest.py"
 )
 assert _spec and _spec.loader
 shared = importlib.util.module_from_spec(_spec)
 sys.modules["shared_conftest"] = shared
 _spec.loader.exec_module(shared)
-pytest_configure = shared.pytest_configure
 
 RESULTS = PROJECT / "build" / "agent"
 NAME = os.environ.get("LAB_MACHINE") or f"mol-{os.environ.get('MOLECULE_SCENARIO_NAME', 'life')}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Events to paths. The lines in data/ were written by the module on Linux 6.12, about the containers of molecule/engine."""
+"""Events to paths. The lines in data/ were written by the module on Linux 6.12, about the containers of molecule/_engine."""
 
 from __future__ import annotations
 

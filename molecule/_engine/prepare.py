@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes a lab machine ready for the engine's tests: `python molecule/engine/prepare.py MACHINE [TREE]`, the latter of another kernel.
+"""Makes a lab machine ready for the engine's tests: `python molecule/_engine/prepare.py MACHINE [TREE]`, the latter of another kernel.
 
 The module is built here, with the target's own compiler in its own root, and the Python library is used as it lies in the
 checkout: no DKMS, no playbook, no agent. What those do has scenarios of its own.
@@ -40,15 +40,7 @@ def archive(module: Path) -> bytes:
     files.update(
         {
             f"kernel/{name}": PROJECT / "kmod" / "tests" / name
-            for name in (
-                "packets.py",
-                "inside.py",
-                "traces.py",
-                "fuzz_netlink.py",
-                "failures.py",
-                "bareports.py",
-                "loading.py",
-            )
+            for name in ("packets.py", "fuzz_netlink.py", "failures.py", "bareports.py", "loading.py")
         }
     )
     files["kernel/bridgewarden.yaml"] = PROJECT / "kmod" / "bridgewarden.yaml"

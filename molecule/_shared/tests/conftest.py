@@ -37,17 +37,6 @@ SSH = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Each verify step of a scenario gets a JUnit file of its own; molecule would have the last one win."""
-    path = config.option.xmlpath
-    if path:
-        wanted = Path(path)
-        phase = Path(config.args[0]).parent.name
-        number = len(list(wanted.parent.glob(f"{wanted.stem}-*.xml"))) + 1
-        config.option.xmlpath = str(wanted.with_name(f"{wanted.stem}-{number}-{phase}.xml"))
-
-
 class Memory:
     """What outlives a phase."""
 

@@ -26,7 +26,7 @@ from lab.machine import Machine
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[2]
 
-SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "engine-default")
+SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 NAME = os.environ.get("LAB_MACHINE") or f"mol-{SCENARIO}"
 CLASSES = ("ingress", "egress", "inter_container", "to_host", "from_host", "host_ingress")
 UPLINK = {4: "10.10.10.2", 6: "2001:db8:10::2"}
@@ -126,16 +126,13 @@ def bench() -> Iterator[Bench]:
     assert found.process.wait(10) == 0
 
 
-#: What is run of this folder, unless BRIDGEWARDEN_FULL is set: everything on one kernel; on the others what is the kernel's, and
-#: on the oldest, whose Docker is another, what is Docker's.
-SHORT = {
-    "engine-oldest": ("test_docker_proxy.py", "test_kernel.py"),
-    "engine-newest": ("test_kernel.py",),
-}
+#: What is run of this folder, unless BRIDGEWARDEN_FULL is set: everything in the scenario default; in oldest, whose Docker is
+#: another, what depends on Docker. What depends on the kernel runs on every kernel by `python -m stress.topologies`.
+SHORT = {"oldest": ("test_docker_proxy.py", "test_kernel.py")}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Last comes what restarts dockerd, and what reloads the module and seals it: the machine is thrown away."""
+    """Last comes what restarts dockerd, and then what reloads the module and looks at what the kernel has said all the time."""
     late = ["test_docker_proxy.py", "test_kernel.py"]
     items.sort(key=lambda item: late.index(item.path.name) if item.path.name in late else -1)
     wanted = None if os.environ.get("BRIDGEWARDEN_FULL") else SHORT.get(SCENARIO)
@@ -143,13 +140,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.path.parent == HERE and item.path.name not in wanted]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Each verify step of a scenario gets a JUnit file of its own; molecule would have the last one win."""
-    path = config.option.xmlpath
-    if path:
-        wanted = Path(path)
-        phase = Path(config.args[0]).resolve().parents[1].name
-        config.option.xmlpath = str(wanted.with_name(f"{wanted.stem}-{phase}.xml"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module by itself: the scripts of kmod/tests, which speak netlink without the collection's library and make their own links.
+"""The module beside real containers: what they may not do to it, and whether the kernel ever complained.
 
-They hold what needs a listener, a flowtable, a swap under load, or namespaces that come and go: queue, offloaded flows, log,
-placements, confirm windows, and the tracer. Each has its checks printed as TAP, in this test's output.
+What needs no Docker are the scripts of kmod/tests; they run on every kernel by `python -m stress.topologies`. Some of their helpers
+are used here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,7 @@ import pytest
 
 from lab import ssh
 
-SCRIPTS = {
-    "forward and postrouting": "packets.py",
-    "container": "inside.py",
-    "past the bridge": "bareports.py",
-    "loading": "loading.py --no-faults",
-    "tracer": "traces.py",
-    "malformed netlink": "fuzz_netlink.py --seconds 20 --seed 6",
-    "seal": "packets.py seal",  # last: it holds until the machine is thrown away
-}
-RELOAD = "cd /root/engine/kernel && rmmod bridgewarden && insmod ../bridgewarden.ko && export BW_KO=/root/engine/bridgewarden.ko"
-
-
+RELOAD = "cd /root/engine/kernel && rmmod bridgewarden && insmod ../bridgewarden.ko"
 NUMBER = "cd /root/engine/kernel && python3 -c 'import packets; print(packets.Genl().family)'"
 #: The host's own Python, in a container without a user namespace of its own.
 IN_CONTAINER = "docker run --rm --cap-add NET_ADMIN --network {} -v /:/host:ro --entrypoint /host/bin/busybox bw-shop chroot /host "
@@ -111,18 +100,6 @@ def test_container_reaches_no_socket_past_its_bridge(bench: Any) -> None:
     bench.commit(default="allow")
     assert ssh.run(bench.machine, command).stdout.strip() == "0"
     ssh.run(bench.machine, f"{RELOAD}")
-
-
-@pytest.mark.parametrize("what", SCRIPTS)
-def test_script(bench: Any, what: str) -> None:
-    done = ssh.run(bench.machine, f"{RELOAD} && python3 -u {SCRIPTS[what]} 2>&1")
-    print(done.stdout)
-    lines = done.stdout.splitlines()
-    assert not [line for line in lines if line.startswith("not ok")]
-    # The scripts leave out what a kernel does not have, and say so; these kernels have all of it.
-    assert not [line for line in lines if line.startswith("# no ")]
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert sum(line.startswith("ok") for line in lines) > 10
 
 
 def test_no_kernel_complaint(bench: Any) -> None:

@@ -26,8 +26,8 @@ CONFIGURATIONS: dict[str, dict[str, bool]] = {
     "no proxy": {"userland-proxy": False, "experimental": True, "ip6tables": True},
 }
 #: The default of Docker 27 and later; what is new in it is Docker's alone, so one kernel is enough. For room in the hour that
-#: `make test` has, no proxy at all is left to engine-oldest then.
-if SCENARIO == "engine-default":
+#: `make test` has, no proxy at all is left to the scenario oldest then.
+if SCENARIO == "default":
     CONFIGURATIONS["proxy and ip6tables"] = {"experimental": True, "ip6tables": True}
     if not os.environ.get("BRIDGEWARDEN_FULL"):
         del CONFIGURATIONS["no proxy"]

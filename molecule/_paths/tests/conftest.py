@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ways of packets: a trace on a real host with containers, compared with what must be crossed, cell by cell.
 
-Machine, containers and the process inside are the engine's (../../engine). What is recorded is kept in
+Machine, containers and the process inside are the engine's (../../_engine). What is recorded is kept in
 build/paths/KERNEL.json. LAB_MACHINE names another machine than the scenario's.
 """
 
@@ -18,14 +18,13 @@ import pytest
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[2]
 _spec = importlib.util.spec_from_file_location(
-    "engine_conftest", PROJECT / "molecule/engine/tests/conftest.py"
+    "engine_conftest", PROJECT / "molecule/_engine/tests/conftest.py"
 )
 assert _spec and _spec.loader
 engine = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(engine)
 
 bench = engine.bench
-pytest_configure = engine.pytest_configure
 pytest_collection_modifyitems = engine.pytest_collection_modifyitems
 Json = dict[str, Any]
 #: A crossing as PATHS.md's tables have it: namespace, hook, the packet's device, in, out, source, destination.

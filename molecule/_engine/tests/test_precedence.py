@@ -58,7 +58,7 @@ def test_winner(found: dict[tuple[str, str, int], str], verdict: str, way: str, 
     assert found[verdict, way, port] == f"{wanted} {wanted}"
 
 
-# Between queue and allow: molecule/engine/tests/test_queue.py.
+# Between queue and allow: molecule/_engine/tests/test_queue.py.
 
 # The six direction classes
 

@@ -146,7 +146,7 @@ def main() -> None:
     plan = json.loads((HERE / "plan.json").read_text())
     for words in (
         "mount -t debugfs debugfs /sys/kernel/debug", "mount -t tracefs tracefs /sys/kernel/tracing",
-        "ip link set lo up", *(f"modprobe -q {name}" for name in plan["modules"]),
+        "ip link set lo up", *(["modprobe -qa " + " ".join(plan["modules"])] if plan["modules"] else []),
     ):  # fmt: skip
         subprocess.run(words.split(), check=False)
     log = Log()

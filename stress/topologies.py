@@ -30,10 +30,10 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("loading.py", ["--no-faults"], ["--no-faults"]),
     ("contexts.py", [], []),
     ("traces.py", [], []),
-    ("fuzz_netlink.py", ["--seconds", "6", "--seed", "6"], ["--seconds", "60", "--seed", "6"]),
+    ("fuzz_netlink.py", ["--seconds", "4", "--seed", "6"], ["--seconds", "60", "--seed", "6"]),
     ("packets.py", ["seal"], ["seal"]),
 )
-SHORT = {"BW_WAIT": "0.5", "BW_SWAPS": "40", "BW_STRESS": "4", "BW_FLOOD": "2"}
+SHORT = {"BW_WAIT": "0.5", "BW_SWAPS": "40", "BW_STRESS": "3", "BW_FLOOD": "2"}
 LONG = {"BW_WAIT": "1.5", "BW_SWAPS": "100", "BW_STRESS": "60", "BW_FLOOD": "10"}
 #: Seconds after which a script hangs.
 LIMIT = 900

@@ -31,6 +31,7 @@ from packets import (
     Genl,
     Netfilter,
     Ruleset,
+    at_once,
     check,
     ifindex,
     inside,
@@ -47,11 +48,15 @@ GROUP = "239.201.0.5"
 
 
 class Repeater(threading.Thread):
-    """Answers NF_REPEAT to what it sees for the first time, and calls `between` before; NF_ACCEPT the second time."""
+    """Answers NF_REPEAT to what it sees for the first time, and NF_ACCEPT the second time.
 
-    def __init__(self, between=lambda: None):
+    The first `together` packets are held until all of them are there; then `between` is called.
+    """
+
+    def __init__(self, between=lambda: None, together=1):
         super().__init__(daemon=True)
-        self.between, self.seen, self.repeated, self.stopped = between, set(), 0, False
+        self.between, self.together, self.held = between, together, []
+        self.seen, self.repeated, self.stopped = set(), 0, False
         self.n = Netfilter()
         self.n.send(NFQUEUE | 2, QUEUE_NUMBER, nla(1, struct.pack("!BBH", 1, 0, 0)))
         self.n.send(NFQUEUE | 2, QUEUE_NUMBER, nla(2, struct.pack("!IB", 0xFFFF, 2)))
@@ -66,12 +71,20 @@ class Repeater(threading.Thread):
                     self.answer(struct.unpack_from("!I", found[1][0])[0], found[10][0])
 
     def answer(self, packet, payload):
-        first = payload not in self.seen
+        if payload in self.seen:
+            self.verdict(packet, NF_ACCEPT)
+            return
         self.seen.add(payload)
-        if first:
+        self.held.append(packet)
+        if len(self.seen) == self.together:
             self.between()
-            self.repeated += 1
-        verdict = NF_REPEAT if first else NF_ACCEPT
+        if len(self.seen) >= self.together:
+            for one in self.held:
+                self.repeated += 1
+                self.verdict(one, NF_REPEAT)
+            self.held = []
+
+    def verdict(self, packet, verdict):
         self.n.send(NFQUEUE | 1, QUEUE_NUMBER, nla(2, struct.pack("!II", verdict, packet)), 1)
 
     def stop(self):
@@ -128,21 +141,25 @@ def test_repeat(g):
     """Each way again through the rules: those that queued it, others that allow it, and others that do not."""
     for placement in (FORWARD, POSTROUTING):
         for what, then, want in (("queue", queued, True), ("allow", allowed, True), ("deny", denied, False)):
-            for way, call in WAYS.items():
-                queued(placement).commit(g)
+            queued(placement).commit(g)
 
-                def between(then=then, placement=placement):
-                    if then is not queued:
-                        then(placement).commit(Genl())
+            def between(then=then, placement=placement):
+                if then is not queued:
+                    then(placement).commit(Genl())
 
-                listener = Repeater(between)
-                got = ask(*call, text=("%s %s" % (way, what)).encode(), wait=4 if want else 1)
+            listener = Repeater(between, together=len(WAYS))
+            texts = [("%s; %s" % (way, what)).encode() for way in WAYS]
+            answered = at_once(
+                [(ask, *call, text, 4 if want else 2) for call, text in zip(WAYS.values(), texts)]
+            )
+            listener.stop()
+            for way, text, got in zip(WAYS, texts, answered):
+                repeated = any(payload.endswith(text) for payload in listener.seen)
                 check(
                     "placement %d, %s, repeated into %s" % (placement, way, what),
-                    (got, listener.repeated > 0),
+                    (got, repeated and not listener.held),
                     (want, True),
                 )
-                listener.stop()
 
 
 def test_flood(g):

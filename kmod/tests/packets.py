@@ -739,6 +739,7 @@ def test_verdicts(g):
         .rule(WORLD, A, tcp(8080))
         .rule(A, HOST, tcp(9100))
     ).commit(g)
+    run("ip", "-n", "bwt-a", "-6", "neigh", "flush", "dev", "eth0")  # a must ask for b again
     check("same bridge, allowed", both(try_tcp, "a", "b", 8080), ("open", "open"))
     check("same bridge, udp allowed", both(try_udp, "a", "b", 9000), ("open", "open"))
     before = g.counters()

@@ -438,8 +438,7 @@ def test_witness(g):
 def seen(*terms):
     """Of five flows, those that a trace with these terms shows."""
     with Trace(*terms) as t:
-        for ns, fn, peer, port in FLOWS:
-            fn(ns, peer, port)
+        packets.at_once([(fn, ns, peer, port) for ns, fn, peer, port in FLOWS])
         t.settled()
         events = t.events()
     found = set()

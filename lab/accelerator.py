@@ -7,6 +7,10 @@ question.
 Emulated processors share one thread. With a thread each, one that translates code while another changes it may keep the old
 translation (QEMU 7.2 and 10.0 both do): a kernel that flips a static key then runs into a breakpoint long gone ("Oops: int3"),
 or misses the flip. lab/guest/flip.sh shows it within a minute.
+
+Emulated processors lack CMPXCHG16B, which Linux and Debian do without. QEMU 7.2 takes the flags for it from a stale place (it does
+not store cc_op before it calls the helper), so that all of EFLAGS but Z may be bits of an address. An interrupt right behind it
+brings them back with IRET: with TF among them a debug trap in kmalloc ("WARNING: ... exc_debug_kernel"), and then an Oops.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ def choose(image: Image, parallel: bool = False) -> list[str]:
         threads = os.environ.get("BRIDGEWARDEN_LAB_THREADS") or ("multi" if parallel else "single")
         if threads not in ("single", "multi"):
             raise LabError(f"BRIDGEWARDEN_LAB_THREADS is {threads!r}; it may be single or multi")
-        return ["-accel", f"tcg,thread={threads},tb-size=512", "-cpu", "Nehalem"]
+        return ["-accel", f"tcg,thread={threads},tb-size=512", "-cpu", "Nehalem,-cx16"]
     raise LabError(f"BRIDGEWARDEN_LAB_ACCEL is {name!r}; it may be kvm or tcg")
 
 

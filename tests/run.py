@@ -69,11 +69,11 @@ def topologies(target: str, full: bool = False) -> Stage:
 #: longest as soon as there are images, by the worker that made them, and many short ones last. Budgets are about half more than an idle
 #: machine takes with an empty cache.
 STAGES = (
-    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", 10, "vm"),
+    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", 8, "vm"),
     Stage("ruff", "ruff check . && ruff format --check --diff .", 1, "lint"),
-    Stage("mypy", "tests/tools/mypy.sh", 3, "lint"),
+    Stage("mypy", "tests/tools/mypy.sh", 2, "lint"),
     Stage("yamllint", "yamllint --strict .", 1, "lint"),
-    Stage("ansible-lint", "ansible-lint --offline --profile production --strict", 3, "lint"),
+    Stage("ansible-lint", "ansible-lint --offline --profile production --strict", 2, "lint"),
     Stage("shellcheck", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck", 1, "lint"),
     Stage("checkpatch", "tests/tools/checkpatch.sh", 2, "lint"),
     Stage("changelog", "antsibull-changelog lint", 1, "lint"),
@@ -81,15 +81,15 @@ STAGES = (
     Stage("usage", "python tests/usage.py --check", 1, "lint"),
     molecule("default", 35),
     molecule("oldest", 26),
-    Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 4, needs=("images",)),
+    Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 3, needs=("images",)),
     topologies(OLDEST),
     topologies(DEFAULT),
     topologies(NEWEST),
     Stage("unit", f"{PYTEST} tests/unit --junit-xml build/test/unit.xml", 5),
     Stage(
-        "kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml", 4
+        "kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml", 3
     ),
-    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 5),
+    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 4),
     Stage("sanity", "tests/tools/sanity.sh", 5),
     topologies("bookworm", full=True),
     molecule("newest", 45, full=True),

@@ -159,6 +159,7 @@ def _published_ports(raw: t.Mapping[str, t.Optional[t.List[Json]]]) -> t.List[Js
                 continue
             ports.append(
                 {
+                    # What Docker means by an empty address; nothing is bound here.
                     "HostIp": binding.get("HostIp") or "0.0.0.0",  # noqa: S104
                     "HostPort": int(binding["HostPort"]),
                     "ContainerPort": int(number),

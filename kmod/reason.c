@@ -17,6 +17,8 @@ static const char *const bw_reason_words[BW_REASON_MAX] = {
 	[BW_REASON_CLOSED] = "closed",
 	[BW_REASON_BARE_PORT] = "bare_port",
 	[BW_REASON_BARE_PORT_NEIGHBOUR] = "bare_port_neighbour",
+	[BW_REASON_UNSEEN] = "unseen",
+	[BW_REASON_UNPLACED] = "unplaced",
 };
 
 bool bw_reason_is_used(u32 reason)

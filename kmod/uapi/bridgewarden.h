@@ -114,6 +114,8 @@ enum bw_reason {
 	BW_REASON_CLOSED,	/* guards without a ruleset: dropped */
 	BW_REASON_BARE_PORT,	/* IP in at or out of a port of a guarded bridge itself */
 	BW_REASON_BARE_PORT_NEIGHBOUR,	/* the same, the host's own ND and MLD: never logged */
+	BW_REASON_UNSEEN,	/* IP between ports of a guarded bridge that no judge has seen */
+	BW_REASON_UNPLACED,	/* where the packet entered the host cannot be determined */
 	BW_REASON_MAX = 64,
 };
 

@@ -205,6 +205,8 @@ class Reason(enum.IntEnum):
     CLOSED = 13
     BARE_PORT = 14
     BARE_PORT_NEIGHBOUR = 15
+    UNSEEN = 16
+    UNPLACED = 17
 
 
 #: What the built-in reasons mean, for people.
@@ -225,6 +227,8 @@ REASON_WORDS: t.Dict[int, str] = {
     Reason.CLOSED: "the guards have no ruleset yet: closed",
     Reason.BARE_PORT: "by a port of a guarded bridge itself, past the bridge",
     Reason.BARE_PORT_NEIGHBOUR: "the host's own neighbour discovery at a port of a guarded bridge",
+    Reason.UNSEEN: "across a guarded bridge, not shown to netfilter's IP hooks (VLAN tag, PPPoE, or the bridge's switch is off)",
+    Reason.UNPLACED: "where the packet entered the host cannot be determined",
 }
 
 #: struct formats of the bulk sections: host byte order, no padding; addresses are bytes.

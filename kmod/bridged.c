@@ -1,92 +1,175 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Drops IP between the ports of guarded bridges while the guards are closed.
- * br_netfilter may be absent, switched off, or hand nothing up of a frame with a
- * tag; this hook sees every frame that a bridge forwards. It runs last, so that
- * what br_netfilter did hand up has been counted by the host's hooks. Must never
- * touch a frame at a bridge that is not guarded, nor one that carries no IP.
+ * Sees every frame that a bridge forwards or passes up, and stops the IP among
+ * them that no judge has seen or will see as what it is: br_netfilter may be
+ * absent, switched off, or show nothing of a frame with a tag. Runs last, behind
+ * br_netfilter and whoever else judges there. Must never touch a frame that
+ * carries no IP, nor one at a bridge that has nothing to do with a guard.
  */
-#include <linux/if_vlan.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter_bridge.h>
-#include <linux/ppp_defs.h>
 
 #include "bridged.h"
-#include "counters.h"
+#include "frame.h"
 #include "guard.h"
 #include "lock.h"
 #include "register.h"
+#include "verdict.h"
 
-/* What a PPPoE session's frame begins with; RFC 2516, section 4. */
-struct bw_pppoe {
-	u8 head[6];
-	__be16 proto;	/* of PPP */
-};
-
-static bool bw_is_ip(__be16 proto)
+/* A log line and a trace show the packet, if the frame is one behind its header. */
+static unsigned int bw_bridged_refuse(const struct bw_state *st, struct sk_buff *skb,
+				      const struct nf_hook_state *hs,
+				      const struct bw_frame *f, u32 reason)
 {
-	return proto == htons(ETH_P_IP) || proto == htons(ETH_P_IPV6);
+	unsigned int need = f->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	struct nf_hook_state now = *hs;
+	unsigned int verdict;
+
+	if (f->kind == BW_FRAME_IP && pskb_may_pull(skb, need)) {
+		skb_reset_network_header(skb);
+		now.pf = f->family == AF_INET ? NFPROTO_IPV4 : NFPROTO_IPV6;
+	}
+	local_bh_disable();
+	verdict = bw_verdict_builtin(st, skb, &now, reason);
+	local_bh_enable();
+	return verdict;
 }
 
-/* One that is cut off or compressed (RFC 1661, section 6.5) counts as IP. */
-static bool bw_pppoe_is_ip(const struct sk_buff *skb, unsigned int offset)
+/* Off the usual way: netfilter's IP hooks have not had the frame, or are closed. */
+static noinline unsigned int bw_bridged_unseen(const struct bw_state *st, struct sk_buff *skb,
+					       const struct nf_hook_state *hs, bool stacked)
 {
-	const struct bw_pppoe *ppp;
-	struct bw_pppoe buffer;
+	struct bw_frame f;
 
-	ppp = skb_header_pointer(skb, offset, sizeof(buffer), &buffer);
-	return !ppp || ppp->proto == htons(PPP_IP) || ppp->proto == htons(PPP_IPV6) ||
-	       *(const u8 *)&ppp->proto & 1;
+	if (!stacked && !bw_guard_has_port(hs->out))
+		return NF_ACCEPT;
+	bw_frame_read(skb, &f);
+	if (f.kind == BW_FRAME_OTHER)
+		return NF_ACCEPT;
+	if (st->closed)
+		return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_CLOSED);
+	/* The receiver's own namespace judges it. */
+	if (st->placement == BW_PLACEMENT_CONTAINER && f.kind == BW_FRAME_IP && !stacked)
+		return NF_ACCEPT;
+	return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_UNSEEN);
 }
 
 /*
- * Of a frame as the bridge forwards it: data is behind the Ethernet header, and
- * the outermost tag may be out of the frame. A tag that is cut off counts as IP.
+ * Whether a port is itself a guarded link or stacked on one: the bridge above it
+ * is not guarded, and what passes there would be judged as if from outside.
  */
-static bool bw_frame_has_ip(const struct sk_buff *skb)
+static bool bw_bridged_is_stacked(const struct net_device *port)
 {
-	const struct vlan_hdr *tag;
-	__be16 proto = skb->protocol;
-	unsigned int offset = 0;
-	struct vlan_hdr buffer;
-
-	while (eth_type_vlan(proto)) {
-		tag = skb_header_pointer(skb, offset, sizeof(buffer), &buffer);
-		if (!tag)
-			return true;
-		proto = tag->h_vlan_encapsulated_proto;
-		offset += VLAN_HLEN;
-	}
-	if (proto == htons(ETH_P_PPP_SES))
-		return bw_pppoe_is_ip(skb, offset);
-	return bw_is_ip(proto);
+	return port && unlikely(bw_guard_link(port->ifindex));
 }
 
-static unsigned int bw_bridged_hook(void *priv, struct sk_buff *skb,
-				    const struct nf_hook_state *hs)
+static unsigned int bw_bridged_forward(void *priv, struct sk_buff *skb,
+				       const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
+	bool stacked = bw_bridged_is_stacked(hs->in) || bw_bridged_is_stacked(hs->out);
 
-	if (!st || !st->closed || !bw_guard_has_port(hs->out) || !bw_frame_has_ip(skb))
+	if (!st)
 		return NF_ACCEPT;
-	local_bh_disable();
-	bw_count(st->counters, BW_REASON_CLOSED, skb->len);
-	local_bh_enable();
-	return NF_DROP;
+	/* br_netfilter notes the port right before it runs FORWARD: br_nf_forward_ip(). */
+	if (likely(nf_bridge_get_physoutif(skb) == hs->out->ifindex && !stacked && !st->closed))
+		return NF_ACCEPT;
+	return bw_bridged_unseen(st, skb, hs, stacked);
 }
 
-static const struct nf_hook_ops bw_bridged_ops =
-	BW_HOOK(NFPROTO_BRIDGE, NF_BR_FORWARD, NF_BR_PRI_LAST, bw_bridged_hook);
+/* The sender's address, of a frame whose port br_netfilter has not noted. */
+static bool bw_bridged_source(const struct sk_buff *skb, const struct bw_frame *f,
+			      union bw_addr *source)
+{
+	unsigned int at = f->family == AF_INET ? offsetof(struct iphdr, saddr) :
+						 offsetof(struct ipv6hdr, saddr);
+	unsigned int size = f->family == AF_INET ? 4 : 16;
+
+	memset(source, 0, sizeof(*source));
+	return !skb_copy_bits(skb, f->offset + at, source, size);
+}
+
+static bool bw_bridged_is_spoofed(const struct bw_state *st, const struct sk_buff *skb,
+				  const struct bw_frame *f, u32 link, u32 port)
+{
+	const struct bw_ep_loc *loc;
+	union bw_addr source;
+
+	/* The IP stack refuses one that is cut off. */
+	if (!bw_bridged_source(skb, f, &source))
+		return false;
+	loc = bw_ep_find(st->endpoints, f->family, &source);
+	return loc && READ_ONCE(loc->identity) != BW_ID_UNMANAGED &&
+	       (loc->link != link || (loc->port && loc->port != port));
+}
+
+/* Passed up from a port: the IP hooks will judge it, and know a port if noted. */
+static unsigned int bw_bridged_local_in(void *priv, struct sk_buff *skb,
+					const struct nf_hook_state *hs)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	bool stacked = bw_bridged_is_stacked(hs->in);
+	struct bw_frame f;
+	u32 link;
+
+	/* What goes up by the port itself meets the IP hooks as its: bare_port. */
+	if (!st || !hs->in || (skb->dev == hs->in && !stacked))
+		return NF_ACCEPT;
+	link = bw_guard_link(skb->dev->ifindex);
+	if (!stacked && (!link || nf_bridge_get_physinif(skb) == hs->in->ifindex))
+		return NF_ACCEPT;
+	bw_frame_read(skb, &f);
+	if (f.kind == BW_FRAME_OTHER)
+		return NF_ACCEPT;
+	if (stacked || f.kind == BW_FRAME_WRAPPED)
+		return bw_bridged_refuse(st, skb, hs, &f, st->closed ? BW_REASON_CLOSED :
+								      BW_REASON_UNSEEN);
+	/* The rest has its verdict, one, from the IP hooks. */
+	if (st->closed || st->mode == BW_MODE_AUDIT ||
+	    !bw_bridged_is_spoofed(st, skb, &f, link, hs->in->ifindex))
+		return NF_ACCEPT;
+	return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_SPOOFED);
+}
+
+/* From the host's stack, by a bridge that is not guarded, into a guarded one. */
+static unsigned int bw_bridged_local_out(void *priv, struct sk_buff *skb,
+					 const struct nf_hook_state *hs)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	struct bw_frame f;
+
+	if (!st || !bw_bridged_is_stacked(hs->out))
+		return NF_ACCEPT;
+	bw_frame_read(skb, &f);
+	if (f.kind == BW_FRAME_OTHER)
+		return NF_ACCEPT;
+	return bw_bridged_refuse(st, skb, hs, &f, st->closed ? BW_REASON_CLOSED :
+							      BW_REASON_UNSEEN);
+}
+
+static const struct nf_hook_ops bw_bridged_ops[] = {
+	BW_HOOK(NFPROTO_BRIDGE, NF_BR_LOCAL_IN, NF_BR_PRI_LAST, bw_bridged_local_in),
+	BW_HOOK(NFPROTO_BRIDGE, NF_BR_FORWARD, NF_BR_PRI_LAST, bw_bridged_forward),
+	BW_HOOK(NFPROTO_BRIDGE, NF_BR_LOCAL_OUT, NF_BR_PRI_LAST, bw_bridged_local_out),
+};
 
 static bool bw_bridged_on;
 
-int bw_bridged_add(void)
+static bool bw_bridged_needs(const struct bw_state *st)
+{
+	return st && st->guards.n;
+}
+
+int bw_bridged_add_needed(const struct bw_state *st)
 {
 	int err;
 
-	if (!BW_BRIDGE_FAMILY || bw_bridged_on)
+	lockdep_assert_held(&bw_mutex);
+	if (!BW_BRIDGE_FAMILY || bw_bridged_on || !bw_bridged_needs(st))
 		return 0;
-	err = nf_register_net_hook(&init_net, &bw_bridged_ops);
+	err = nf_register_net_hooks(&init_net, bw_bridged_ops, ARRAY_SIZE(bw_bridged_ops));
 	bw_bridged_on = !err;
 	return err;
 }
@@ -95,13 +178,8 @@ static void bw_bridged_remove(void)
 {
 	if (!bw_bridged_on)
 		return;
-	nf_unregister_net_hook(&init_net, &bw_bridged_ops);
+	nf_unregister_net_hooks(&init_net, bw_bridged_ops, ARRAY_SIZE(bw_bridged_ops));
 	bw_bridged_on = false;
-}
-
-static bool bw_bridged_needs(const struct bw_state *st)
-{
-	return st && st->closed;
 }
 
 void bw_bridged_drop_unneeded(const struct bw_state *st, const struct bw_state *saved)

@@ -32,6 +32,7 @@
 /* Packets: reading them. */
 #include "l4.c"
 #include "packet.c"
+#include "origin.c"
 
 /* Traces. */
 #include "trace_event.h"
@@ -43,6 +44,7 @@
 #include "verdict.c"
 #include "register.c"
 #include "hook.c"
+#include "frame.c"
 #include "bridged.c"
 #include "tag.c"
 

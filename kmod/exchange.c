@@ -19,6 +19,11 @@ static const struct bw_guards *bw_state_guards(const struct bw_state *st)
 	return st ? &st->guards : NULL;
 }
 
+static const struct bw_guards *bw_state_parents(const struct bw_state *st)
+{
+	return st && st->placement == BW_PLACEMENT_CONTAINER ? &st->parents : NULL;
+}
+
 /* Where the state judges what passes through; both: in both places. */
 static void bw_exchange_set_places(struct bw_state *st, bool both)
 {
@@ -42,12 +47,12 @@ void bw_exchange(struct bw_state *st, const struct bw_state *saved)
 
 	if (st)
 		bw_exchange_set_places(st, !old || old->placement != st->placement);
-	bw_guard_add_matching(bw_state_guards(st));
+	bw_guard_add_matching(bw_state_guards(st), bw_state_parents(st));
 	bw_net_add_matching(st);
 	rcu_assign_pointer(bw_state, st);
 	/* Its entries point into the old state's counters. */
 	bw_memo_invalidate();
-	bw_guard_drop_others(bw_state_guards(st));
+	bw_guard_drop_others(bw_state_guards(st), bw_state_parents(st));
 	bw_net_drop_unneeded(st, saved);
 	rtnl_unlock();
 	synchronize_rcu();
@@ -55,20 +60,26 @@ void bw_exchange(struct bw_state *st, const struct bw_state *saved)
 		bw_exchange_set_places(st, false);
 	/* Guards have gone, and the other place. */
 	bw_memo_invalidate();
-	bw_hook_drop_unneeded(st, saved);
 	bw_bridged_drop_unneeded(st, saved);
+	bw_hook_drop_unneeded(st, saved);
 	bw_hold_update();
 }
 
 int bw_exchange_prepare(const struct bw_state *st, struct bw_fault *f)
 {
-	int err = bw_hook_add_needed(st);
+	int err = bw_bridged_add_needed(st);
 
 	if (err)
+		return bw_fault_set(f, err, BW_S_NONE, 0, "bridges cannot be hooked");
+	err = bw_hook_add_needed(st);
+	if (err) {
+		bw_bridged_drop_unneeded(bw_state_locked(), bw_state_saved());
 		return bw_fault_set(f, err, BW_S_NONE, 0, "POST_ROUTING cannot be hooked");
+	}
 	err = bw_net_add_matching(st);
 	if (!err)
 		return 0;
+	bw_bridged_drop_unneeded(bw_state_locked(), bw_state_saved());
 	bw_hook_drop_unneeded(bw_state_locked(), bw_state_saved());
 	bw_net_drop_unneeded(bw_state_locked(), bw_state_saved());
 	return bw_fault_set(f, err, BW_S_NONE, 0, err == -ENOSPC ?
@@ -121,18 +132,19 @@ int bw_exchange_init(char *const *closed, u32 n_closed)
 	 * Closed at the host's own hooks and at the bridges, whatever their
 	 * settings: closing must not depend on any container's namespace.
 	 */
-	err = bw_bridged_add();
-	if (err) {
-		bw_state_free(st);
-		return err;
-	}
 	st->closed = true;
 	st->local_in = false;
 	rtnl_lock();
 	mutex_lock(&bw_mutex);
-	bw_exchange(st, NULL);
+	err = bw_bridged_add_needed(st);
+	if (err)
+		rtnl_unlock();
+	else
+		bw_exchange(st, NULL);
 	mutex_unlock(&bw_mutex);
-	return 0;
+	if (err)
+		bw_state_free(st);
+	return err;
 }
 
 void bw_exchange_stop(void)

@@ -23,9 +23,21 @@ struct bw_guards {
 /* By the last bits of a link's number; a byte each: cheaper to ask than a bit. */
 BW_API bool bw_guard_map[1 << BW_GUARD_BITS];
 
-BW_API u32 bw_guard_slot[BW_GUARD_SLOTS];
+/*
+ * A device whose traffic belongs to a guarded link: the link itself, or one that
+ * is stacked on it in the host's namespace (a VLAN, a macvlan).
+ */
+union bw_guard_slot {
+	u64 both;		/* read and written as one */
+	struct {
+		u32 ifindex;	/* 0: free */
+		u32 link;	/* 0: an L3 master (VRF) above one, which says nothing by itself */
+	};
+};
 
-BW_API bool bw_guard_probe(u32 ifindex);
+BW_API union bw_guard_slot bw_guard_slots[BW_GUARD_SLOTS];
+
+BW_API u32 bw_guard_probe(u32 ifindex);
 
 /* Half of the test: false is certain. Read plainly, to be one instruction. */
 static __always_inline bool bw_maybe_guarded(u32 ifindex)
@@ -33,22 +45,28 @@ static __always_inline bool bw_maybe_guarded(u32 ifindex)
 	return bw_guard_map[ifindex & ((1 << BW_GUARD_BITS) - 1)];
 }
 
-static __always_inline bool bw_guarded_index(u32 ifindex)
+/*
+ * The guarded link that a device's traffic belongs to, 0: none. Says nothing
+ * about L3 masters: origin.h. Context: any; where the device came from is the
+ * caller's to hold.
+ */
+static __always_inline u32 bw_guard_link(u32 ifindex)
 {
+	union bw_guard_slot slot;
+
 	if (likely(!bw_maybe_guarded(ifindex)))
-		return false;
-	/* Pairs with smp_wmb() in bw_guard_add(). */
+		return 0;
+	/* Pairs with smp_wmb() in bw_guard_put(). */
 	smp_rmb();
-	return READ_ONCE(bw_guard_slot[ifindex % BW_GUARD_SLOTS]) == ifindex ||
-	       bw_guard_probe(ifindex);
+	slot.both = READ_ONCE(bw_guard_slots[ifindex % BW_GUARD_SLOTS].both);
+	return likely(slot.ifindex == ifindex) ? slot.link : bw_guard_probe(ifindex);
 }
 
-static __always_inline bool bw_guarded(const struct net_device *dev)
-{
-	return dev && bw_guarded_index(dev->ifindex);
-}
-
-/* Whether the master of a bridge port is guarded, or there is none (yet). */
+/*
+ * Whether the bridge of a port is guarded, or the port has none (yet): the flag
+ * comes before the link to the bridge, and goes after it, br_add_if() in
+ * net/bridge/br_if.c. Context: RCU read-side critical section.
+ */
 BW_API bool bw_guard_has_port(const struct net_device *dev);
 
 /*
@@ -62,22 +80,28 @@ static __always_inline bool bw_bare_port(const struct net_device *dev)
 	return dev && unlikely(netif_is_bridge_port(dev)) && bw_guard_has_port(dev);
 }
 
+/* Whether a pattern has the device's name. Context: any. */
 BW_API bool bw_guard_matches(const struct bw_guards *g,
 			     const struct net_device *dev);
 
 /*
  * Changing the patterns takes two steps, so that the caller can publish its
- * ruleset between them and no link is unguarded meanwhile. Context: process;
- * rtnl and bw_mutex are held.
+ * ruleset between them and no link is unguarded meanwhile. parents: of macvlan
+ * and ipvlan children; devices of the host on them are listed, not they. Either
+ * may be NULL. Context: process; rtnl and bw_mutex are held.
  */
-BW_API void bw_guard_add_matching(const struct bw_guards *g);
-BW_API void bw_guard_drop_others(const struct bw_guards *g);
+BW_API void bw_guard_add_matching(const struct bw_guards *g, const struct bw_guards *parents);
+BW_API void bw_guard_drop_others(const struct bw_guards *g, const struct bw_guards *parents);
 
-/* One link has appeared or was renamed, or goes. Context: bw_mutex is held. */
-BW_API void bw_guard_update(const struct net_device *dev);
-BW_API void bw_guard_remove(u32 ifindex);
+/*
+ * A device of the host was registered, renamed, put on another or taken off it:
+ * whether what is guarded has changed, here or in a device stacked on it.
+ * Context: process; rtnl and bw_mutex are held, here and below.
+ */
+BW_API bool bw_guard_update(struct net_device *dev);
+BW_API bool bw_guard_remove(u32 ifindex);
 
-/* Calls back for each guarded link held exactly. Context: bw_mutex is held. */
+/* Calls back for each guarded link held exactly. */
 BW_API int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg);
 
 #endif /* _BW_GUARD_H */

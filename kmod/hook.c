@@ -15,19 +15,34 @@
 #include "guard.h"
 #include "hook.h"
 #include "memo.h"
+#include "origin.h"
 #include "packet.h"
 #include "register.h"
 #include "state.h"
 #include "trace.h"
 #include "verdict.h"
 
-static void bw_party_set_dev(struct bw_party *p, const struct net_device *dev,
-			     bool guarded, u32 port)
+static void bw_party_set_origin(struct bw_party *p, const struct bw_origin *o)
 {
-	if (guarded)
-		bw_party_set(p, BW_KIND_GUARDED, dev->ifindex, port);
-	else
-		bw_party_set(p, BW_KIND_WORLD, 0, 0);
+	bw_party_set(p, o->kind, o->link, o->port);
+}
+
+/* link: that it goes out by, 0: not guarded. */
+static void bw_party_set_link(struct bw_party *p, u32 link)
+{
+	bw_party_set(p, link ? BW_KIND_GUARDED : BW_KIND_WORLD, link, 0);
+}
+
+/*
+ * A macvlan or ipvlan container has been judged in its own namespace, unless it
+ * wrote the frame past the hooks there: then only a denial is news.
+ */
+static bool bw_counted_before(const struct bw_query *q, const struct bw_decision *d)
+{
+	const struct bw_party *from = &q->side[q->sender];
+
+	return d->action == BW_ACTION_ALLOW && from->kind == BW_KIND_GUARDED &&
+	       bw_origin_is_parent(from->link);
 }
 
 /* epoch: from before anything was asked; 0: the verdict is not kept. */
@@ -40,10 +55,13 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	bw_classify(st->rules, st->endpoints, q, &d);
 	if (d.class == BW_CLASS_NONE)
 		return NF_ACCEPT;
-	/* What docker-proxy's socket takes goes no further by itself. */
-	if (unlikely(st->placement == BW_PLACEMENT_CONTAINER) &&
-	    hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
-		return NF_ACCEPT;
+	if (unlikely(st->placement == BW_PLACEMENT_CONTAINER)) {
+		/* What docker-proxy's socket takes goes no further by itself. */
+		if (hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
+			return NF_ACCEPT;
+		if (bw_counted_before(q, &d))
+			return NF_ACCEPT;
+	}
 	if (epoch && d.action == BW_ACTION_ALLOW && !d.log)
 		bw_memo_store(skb, hs, epoch, bw_count_of(st->counters, d.index));
 	return bw_verdict(st, skb, hs, &d);
@@ -52,19 +70,28 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 /* A packet that passes through the host, from one device to another. */
 static __always_inline unsigned int
 bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
-		 const struct nf_hook_state *hs, const struct net_device *from,
-		 bool in, bool out, u32 epoch)
+		 const struct nf_hook_state *hs, const struct net_device *in, u32 epoch)
 {
+	u32 out = bw_guard_link(hs->out->ifindex);
+	struct bw_origin from;
 	struct bw_query q;
 	int reason;
 
+	if (unlikely(!bw_origin_find(skb, in, hs->pf, &from)) &&
+	    (out || (in && bw_guard_link(in->ifindex))))
+		return bw_verdict_builtin(st, skb, hs, BW_REASON_UNPLACED);
+	if (from.kind != BW_KIND_GUARDED && !out)
+		return NF_ACCEPT;
+	/* Judged at LOCAL_OUT. */
+	if (from.kind == BW_KIND_HOST && hs->hook == NF_INET_POST_ROUTING)
+		return NF_ACCEPT;
 	if (unlikely(st->closed))
 		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD, &q);
 	if (unlikely(reason >= 0))
 		return bw_verdict_builtin(st, skb, hs, reason);
-	bw_party_set_dev(bw_sender(&q), from, in, nf_bridge_get_physinif(skb));
-	bw_party_set_dev(bw_receiver(&q), hs->out, out, 0);
+	bw_party_set_origin(bw_sender(&q), &from);
+	bw_party_set_link(bw_receiver(&q), out);
 	return bw_judge(st, skb, hs, &q, epoch);
 }
 
@@ -74,13 +101,12 @@ static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
 					      u32 epoch)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
-	bool in = bw_guarded(hs->in), out = bw_guarded(hs->out);
 
-	if (!st || unlikely(!READ_ONCE(st->at_forward)) || (!in && !out))
+	if (!st || unlikely(!READ_ONCE(st->at_forward)))
 		return NF_ACCEPT;
-	if (st->placement == BW_PLACEMENT_CONTAINER)
+	if (st->placement == BW_PLACEMENT_CONTAINER || !bw_origin_is_by_device(hs->in))
 		epoch = 0;
-	return bw_judge_passing(st, skb, hs, hs->in, in, out, epoch);
+	return bw_judge_passing(st, skb, hs, hs->in, epoch);
 }
 
 /* Where bottom halves may be on: nothing is remembered, see memo.h. */
@@ -183,12 +209,19 @@ static bool bw_host_traffic_matters(const struct bw_state *st,
  */
 static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
 					       struct sk_buff *skb,
-					       const struct nf_hook_state *hs,
-					       bool in)
+					       const struct nf_hook_state *hs)
 {
+	struct bw_origin from;
 	struct bw_query q;
 	int reason;
+	bool in;
 
+	if (unlikely(!bw_origin_find(skb, hs->in, hs->pf, &from)) &&
+	    bw_guard_link(hs->in->ifindex))
+		return bw_verdict_builtin(st, skb, hs, BW_REASON_UNPLACED);
+	in = from.kind == BW_KIND_GUARDED;
+	if (!in && !bw_host_traffic_matters(st, skb))
+		return NF_ACCEPT;
 	if (unlikely(st->closed))
 		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf,
@@ -198,9 +231,7 @@ static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
 			return NF_ACCEPT;
 		return bw_verdict_builtin(st, skb, hs, reason);
 	}
-	bw_party_set_dev(bw_sender(&q), hs->in, in, nf_bridge_get_physinif(skb));
-	if (hs->in->flags & IFF_LOOPBACK)
-		bw_party_set(bw_sender(&q), BW_KIND_HOST, 0, 0);
+	bw_party_set_origin(bw_sender(&q), &from);
 	bw_party_set(bw_receiver(&q), BW_KIND_HOST, 0, 0);
 	if (q.sender == BW_INITIATOR && bw_published_resolve(st->endpoints, &q))
 		return bw_judge(st, skb, hs, &q, 0);
@@ -213,38 +244,41 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 				     const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
-	bool in = bw_guarded(hs->in);
 	unsigned int verdict;
 
 	if (unlikely(bw_bare_port(hs->in)))
 		return bw_refuse_bare_port(skb, hs, hs->out);
-	if (!st || (!in && !bw_host_traffic_matters(st, skb)))
+	if (!st || (!bw_maybe_guarded(hs->in->ifindex) && !bw_host_traffic_matters(st, skb)))
 		return NF_ACCEPT;
 	/* A queue's listener may send it here again: counters need bottom halves off. */
 	local_bh_disable();
-	verdict = bw_judge_local_in(st, skb, hs, in);
+	verdict = bw_judge_local_in(st, skb, hs);
 	local_bh_enable();
 	return verdict;
 }
 
-/* What was received and yet comes by LOCAL_OUT was relayed, by IPVS for one. */
-static void bw_party_from_skb(struct bw_party *p, const struct sk_buff *skb)
+/*
+ * What was received and yet comes by LOCAL_OUT was relayed, by IPVS for one.
+ * false: it cannot be told whence.
+ */
+static bool bw_origin_sent(const struct sk_buff *skb, const struct nf_hook_state *hs,
+			   struct bw_origin *o)
 {
-	u32 origin = skb->skb_iif;
-
-	if (!origin)
-		bw_party_set(p, BW_KIND_HOST, 0, 0);
-	else if (bw_guarded_index(origin))
-		bw_party_set(p, BW_KIND_GUARDED, origin, 0);
-	else
-		bw_party_set(p, BW_KIND_WORLD, 0, 0);
+	if (skb->skb_iif)
+		return bw_origin_find(skb, dev_get_by_index_rcu(hs->net, skb->skb_iif),
+				      hs->pf, o);
+	o->kind = BW_KIND_HOST;
+	o->link = 0;
+	o->port = 0;
+	return true;
 }
 
 static unsigned int bw_judge_sent(struct sk_buff *skb,
-				  const struct nf_hook_state *hs)
+				  const struct nf_hook_state *hs, u32 out)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 	unsigned int where = BW_AT_GUARD;
+	struct bw_origin from;
 	struct bw_query q;
 	int reason;
 
@@ -252,13 +286,15 @@ static unsigned int bw_judge_sent(struct sk_buff *skb,
 		return NF_ACCEPT;
 	if (unlikely(st->closed))
 		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
-	if (!skb->skb_iif)
+	if (unlikely(!bw_origin_sent(skb, hs, &from)))
+		return bw_verdict_builtin(st, skb, hs, BW_REASON_UNPLACED);
+	if (from.kind == BW_KIND_HOST)
 		where |= BW_FROM_HOST;
 	reason = bw_packet_read(skb, hs->pf, where, &q);
 	if (unlikely(reason >= 0))
 		return bw_verdict_builtin(st, skb, hs, reason);
-	bw_party_from_skb(bw_sender(&q), skb);
-	bw_party_set_dev(bw_receiver(&q), hs->out, true, 0);
+	bw_party_set_origin(bw_sender(&q), &from);
+	bw_party_set_link(bw_receiver(&q), out);
 	/* docker-proxy answers a container: judged as its question was. */
 	if (q.sender == BW_RESPONDER)
 		bw_published_resolve(st->endpoints, &q);
@@ -268,7 +304,7 @@ static unsigned int bw_judge_sent(struct sk_buff *skb,
 /* A process may be sending: counters need bottom halves off. */
 static noinline unsigned int bw_judge_from_host(struct sk_buff *skb,
 						const struct nf_hook_state *hs,
-						struct net_device *out)
+						struct net_device *out, u32 link)
 {
 	struct nf_hook_state now = *hs;
 	unsigned int verdict;
@@ -276,7 +312,7 @@ static noinline unsigned int bw_judge_from_host(struct sk_buff *skb,
 	/* Where it goes, for the verdict and for who is told of it. */
 	now.out = out;
 	local_bh_disable();
-	verdict = bw_judge_sent(skb, &now);
+	verdict = bw_judge_sent(skb, &now, link);
 	local_bh_enable();
 	return verdict;
 }
@@ -300,7 +336,7 @@ static noinline unsigned int bw_judge_answer(const struct bw_state *st,
 	if (bw_packet_read(skb, hs->pf, BW_FROM_HOST, &q) >= 0)
 		return NF_ACCEPT;
 	bw_party_set(bw_sender(&q), BW_KIND_HOST, 0, 0);
-	bw_party_set_dev(bw_receiver(&q), out, false, 0);
+	bw_party_set_link(bw_receiver(&q), 0);
 	if (out->flags & IFF_LOOPBACK)
 		bw_party_set(bw_receiver(&q), BW_KIND_HOST, 0, 0);
 	if (q.sender != BW_RESPONDER || !bw_published_resolve(st->endpoints, &q))
@@ -330,26 +366,36 @@ static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
 	const struct dst_entry *dst = skb_dst(skb);
 	struct net_device *out = dst ? dst->dev : hs->out;
 	const struct bw_state *st;
+	u32 link;
 
+	/* An L3 master's round comes first, the device's own follows: vrf_ip_out(). */
+	if (unlikely(netif_is_l3_master(hs->out) && out != hs->out))
+		return NF_ACCEPT;
 	if (unlikely(bw_bare_port(out)))
 		return bw_refuse_bare_port(skb, hs, out);
-	if (bw_guarded(out))
-		return bw_judge_from_host(skb, hs, out);
+	link = bw_guard_link(out->ifindex);
+	if (link)
+		return bw_judge_from_host(skb, hs, out, link);
 	st = rcu_dereference(bw_state);
 	if (likely(!st || !bw_answer_matters(st, skb)))
 		return NF_ACCEPT;
 	return bw_judge_answer(st, skb, hs, out);
 }
 
-/* A bridged packet comes without its in-device, and a routed multicast. */
-static const struct net_device *bw_in_dev(const struct sk_buff *skb,
-					  const struct nf_hook_state *hs)
+/*
+ * Bridged packets come without an in-device, and multicast that was routed; the
+ * host's own do, too. Returns whether the packet passes through the host.
+ */
+static bool bw_in_dev(const struct sk_buff *skb, const struct nf_hook_state *hs,
+		      const struct net_device **in)
 {
-	if (hs->in)
-		return hs->in;
-	if (nf_bridge_get_physoutif(skb))
-		return hs->out;
-	return skb->skb_iif ? dev_get_by_index_rcu(hs->net, skb->skb_iif) : NULL;
+	*in = hs->in;
+	if (hs->in || nf_bridge_get_physoutif(skb))
+		return true;
+	if (!skb->skb_iif)
+		return false;
+	*in = dev_get_by_index_rcu(hs->net, skb->skb_iif);
+	return true;
 }
 
 /* Placement postrouting. */
@@ -357,22 +403,18 @@ static unsigned int bw_hook_post_routing(void *priv, struct sk_buff *skb,
 					 const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
-	const struct net_device *from;
+	const struct net_device *in;
 	unsigned int verdict;
-	bool in, out;
 
 	if (!st || !READ_ONCE(st->at_post_routing))
 		return NF_ACCEPT;
 	/* The host's own: judged at LOCAL_OUT. */
-	from = bw_in_dev(skb, hs);
-	if (!from)
+	if (!bw_in_dev(skb, hs, &in))
 		return NF_ACCEPT;
-	in = bw_guarded(from);
-	out = bw_guarded(hs->out);
-	if (!in && !out)
+	if (!bw_maybe_guarded(hs->out->ifindex) && in && !bw_maybe_guarded(in->ifindex))
 		return NF_ACCEPT;
 	local_bh_disable();
-	verdict = bw_judge_passing(st, skb, hs, from, in, out, 0);
+	verdict = bw_judge_passing(st, skb, hs, in, 0);
 	local_bh_enable();
 	return verdict;
 }

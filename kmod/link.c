@@ -18,7 +18,7 @@
 static int bw_link_event(struct notifier_block *nb, unsigned long event,
 			 void *ptr)
 {
-	const struct net_device *dev = netdev_notifier_info_to_dev(ptr);
+	struct net_device *dev = netdev_notifier_info_to_dev(ptr);
 
 	if (!net_eq(dev_net(dev), &init_net))
 		return NOTIFY_DONE;
@@ -27,6 +27,12 @@ static int bw_link_event(struct notifier_block *nb, unsigned long event,
 	case NETDEV_REGISTER:
 	case NETDEV_CHANGENAME:
 		bw_guard_update(dev);
+		break;
+	case NETDEV_CHANGEUPPER:
+		/* What is stacked on a guarded link belongs to it. */
+		dev = ((struct netdev_notifier_changeupper_info *)ptr)->upper_dev;
+		if (!net_eq(dev_net(dev), &init_net) || !bw_guard_update(dev))
+			goto out;
 		break;
 	case NETDEV_UNREGISTER:
 		bw_state_close_link(dev->ifindex);

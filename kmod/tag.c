@@ -33,7 +33,7 @@ static unsigned int bw_tag_hook(void *priv, struct sk_buff *skb,
 	/* Receiving has moved the outermost tag, if any, out of the frame. */
 	if (likely(!skb_vlan_tag_present(skb)) || skb_vlan_tag_get_id(skb))
 		return NF_ACCEPT;
-	if (!bw_guarded(netdev_master_upper_dev_get_rcu((struct net_device *)hs->in)))
+	if (!bw_guard_has_port(hs->in))
 		return NF_ACCEPT;
 	if (eth_type_vlan(skb->protocol))
 		return bw_tag_nested(skb);

@@ -206,6 +206,9 @@ void bw_trace_verdict(const struct bw_state *st, const struct sk_buff *skb,
 	bool none = true;
 	int i;
 
+	/* A frame that carries no packet a trace could ask for. */
+	if (hs->pf == NFPROTO_BRIDGE)
+		return;
 	ct = bw_trace_packet(skb, hs, &c);
 	bw_trace_view_init(&v, &c, ct, net_eq(hs->net, &init_net));
 	j.print = c.print;

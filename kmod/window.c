@@ -7,6 +7,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/workqueue.h>
 
+#include "bridged.h"
 #include "exchange.h"
 #include "hook.h"
 #include "lifetime.h"
@@ -114,6 +115,7 @@ int bw_window_confirm(const u64 *expect, struct bw_fault *f)
 	cancel_delayed_work(&bw_window_work);
 	bw_net_drop_unneeded(bw_state_locked(), NULL);
 	bw_hook_drop_unneeded(bw_state_locked(), NULL);
+	bw_bridged_drop_unneeded(bw_state_locked(), NULL);
 	mutex_unlock(&bw_mutex);
 	rtnl_unlock();
 	/* No packet has used it since bw_exchange() waited for them. */

@@ -40,6 +40,7 @@ from packets import (
     SPOOFED,
     TCP,
     UNMANAGED,
+    UNSEEN,
     V4,
     V6,
     WORLD,
@@ -147,10 +148,16 @@ def count_of(g, rule):
 
 
 def test_same_bridge(g):
+    Ruleset(guards=()).commit(g)
+    check("unguarded: open, without br_netfilter's settings", both(try_tcp, "a", "b", 8080), ("open", "open"))
     known(Ruleset()).commit(g)
+    before = g.counters()
     check(
-        "placement forward does not see bridged packets here", both(try_tcp, "a", "b", 8080), ("open", "open")
+        "placement forward has no verdict on what it does not see: nothing passes",
+        both(try_tcp, "a", "b", 8080),
+        ("silence", "silence"),
     )
+    check("counted as unseen", grew(g, before, UNSEEN), True)
     check("nothing is judged inside", namespaces(g), 0)
     judged_inside(
         Ruleset()

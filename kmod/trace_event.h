@@ -40,6 +40,7 @@ struct bw_crossing {
 	struct bw_trace_device out;
 	int physin;	/* of a bridged packet: the bridge's ports */
 	int physout;
+	u32 link;	/* guarded link it is judged as from; 0: none; no field of an event */
 	u8 saddr[16];
 	u8 daddr[16];
 	u16 sport;	/* ICMP: the type */
@@ -73,7 +74,7 @@ struct bw_judgement {
 	u8 action;	/* enum bw_action */
 	u8 class;	/* enum bw_class; 255: none */
 	u8 audit;	/* 1: told only, the packet goes on */
-	u32 index;	/* enum bw_reason, or 16 + the rule's index */
+	u32 index;	/* enum bw_reason, or BW_REASON_MAX + the rule's index */
 	const char *rule;
 };
 

@@ -16,6 +16,7 @@
 #include <net/tcp.h>
 
 #include "l4.h"
+#include "origin.h"
 #include "trace_read.h"
 
 static int bw_trace_index(const struct net_device *dev)
@@ -168,6 +169,7 @@ const struct nf_conn *bw_trace_packet(const struct sk_buff *skb,
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+	struct bw_origin from;
 
 	memset(c, 0, sizeof(*c));
 	c->skb = skb;
@@ -179,6 +181,8 @@ const struct nf_conn *bw_trace_packet(const struct sk_buff *skb,
 	c->out.ifindex = bw_trace_index(hs->out);
 	c->physin = nf_bridge_get_physinif(skb);
 	c->physout = nf_bridge_get_physoutif(skb);
+	if (net_eq(hs->net, &init_net) && bw_origin_find(skb, hs->in, hs->pf, &from))
+		c->link = from.link;
 	bw_trace_headers(skb, hs->pf, c);
 	if (ct && nf_ct_is_template(ct))
 		return NULL;

@@ -68,7 +68,7 @@ static bool bw_term_matches_place(const struct bw_nl_term *t,
 		return true;
 	return v->host && (t->link == c->in.ifindex || t->link == c->out.ifindex ||
 			   t->link == c->dev.ifindex || t->link == c->physin ||
-			   t->link == c->physout);
+			   t->link == c->physout || t->link == c->link);
 }
 
 bool bw_term_matches(const struct bw_nl_term *t,

@@ -88,7 +88,7 @@ def _verdict(event: Json, words: t.Dict[str, str], rule: str) -> Json:
         audit=words["audit"] == "1",
         direction_class=CLASSES[number] if number < len(CLASSES) else "",
         index=index,
-        rule=rule if index >= 16 else "",
+        rule=rule if index >= REASON_MAX else "",
         reason="" if index >= REASON_MAX else rule,
     )
     return event
@@ -354,18 +354,18 @@ def _translations(crossings: t.Sequence[Json], places: Places) -> t.List[Json]:
 
 def _outcome(path: Journey, places: Places) -> t.Tuple[str, str]:
     last = path.crossings[-1]
-    where = f"{last['hook']} of {places.name(last['netns'])}"
     judged = _final_verdict(path)
+    if judged is not None and judged["action"] == "queue" and _is_behind(path, judged):
+        judged = None
+    # A bridge's own hook judges what the IP hooks are not shown.
+    stop = judged or last
+    where = f"{stop['hook']} of {places.name(stop['netns'])}"
     if judged is not None:
         by = f'rule "{judged["rule"]}"' if judged["rule"] else f'the built-in "{judged["reason"]}"'
         if judged["action"] == "queue":
-            if _is_behind(path, judged):
-                judged = None
-            else:
-                return "queued", f"queued at {where} by {by}, and not heard of since"
-        else:
-            word = "rejected" if judged["action"] == "reject" else "dropped"
-            return word, f"{word} at {where} by {by}"
+            return "queued", f"queued at {where} by {by}, and not heard of since"
+        word = "rejected" if judged["action"] == "reject" else "dropped"
+        return word, f"{word} at {where} by {by}"
     drop = next((step for step in path.steps if step["event"] == "drop"), None)
     if last["position"] == "first":
         return _stopped_within(last, drop, where, places)

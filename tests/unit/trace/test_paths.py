@@ -193,6 +193,22 @@ def test_the_engines_verdict_is_told_with_its_rule() -> None:
     ]
 
 
+def test_a_verdict_at_the_bridge_is_told_where_it_was_given() -> None:
+    sent = [*visit(1, 2, "LOCAL_OUT", "POST_ROUTING")]
+    assert sentences(*sent, verdict(1.2, "deny", rule="", index=16, reason="unseen")) == [
+        'dropped at FORWARD of host by the built-in "unseen"'
+    ]
+
+
+def test_the_numbers_below_the_rules_are_reasons() -> None:
+    line = (
+        " p-1 [000] 1.5: bw_verdict: trace=1 skb=00s print=00 pf=2 hook=FORWARD netns=1 action=deny class=255"
+        " audit=0 index=%d rule=%s"
+    )
+    found = [parse_event(line % one) for one in ((16, "unseen"), (REASON_MAX, "web"))]
+    assert [(one["reason"], one["rule"]) for one in found if one] == [("unseen", ""), ("", "web")]
+
+
 def test_audit_drops_nothing() -> None:
     through = [*TO_FORWARD, verdict(1.2, "deny", audit=True), crossing(1.3, 1, "FORWARD", True)]
     assert sentences(*through, *visit(1.4, 1, "POST_ROUTING"), *visit(2, 2, "PRE_ROUTING", "LOCAL_IN")) == [
@@ -312,7 +328,7 @@ def test_drops_as_different_kernels_tell_them(line: str, want: t.Tuple[str, ...]
 def test_a_rules_name_may_hold_anything() -> None:
     line = (
         "  x-1 [000] ..s1.  2.5: bw_verdict: trace=1 skb=ab print=01 pf=10 hook=FORWARD netns=5 action=deny class=0 audit=0 "
-        "index=17 rule=from=me trace=9 rule=x"
+        "index=65 rule=from=me trace=9 rule=x"
     )
     event = parse_event(line)
     assert event and event["rule"] == "from=me trace=9 rule=x" and event["trace"] == 1 and event["netns"] == 5

@@ -15,22 +15,31 @@
 #include "frame.h"
 #include "guard.h"
 #include "lock.h"
+#include "packet.h"
 #include "register.h"
 #include "verdict.h"
+
+/* Whether the frame is an IP packet whose header may be read from now on. */
+static bool bw_bridged_has_header(struct sk_buff *skb, const struct bw_frame *f)
+{
+	unsigned int need = f->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+
+	if (f->kind != BW_FRAME_IP || !pskb_may_pull(skb, need))
+		return false;
+	skb_reset_network_header(skb);
+	return true;
+}
 
 /* A log line and a trace show the packet, if the frame is one behind its header. */
 static unsigned int bw_bridged_refuse(const struct bw_state *st, struct sk_buff *skb,
 				      const struct nf_hook_state *hs,
 				      const struct bw_frame *f, u32 reason)
 {
-	unsigned int need = f->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 	struct nf_hook_state now = *hs;
 	unsigned int verdict;
 
-	if (f->kind == BW_FRAME_IP && pskb_may_pull(skb, need)) {
-		skb_reset_network_header(skb);
+	if (bw_bridged_has_header(skb, f))
 		now.pf = f->family == AF_INET ? NFPROTO_IPV4 : NFPROTO_IPV6;
-	}
 	local_bh_disable();
 	verdict = bw_verdict_builtin(st, skb, &now, reason);
 	local_bh_enable();
@@ -118,7 +127,7 @@ static unsigned int bw_bridged_local_in(void *priv, struct sk_buff *skb,
 	if (!st || !hs->in || (skb->dev == hs->in && !stacked))
 		return NF_ACCEPT;
 	link = bw_guard_link(skb->dev->ifindex);
-	if (!stacked && (!link || nf_bridge_get_physinif(skb) == hs->in->ifindex))
+	if (!stacked && !link)
 		return NF_ACCEPT;
 	bw_frame_read(skb, &f);
 	if (f.kind == BW_FRAME_OTHER)
@@ -128,6 +137,7 @@ static unsigned int bw_bridged_local_in(void *priv, struct sk_buff *skb,
 								      BW_REASON_UNSEEN);
 	/* The rest has its verdict, one, from the IP hooks. */
 	if (st->closed || st->mode == BW_MODE_AUDIT ||
+	    nf_bridge_get_physinif(skb) == hs->in->ifindex ||
 	    !bw_bridged_is_spoofed(st, skb, &f, link, hs->in->ifindex))
 		return NF_ACCEPT;
 	return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_SPOOFED);
@@ -138,6 +148,7 @@ static unsigned int bw_bridged_local_out(void *priv, struct sk_buff *skb,
 					 const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
+	u32 reason = BW_REASON_UNSEEN;
 	struct bw_frame f;
 
 	if (!st || !bw_bridged_is_stacked(hs->out))
@@ -145,8 +156,12 @@ static unsigned int bw_bridged_local_out(void *priv, struct sk_buff *skb,
 	bw_frame_read(skb, &f);
 	if (f.kind == BW_FRAME_OTHER)
 		return NF_ACCEPT;
-	return bw_bridged_refuse(st, skb, hs, &f, st->closed ? BW_REASON_CLOSED :
-							      BW_REASON_UNSEEN);
+	if (st->closed)
+		reason = BW_REASON_CLOSED;
+	else if (f.family == AF_INET6 && bw_bridged_has_header(skb, &f) &&
+		 bw_packet_is_neighbour(skb, NFPROTO_IPV6))
+		reason = BW_REASON_BARE_PORT_NEIGHBOUR;
+	return bw_bridged_refuse(st, skb, hs, &f, reason);
 }
 
 static const struct nf_hook_ops bw_bridged_ops[] = {

@@ -8,24 +8,9 @@
 #include <linux/netdevice.h>
 #include <linux/netfilter_bridge.h>
 
-#include "counters.h"
 #include "guard.h"
 #include "register.h"
-#include "state.h"
 #include "tag.h"
-
-/* Which tag is next cannot be told without changing the frame under others. */
-static unsigned int bw_tag_nested(const struct sk_buff *skb)
-{
-	const struct bw_state *st = rcu_dereference(bw_state);
-
-	if (!st)
-		return NF_ACCEPT;
-	local_bh_disable();
-	bw_count(st->counters, BW_REASON_MALFORMED, skb->len);
-	local_bh_enable();
-	return st->mode == BW_MODE_AUDIT ? NF_ACCEPT : NF_DROP;
-}
 
 static unsigned int bw_tag_hook(void *priv, struct sk_buff *skb,
 				const struct nf_hook_state *hs)
@@ -35,8 +20,9 @@ static unsigned int bw_tag_hook(void *priv, struct sk_buff *skb,
 		return NF_ACCEPT;
 	if (!bw_guard_has_port(hs->in))
 		return NF_ACCEPT;
+	/* Behind it another tag: that frame is no plain IP either way, see bridged.c. */
 	if (eth_type_vlan(skb->protocol))
-		return bw_tag_nested(skb);
+		return NF_ACCEPT;
 	__vlan_hwaccel_clear_tag(skb);
 	return NF_ACCEPT;
 }

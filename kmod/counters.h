@@ -28,13 +28,25 @@ struct bw_counters {
 	struct bw_count *cpu[];
 };
 
+/*
+ * bw_counters_new() returns n counters at zero, or NULL without memory;
+ * bw_counters_free() takes NULL. Context: process, may sleep.
+ */
 BW_API struct bw_counters *bw_counters_new(u32 n);
 BW_API void bw_counters_free(struct bw_counters *c);
-/* What this ruleset itself has counted; without what it inherited. */
+
+/*
+ * The sum over all CPUs of counter i: what this ruleset itself has counted, and
+ * that with what it inherited. Context: process; what is inherited changes under
+ * bw_mutex.
+ */
 BW_API struct bw_total bw_counters_own(const struct bw_counters *c, u32 i);
 BW_API struct bw_total bw_counters_total(const struct bw_counters *c, u32 i);
 
-/* This CPU's; bottom halves must be off, here and below. */
+/*
+ * This CPU's counter i, and counting a packet in it. Context: bottom halves off,
+ * here and below; c must not be freed meanwhile (RCU read-side critical section).
+ */
 static inline struct bw_count *bw_count_of(const struct bw_counters *c, u32 i)
 {
 	return &c->cpu[smp_processor_id()][i];

@@ -37,6 +37,7 @@ union bw_guard_slot {
 
 BW_API union bw_guard_slot bw_guard_slots[BW_GUARD_SLOTS];
 
+/* The long way of bw_guard_link(), which has its contract. Context: any. */
 BW_API u32 bw_guard_probe(u32 ifindex);
 
 /* Half of the test: false is certain. Read plainly, to be one instruction. */
@@ -101,7 +102,10 @@ BW_API void bw_guard_drop_others(const struct bw_guards *g, const struct bw_guar
 BW_API bool bw_guard_update(struct net_device *dev);
 BW_API bool bw_guard_remove(u32 ifindex);
 
-/* Calls back for each guarded link held exactly. */
+/*
+ * Calls back for each guarded link held exactly; an error of fn ends the walk and
+ * is returned. Context: bw_mutex is held.
+ */
 BW_API int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg);
 
 #endif /* _BW_GUARD_H */

@@ -12,8 +12,12 @@
 
 #include "state.h"
 
+/*
+ * Registers the hooks that every placement has; 0 or a negative errno, and then
+ * none is left. No packet is in a hook any more when bw_hook_exit() returns.
+ * Context: process, may sleep; loading and unloading only.
+ */
 BW_API int bw_hook_init(struct net *net);
-/* No packet is in a hook any more when it returns. */
 BW_API void bw_hook_exit(struct net *net);
 
 /*
@@ -27,10 +31,10 @@ BW_API void bw_hook_drop_unneeded(const struct bw_state *st,
 
 #define BW_HOOK_PLACES	8
 
-/* Those that are registered now: the first n of an array. */
+/* Those that are registered now: the first n of an array. Context: bw_mutex is held. */
 BW_API const struct nf_hook_ops *bw_hook_registered(u32 *n);
 
-/* Context: any. */
+/* Whether a hook function is one of this module's in the host. Context: any. */
 BW_API bool bw_hook_is_ours(nf_hookfn *fn);
 
 #endif /* _BW_HOOK_H */

@@ -161,13 +161,21 @@ static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 	return true;
 }
 
-/* epoch: as it was before the state was asked. count: in that state. */
+/*
+ * Remembers that a packet like this one passes. epoch: as it was before the state
+ * was asked, 0: remember nothing. count: in that state. Context: as
+ * bw_memo_is_exclusive() has it, RCU read-side critical section.
+ */
 BW_API void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
 			  u32 epoch, struct bw_count *count);
 
 /* Nothing remembered holds any more. Context: bw_mutex is held. */
 BW_API void bw_memo_invalidate(void);
 
+/*
+ * Every CPU's entries: 0 or -ENOMEM, and none is left. Context: process, may
+ * sleep; loading and unloading only, no packet is in a hook.
+ */
 BW_API int bw_memo_init(void);
 BW_API void bw_memo_exit(void);
 

@@ -9,6 +9,11 @@
 
 #include "api.h"
 
+/*
+ * Handlers of genetlink. Return 0 or a negative errno with extack's text, and a
+ * request that fails has changed nothing. Context: process, may sleep; take
+ * bw_txn_mutex, then rtnl and bw_mutex.
+ */
 BW_API int bw_nl_begin(struct sk_buff *skb, struct genl_info *info);
 BW_API int bw_nl_add(struct sk_buff *skb, struct genl_info *info);
 BW_API int bw_nl_commit(struct sk_buff *skb, struct genl_info *info);

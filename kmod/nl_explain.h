@@ -10,6 +10,10 @@
 
 #include "api.h"
 
+/*
+ * Handler of genetlink. Returns 0 or a negative errno with extack's text. Context:
+ * process, may sleep; takes bw_mutex.
+ */
 BW_API int bw_nl_explain(struct sk_buff *skb, struct genl_info *info);
 
 #endif /* _BW_NL_EXPLAIN_H */

@@ -9,6 +9,10 @@
 
 #include "api.h"
 
+/*
+ * Handlers of genetlink. Return 0 or a negative errno. Context: process, may
+ * sleep; take bw_mutex.
+ */
 BW_API int bw_nl_info(struct sk_buff *skb, struct genl_info *info);
 BW_API int bw_nl_hooks(struct sk_buff *skb, struct genl_info *info);
 

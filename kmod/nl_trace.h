@@ -9,6 +9,11 @@
 
 #include "api.h"
 
+/*
+ * Handlers of genetlink. Return 0 or a negative errno with extack's text; -ENOENT:
+ * this socket has no trace. Context: process, may sleep; they wait for other
+ * traces that begin or end.
+ */
 BW_API int bw_nl_trace_begin(struct sk_buff *skb, struct genl_info *info);
 BW_API int bw_nl_trace_get(struct sk_buff *skb, struct genl_info *info);
 BW_API int bw_nl_trace_end(struct sk_buff *skb, struct genl_info *info);

@@ -12,7 +12,10 @@
 #include "api.h"
 #include "uapi/bridgewarden.h"
 
-/* All functions at all hooks. fn must not sleep; an error of it ends the walk. */
+/*
+ * All functions at all hooks. fn must not sleep; an error of it ends the walk and
+ * is returned. Context: process; enters an RCU read-side critical section.
+ */
 BW_API int bw_order_for_each(const struct net *net,
 			     int (*fn)(const struct bw_nl_hook *hook, void *arg),
 			     void *arg);
@@ -29,7 +32,7 @@ BW_API u32 bw_order_expected(void);
 
 /*
  * What runs before us (at LOCAL_OUT: behind us), as text. fn must not sleep; an
- * error of it ends the walk.
+ * error of it ends the walk and is returned. Context: bw_mutex is held.
  */
 BW_API int bw_order_report_before(const struct net *net,
 				  int (*fn)(const char *name, void *arg),

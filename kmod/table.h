@@ -39,6 +39,10 @@ enum bw_table_result {
 	BW_TABLE_UNSETTLED,	/* no seed and no size brings short runs */
 };
 
+/*
+ * Builds a table of the n sources that ops->fill() takes; *at is the source that
+ * failed. Where it fails nothing is left to free. Context: process, may sleep.
+ */
 BW_API enum bw_table_result bw_table_build(struct bw_table *t,
 					   const struct bw_table_ops *ops,
 					   const void *source, u32 n, u32 *at);

@@ -10,8 +10,11 @@
 
 #include "api.h"
 
+/*
+ * Registers the hook: 0 or a negative errno. No frame is in it any more when
+ * bw_tag_exit() returns. Context: process, may sleep; loading and unloading only.
+ */
 BW_API int bw_tag_init(struct net *net);
-/* No frame is in the hook any more when it returns. */
 BW_API void bw_tag_exit(struct net *net);
 
 #endif /* _BW_TAG_H */

@@ -40,8 +40,10 @@ BW_API int bw_trace_begin(u32 portid, const struct bw_trace_request *request,
 BW_API int bw_trace_get(u32 portid, struct bw_trace_report *r);
 BW_API int bw_trace_end(u32 portid, struct bw_trace_report *r);
 
+/* How many traces run. Context: process, may sleep. */
 BW_API u32 bw_trace_count(void);
 
+/* Whether a hook function is one of a trace's. Context: any. */
 BW_API bool bw_trace_is_ours(nf_hookfn *fn);
 
 /*
@@ -53,8 +55,11 @@ BW_API void bw_trace_verdict(const struct bw_state *st,
 			     const struct nf_hook_state *hs,
 			     const struct bw_decision *d);
 
+/*
+ * 0 or a negative errno. No packet is in a hook any more when bw_trace_exit()
+ * returns. Context: process, may sleep; loading and unloading only.
+ */
 BW_API int bw_trace_init(void);
-/* No packet is in a hook any more when it returns. */
 BW_API void bw_trace_exit(void);
 
 #endif /* _BW_TRACE_H */

@@ -30,10 +30,11 @@ BW_API void bw_trace_view_init(struct bw_trace_view *v,
 			       const struct bw_crossing *c,
 			       const struct nf_conn *ct, bool host);
 
+/* Whether a trace with this term asks for the packet. Context: any. */
 BW_API bool bw_term_matches(const struct bw_nl_term *t,
 			    const struct bw_trace_view *v);
 
-/* Whether user space may ask for it. */
+/* Whether user space may ask for it. Context: any. */
 BW_API bool bw_term_is_valid(const struct bw_nl_term *t);
 
 #endif /* _BW_TRACE_TERM_H */

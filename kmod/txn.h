@@ -25,10 +25,13 @@ struct bw_txn {
 	struct bw_draft draft;
 };
 
-/* Context of all but init and exit: process, bw_txn_mutex is held. */
-
+/*
+ * The transaction of a socket. bw_txn_find() returns NULL where it has none,
+ * bw_txn_open() an ERR_PTR: -EBUSY it has one already, -EUSERS there are too
+ * many, -ENOMEM. The others return 0 or a negative errno, say why, and have added
+ * nothing then. Context: process, may sleep; bw_txn_mutex is held.
+ */
 BW_API struct bw_txn *bw_txn_find(u32 portid);
-/* ERR_PTR: -EBUSY has one already, -EUSERS too many, -ENOMEM. */
 BW_API struct bw_txn *bw_txn_open(u32 portid);
 BW_API void bw_txn_close(struct bw_txn *txn);
 BW_API int bw_txn_append(struct bw_txn *txn, enum bw_section section,
@@ -38,6 +41,10 @@ BW_API int bw_txn_add_guard(struct bw_txn *txn, const char *pattern, size_t len,
 BW_API int bw_txn_add_parent(struct bw_txn *txn, const char *pattern, size_t len,
 			     const char **why);
 
+/*
+ * Follows sockets that close: 0 or a negative errno; bw_txn_exit() frees what is
+ * open. Context: process, may sleep; loading and unloading only.
+ */
 BW_API int bw_txn_init(void);
 BW_API void bw_txn_exit(void);
 

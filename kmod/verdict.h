@@ -11,7 +11,7 @@
 
 #include "state.h"
 
-/* Log lines the rate limit has kept back since load. */
+/* Log lines the rate limit has kept back since load. Context: any. */
 BW_API u64 bw_log_swallowed(void);
 
 /*
@@ -22,7 +22,7 @@ BW_API unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
 			       const struct nf_hook_state *hs,
 			       const struct bw_decision *d);
 
-/* The same for an enum bw_reason that decides without the rules. */
+/* The same for an enum bw_reason that decides without the rules. Context: as above. */
 BW_API unsigned int bw_verdict_builtin(const struct bw_state *st,
 				       struct sk_buff *skb,
 				       const struct nf_hook_state *hs,

@@ -78,6 +78,7 @@ STAGES = (
     Stage("checkpatch", "tests/tools/checkpatch.sh", 2, "lint"),
     Stage("changelog", "antsibull-changelog lint", 1, "lint"),
     Stage("kmod-order", "python tests/tools/kmod_order.py", 1, "lint"),
+    Stage("kmod-doc", "python tests/tools/kmod_doc.py", 1, "lint"),
     Stage("usage", "python tests/usage.py --check", 1, "lint"),
     molecule("default", 35),
     molecule("oldest", 26),

@@ -4,8 +4,10 @@
  * what cannot be placed is reported as such.
  */
 #include <linux/ipv6.h>
+#include <net/addrconf.h>
 #include <net/ip.h>
 #include <net/net_namespace.h>
+#include <net/route.h>
 
 #include "origin.h"
 
@@ -31,20 +33,33 @@ static bool bw_origin_by_port(int physin, struct bw_origin *o)
 	return true;
 }
 
+/*
+ * A copy of the host's own multicast, dev_loopback_xmit() in net/core/dev.c.
+ * Multicast that is routed may come back the same way, with its sender's address.
+ */
+static bool bw_origin_is_own_copy(const struct sk_buff *skb, u8 pf)
+{
+	if (likely(skb->pkt_type != PACKET_LOOPBACK))
+		return false;
+	if (pf == NFPROTO_IPV4)
+		return !ip_hdr(skb)->saddr ||
+		       inet_addr_type(&init_net, ip_hdr(skb)->saddr) == RTN_LOCAL;
+	return ipv6_addr_any(&ipv6_hdr(skb)->saddr) ||
+	       ipv6_chk_addr(&init_net, &ipv6_hdr(skb)->saddr, NULL, 0);
+}
+
 bool bw_origin_find(const struct sk_buff *skb, const struct net_device *in, u8 pf,
 		    struct bw_origin *o)
 {
 	int physin = nf_bridge_get_physinif(skb), index;
 
-	*o = (struct bw_origin) { .kind = BW_KIND_HOST };
-	/* A copy of the host's own multicast: dev_loopback_xmit() in net/core/dev.c. */
-	if (skb->pkt_type == PACKET_LOOPBACK)
-		return true;
-	if (in && in->flags & IFF_LOOPBACK && !physin)
-		return true;
-	o->kind = BW_KIND_WORLD;
+	*o = (struct bw_origin) { .kind = BW_KIND_WORLD };
 	if (physin)
 		return bw_origin_by_port(physin, o);
+	if ((in && in->flags & IFF_LOOPBACK) || bw_origin_is_own_copy(skb, pf)) {
+		o->kind = BW_KIND_HOST;
+		return true;
+	}
 	if (!in)
 		return false;
 	index = in->ifindex;

@@ -1458,6 +1458,49 @@ def test_from_host(g):
         run("nft", "delete", "table", "inet", "bwo")
 
 
+def hears_itself(group, name="bwt0"):
+    """Whether a socket of the host's gets the multicast that another one of its sends by the link."""
+    v6 = ":" in group
+    family, level = (socket.AF_INET6, socket.IPPROTO_IPV6) if v6 else (socket.AF_INET, socket.IPPROTO_IP)
+    index = struct.pack("=I", ifindex(name))
+    with socket.socket(family, socket.SOCK_DGRAM) as there, socket.socket(family, socket.SOCK_DGRAM) as s:
+        there.bind((group, 9777))
+        if v6:
+            packed = socket.inet_pton(family, group) + index
+            there.setsockopt(level, socket.IPV6_JOIN_GROUP, packed)
+            s.setsockopt(level, socket.IPV6_MULTICAST_IF, index)
+        else:
+            member = socket.inet_aton(group) + bytes(4) + index
+            there.setsockopt(level, socket.IP_ADD_MEMBERSHIP, member)
+            s.setsockopt(level, socket.IP_MULTICAST_IF, member)
+        s.sendto(b"to myself", (group, 9777))
+        return receive(there, 100) == b"to myself"
+
+
+def test_own_multicast(g):
+    """The host's own copy of what it sends to a group comes in by the guarded link, and is no container's."""
+    groups = ("239.255.77.1", "ff15::77:1")
+    Ruleset(guards=()).commit(g)
+    check("unguarded: the host hears itself", [hears_itself(one) for one in groups], [True, True])
+    known(Ruleset()).commit(g)
+    before = g.counters()
+    check("to_host denied: it still does", [hears_itself(one) for one in groups], [True, True])
+    check("nobody is taken for unmanaged", grew(g, before, UNMANAGED), False)
+    known(Ruleset(defaults=(DENY, ALLOW, DENY, ALLOW, DENY, ALLOW))).commit(g)
+    sent = refusal_of_send(groups)
+    check("from_host denied: it cannot be sent", sent, ["EPERM", "EPERM"])
+
+
+def refusal_of_send(groups):
+    found = []
+    for one in groups:
+        try:
+            found.append(hears_itself(one))
+        except OSError as e:
+            found.append(errno.errorcode.get(e.errno))
+    return found
+
+
 def test_swap_placement(g):
     swap(g, POSTROUTING)
 
@@ -1721,6 +1764,7 @@ TESTS = (
     test_counters,
     test_postrouting,
     test_from_host,
+    test_own_multicast,
     test_queue,
     test_queue_full,
     test_queue_fanout,

@@ -3,8 +3,8 @@
 """Everything at once, for the kernel's own checkers to watch; as packets.py, whose world it builds on, and inside.py's children.
 
 Traffic of both families while rulesets are committed in a loop, with all placements, windows that are confirmed, rolled back and
-run out, namespaces that come and go, queue listeners and their killing, traces, dumps; and again and again the module is unloaded
-and loaded under all that. What is checked here is that it goes on working; what was wrong the kernel says.
+run out, namespaces that come and go, devices that are put on a guarded bridge and taken off it, frames with tags and wrapped ones,
+queue listeners and their killing, traces, dumps; and again and again the module is unloaded and loaded under all that. What is checked here is that it goes on working; what was wrong the kernel says.
 
     stress.py KO SECONDS     prints its counts as the last line, in JSON
 """
@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 
+import bareports
 import inside
 import packets
 import traces
@@ -55,7 +56,7 @@ from packets import (
 
 OPERATIONS = (
     "packets", "commits", "refused commits", "confirms", "roll backs", "windows left to run out", "dumps", "namespaces",
-    "listeners killed", "traces", "unloads", "unloads that were refused",
+    "listeners killed", "traces", "stacked devices", "frames", "unloads", "unloads that were refused",
 )  # fmt: skip
 SHARED = mmap.mmap(-1, 8 * len(OPERATIONS) * 32)
 WORKERS = []
@@ -208,6 +209,65 @@ def tracer(counts):
         time.sleep(0.1)
 
 
+#: What is put on the guarded bridge, one after another; lines for ip -batch, and what takes it off again.
+STACKS = (
+    (["link add bwts5 link bwt0 type vlan id 5", "link set bwts5 up"], ["link del bwts5"]),
+    (
+        ["link add bwtsm link bwt0 type macvlan mode bridge", "link set bwtsm up", "addr add 10.201.0.9/32 dev bwtsm"],
+        ["link del bwtsm"],
+    ),
+    (
+        ["link add bwtsv type vrf table 77", "link set bwtsv up", "link set bwt0 master bwtsv"],
+        ["link set bwt0 nomaster", "link del bwtsv"],
+    ),
+    (
+        ["link add bwts5 link bwt0 type vlan id 5", "link add bwtsb type bridge", "link set bwts5 master bwtsb",
+         "link set bwtsb up", "link set bwts5 up"],
+        ["link del bwtsb", "link del bwts5"],
+    ),
+    (["link set bwt0 type bridge vlan_filtering 1"], ["link set bwt0 type bridge vlan_filtering 0"]),
+    (["link set bwt-b nomaster"], ["link set bwt-b master bwt0"]),
+)  # fmt: skip
+
+
+def stacker(counts):
+    there, back = random.choice(STACKS)
+    packets.batch(there)
+    time.sleep(random.choice((0, 0.05, 0.5)))
+    packets.batch(back)
+    counts.add("stacked devices")
+
+
+def frames(counts):
+    """Of every kind that a bridge passes, to a neighbour, to the bridge, to all and to a reserved group."""
+    with packets.inside("a"):
+        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s.bind(("eth0", 0))
+    own = s.getsockname()[4]
+    to_host = bareports.udp4(V4["a"], bareports.HOST4, b"x")
+    bodies = [
+        b"\x08\0" + to_host,
+        b"\x08\0" + bareports.udp4(V4["a"], V4["b"], b"x"),
+        b"\x86\xdd" + bytes(40),
+    ]
+    heads = [
+        b"",
+        b"\x81\0\0\0",
+        b"\x81\0\0\1",
+        b"\x81\0\0\5",
+        b"\x88\xa8\0\5\x81\0\0\5",
+        b"\x88\x64\x11\0\0\1\0\x16\0\x21",
+    ]
+    macs = [bytes.fromhex(one) for one in ("ffffffffffff", "0180c2000003", "020000000099")]
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            frame = random.choice(macs) + own + random.choice(heads) + random.choice(bodies)
+            s.send(frame[: random.choice((len(frame), 60, 20))])
+            counts.add("frames")
+        time.sleep(0.005)
+    s.close()
+
+
 def reload(ko, counts):
     """Under everything else; while a request is being answered the module cannot go, so more than once."""
     for _ in range(200):
@@ -243,6 +303,8 @@ def main():
             (churner, 1),
             (listener,),
             (tracer,),
+            (stacker,),
+            (frames,),
         ):
             worker(fn, *args)
         counts = Counts(31)
@@ -266,6 +328,8 @@ def main():
                 os.waitpid(pid, 0)
         for left in glob.glob(traces.TRACEFS + "/instances/bwt-*"):
             os.rmdir(left)
+        for _, back in STACKS:
+            packets.batch_if_there(back)
         time.sleep(3)  # windows run out, namespaces end
         g = Genl()
         with contextlib.suppress(Refused):

@@ -17,7 +17,7 @@ DOCUMENTED = """/*
  */
 BW_API int bw_one(int a);
 BW_API const char *bw_two(const struct bw_x *x,
-			  u32 i);
+                          u32 i);
 """
 
 

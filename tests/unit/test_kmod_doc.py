@@ -36,11 +36,18 @@ def test_what_is_documented_passes(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("more", ["BW_API void bw_bare(void);\n", "/* Frees it. */\nBW_API void bw_bare(void);\n"])
+@pytest.mark.parametrize(
+    "more", ["BW_API void bw_bare(void);\n", "/* Frees it. */\nBW_API void bw_bare(void);\n"]
+)
 def test_what_is_not_is_named(tmp_path: Path, more: str) -> None:
     found = run(tmp_path, DOCUMENTED + "\n" + more)
     assert (found.returncode, found.stdout) == (1, "x.h: bw_bare() does not state its context\n")
 
 
 def test_objects_and_inline_functions_are_none_of_its_business(tmp_path: Path) -> None:
-    assert run(tmp_path, DOCUMENTED + "\nBW_API u32 bw_epoch;\n\nstatic inline int bw_in(void)\n{\n}\n").returncode == 0
+    assert (
+        run(
+            tmp_path, DOCUMENTED + "\nBW_API u32 bw_epoch;\n\nstatic inline int bw_in(void)\n{\n}\n"
+        ).returncode
+        == 0
+    )

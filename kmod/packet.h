@@ -30,7 +30,7 @@
 BW_API int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 			  struct bw_query *q);
 
-/* Neighbour or multicast listener discovery as the host itself sends it. */
+/* Neighbour discovery or multicast membership as the host itself sends it. */
 BW_API bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf);
 
 /*

@@ -170,13 +170,20 @@ static inline u32 bw_service(u8 proto, u16 port)
 	return (u32)proto << 16 | port;
 }
 
+/*
+ * What the rules say to a query. Context: any; the caller holds both (RCU, or
+ * bw_mutex).
+ */
 BW_API void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 			const struct bw_query *q, struct bw_decision *d);
 
-/* The container behind a socket of docker-proxy takes the host's place. */
+/*
+ * The container behind a socket of docker-proxy takes the host's place; false:
+ * nobody's socket, and q is as it was. Context: as bw_classify().
+ */
 BW_API bool bw_published_resolve(const struct bw_endpoints *e, struct bw_query *q);
 
-/* NULL: no endpoint has the address. */
+/* NULL: no endpoint has the address. Context: as bw_classify(). */
 BW_API struct bw_ep_loc *bw_ep_find(const struct bw_endpoints *e, u8 family,
 				    const union bw_addr *addr);
 

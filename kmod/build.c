@@ -31,6 +31,7 @@
 
 /* Packets: reading them. */
 #include "l4.c"
+#include "neighbour.c"
 #include "packet.c"
 #include "origin.c"
 

@@ -27,7 +27,9 @@
  * An address on a guarded side that no endpoint has is unmanaged and closes the
  * connection, whatever the rules say: a policy speaks of containers it knows.
  * Only a group address (multicast, 255.255.255.255) as responder is looked up
- * in the partition instead, because nobody can be known to own it.
+ * in the partition instead, because nobody can be known to own it. A DHCP client
+ * that has no address yet is the container whose port it speaks from; as
+ * responder its link-local address is looked up like a group's.
  *
  * Cache lines touched per packet, by design, besides the packet and its
  * conntrack entry (three lines of that: tuples and status), which are hot:
@@ -101,6 +103,20 @@ struct bw_ep_loc *bw_ep_find(const struct bw_endpoints *e, u8 family,
 	return bw_ep6_find(e, addr);
 }
 
+/* The endpoints of a port, where they are all of one identity; else NULL. */
+static noinline const struct bw_ep_loc *bw_ep_at_port(const struct bw_endpoints *e,
+						      const struct bw_party *p)
+{
+	const struct bw_table *t = p->family == AF_INET ? &e->port4 : &e->port6;
+	struct bw_ep_loc **slots = t->slots;
+	u32 i = bw_table_home(t, bw_port_hash(t, p->link, p->port));
+
+	for (; slots[i]; i = (i + 1) & t->mask)
+		if (slots[i]->link == p->link && slots[i]->port == p->port)
+			return slots[i];
+	return NULL;
+}
+
 /* The last cell that starts at or below the address; cell 0 starts at 0. */
 static __always_inline const struct bw_cell *
 bw_cell4_find(const struct bw_rules *r, __be32 addr)
@@ -167,6 +183,24 @@ static noinline bool bw_error_source_is_genuine(const struct bw_endpoints *e,
 			!bw_differs(p->port, loc->port));
 }
 
+/* Of an address behind a guard that no endpoint has. */
+static noinline u32 bw_identify_addressless(const struct bw_rules *r,
+					    const struct bw_endpoints *e,
+					    const struct bw_query *q, u8 side,
+					    bool sender)
+{
+	const struct bw_party *p = &q->side[side];
+	const struct bw_ep_loc *loc;
+
+	if (side == BW_RESPONDER)
+		return bw_is_group(p) || q->flags & BW_Q_DHCP ?
+		       bw_cell_identity(r, p, BW_KIND_WORLD) : BW_ID_UNMANAGED;
+	if (!(q->flags & BW_Q_DHCP) || !sender || !p->port)
+		return BW_ID_UNMANAGED;
+	loc = bw_ep_at_port(e, p);
+	return loc ? READ_ONCE(loc->identity) : BW_ID_UNMANAGED;
+}
+
 /* false: the packet's source is somebody else's, or shows up elsewhere. */
 static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 						const struct bw_endpoints *e,
@@ -188,8 +222,7 @@ static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 	loc = likely(p->family == AF_INET) ? bw_ep4_find(e, p->addr.v4) :
 					      bw_ep6_find(e, &p->addr);
 	if (unlikely(!loc)) {
-		if (side == BW_RESPONDER && bw_is_group(p))
-			*id = bw_cell_identity(r, p, BW_KIND_WORLD);
+		*id = bw_identify_addressless(r, e, q, side, sender);
 		return true;
 	}
 	/* A closed endpoint proves nothing. */
@@ -244,6 +277,25 @@ static __always_inline void bw_decide(struct bw_decision *d, u32 index,
 	d->log = log;
 }
 
+/*
+ * What answers may as well begin: a rule that refuses that holds, because the
+ * two cannot be told apart. See bw_read_own_ports().
+ */
+static noinline void bw_refuse_back(const struct bw_rules *r, const struct bw_query *q,
+				    struct bw_decision *d)
+{
+	const struct bw_nl_span *span;
+	u8 action;
+
+	span = bw_span_find(r, r->identity[d->identity[BW_RESPONDER]].row,
+			    r->identity[d->identity[BW_INITIATOR]].column, q->back);
+	if (!span || span->rule == BW_RULE_NONE)
+		return;
+	action = span->rule >> BW_SPAN_ACTION & 3;
+	if (action == BW_ACTION_DENY || action == BW_ACTION_REJECT)
+		bw_decide(d, span->rule & BW_SPAN_INDEX, action, span->rule & BW_SPAN_LOG);
+}
+
 void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 		 const struct bw_query *q, struct bw_decision *d)
 {
@@ -288,6 +340,8 @@ void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 	else
 		bw_decide(d, BW_REASON_DEFAULT_INGRESS + d->class,
 			  r->defaults[d->class], false);
+	if (unlikely(q->back) && d->action == BW_ACTION_ALLOW)
+		bw_refuse_back(r, q, d);
 }
 
 static const struct bw_published *

@@ -37,10 +37,13 @@ enum bw_side {
 
 #define BW_Q_DIRECT	BIT(0)	/* not through a published port */
 #define BW_Q_ERROR	BIT(1)	/* ICMP error: source is the outer header's */
+#define BW_Q_DHCP	BIT(2)	/* to or from a DHCP client that has no address yet */
+#define BW_Q_OWN_PORTS	BIT(3)	/* service is this packet's, not its connection's */
 
 struct bw_query {
 	struct bw_party side[2];	/* by enum bw_side */
 	u32 service;			/* proto << 16 | port */
+	u32 back;			/* the responder's, if it began a connection; 0: no */
 	u8 sender;			/* enum bw_side: whose packet this is */
 	u8 flags;			/* BW_Q_* */
 	union bw_addr source;		/* with BW_Q_ERROR only */
@@ -151,6 +154,8 @@ struct bw_endpoints {
 	struct bw_table v4;		/* struct bw_ep4 */
 	struct bw_table v6;		/* struct bw_ep6 */
 	struct bw_table published;	/* struct bw_published */
+	struct bw_table port4;		/* struct bw_ep_loc * into v4, by link and port */
+	struct bw_table port6;		/* ... into v6 */
 	u32 n_v4;
 	u32 n_v6;
 	u32 n_published;
@@ -165,17 +170,29 @@ static inline u32 bw_service(u8 proto, u16 port)
 	return (u32)proto << 16 | port;
 }
 
+/*
+ * What the rules say to a query. Context: any; the caller holds both (RCU, or
+ * bw_mutex).
+ */
 BW_API void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 			const struct bw_query *q, struct bw_decision *d);
 
-/* The container behind a socket of docker-proxy takes the host's place. */
+/*
+ * The container behind a socket of docker-proxy takes the host's place; false:
+ * nobody's socket, and q is as it was. Context: as bw_classify().
+ */
 BW_API bool bw_published_resolve(const struct bw_endpoints *e, struct bw_query *q);
 
-/* NULL: no endpoint has the address. */
+/* NULL: no endpoint has the address. Context: as bw_classify(). */
 BW_API struct bw_ep_loc *bw_ep_find(const struct bw_endpoints *e, u8 family,
 				    const union bw_addr *addr);
 
 /* How slots hash, shared with the builder. */
+static inline u64 bw_port_hash(const struct bw_table *t, u32 link, u32 port)
+{
+	return bw_hash1(t, (u64)link << 32 | port);
+}
+
 static inline u64 bw_ep4_hash(const struct bw_table *t, __be32 addr)
 {
 	return bw_hash1(t, (__force u32)addr);

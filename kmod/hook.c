@@ -15,6 +15,7 @@
 #include "guard.h"
 #include "hook.h"
 #include "memo.h"
+#include "neighbour.h"
 #include "origin.h"
 #include "packet.h"
 #include "register.h"
@@ -62,9 +63,21 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 		if (bw_counted_before(q, &d))
 			return NF_ACCEPT;
 	}
-	if (epoch && d.action == BW_ACTION_ALLOW && !d.log)
+	/* The memo's key has the ports of the connection only. */
+	if (epoch && d.action == BW_ACTION_ALLOW && !d.log && !(q->flags & BW_Q_OWN_PORTS))
 		bw_memo_store(skb, hs, epoch, bw_count_of(st->counters, d.index));
 	return bw_verdict(st, skb, hs, &d);
+}
+
+/* What no rule decides; in neighbour discovery a container may have lied. */
+static unsigned int bw_verdict_unjudged(const struct bw_state *st, struct sk_buff *skb,
+					const struct nf_hook_state *hs, u32 reason,
+					const struct bw_origin *o)
+{
+	struct bw_neighbour from = { .link = o->link, .port = o->port };
+
+	reason = bw_neighbour_check(st->endpoints, skb, hs->pf, reason, &from);
+	return bw_verdict_builtin(st, skb, hs, reason);
 }
 
 /* A packet that passes through the host, from one device to another. */
@@ -89,7 +102,7 @@ bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD, &q);
 	if (unlikely(reason >= 0))
-		return bw_verdict_builtin(st, skb, hs, reason);
+		return bw_verdict_unjudged(st, skb, hs, reason, &from);
 	bw_party_set_origin(bw_sender(&q), &from);
 	bw_party_set_link(bw_receiver(&q), out);
 	return bw_judge(st, skb, hs, &q, epoch);
@@ -229,7 +242,7 @@ static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
 	if (unlikely(reason >= 0)) {
 		if (!in && !st->rules->host_ingress)
 			return NF_ACCEPT;
-		return bw_verdict_builtin(st, skb, hs, reason);
+		return bw_verdict_unjudged(st, skb, hs, reason, &from);
 	}
 	bw_party_set_origin(bw_sender(&q), &from);
 	bw_party_set(bw_receiver(&q), BW_KIND_HOST, 0, 0);

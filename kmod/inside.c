@@ -16,6 +16,7 @@
 #include "inside.h"
 #include "l4.h"
 #include "lock.h"
+#include "neighbour.h"
 #include "packet.h"
 #include "register.h"
 #include "state.h"
@@ -111,6 +112,21 @@ static void bw_inside_set_parties(const struct bw_state *st, struct bw_query *q,
 		bw_published_resolve(st->endpoints, q);
 }
 
+/* In: a neighbour on the bridge, whose port is not known. Out: the container itself. */
+static u32 bw_inside_neighbour(const struct bw_state *st, const struct sk_buff *skb, u8 pf,
+			       u32 reason, const struct bw_net_dev *at, bool in)
+{
+	struct bw_neighbour from = { .link = at->link };
+
+	if (!in)
+		from.port = at->port;
+	else if (bw_inside_from_neighbour(skb, at))
+		from.other = at->port;
+	else
+		return reason;
+	return bw_neighbour_check(st->endpoints, skb, pf, reason, &from);
+}
+
 static unsigned int bw_inside_judge_in(const struct bw_state *st,
 				       struct sk_buff *skb,
 				       const struct nf_hook_state *hs,
@@ -125,7 +141,8 @@ static unsigned int bw_inside_judge_in(const struct bw_state *st,
 		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD | BW_INSIDE_IN, &q);
 	if (unlikely(reason >= 0))
-		return bw_verdict_builtin(st, skb, hs, reason);
+		return bw_verdict_builtin(st, skb, hs,
+					  bw_inside_neighbour(st, skb, hs->pf, reason, at, true));
 	error = q.flags & BW_Q_ERROR;
 	/* Whoever reports an error is not the one it is judged by. */
 	bw_inside_set_parties(st, &q, at, bw_receiver(&q), bw_sender(&q),
@@ -152,7 +169,8 @@ static unsigned int bw_inside_judge_out(const struct bw_state *st,
 		return bw_verdict_builtin(st, skb, hs, BW_REASON_CLOSED);
 	reason = bw_packet_read(skb, hs->pf, BW_AT_GUARD | BW_INSIDE_OUT, &q);
 	if (unlikely(reason >= 0))
-		return bw_verdict_builtin(st, skb, hs, reason);
+		return bw_verdict_builtin(st, skb, hs,
+					  bw_inside_neighbour(st, skb, hs->pf, reason, at, false));
 	bw_inside_set_parties(st, &q, at, bw_sender(&q), bw_receiver(&q), false);
 	bw_classify(st->rules, st->endpoints, &q, &d);
 	if (bw_counts_later(st, &q, &d))

@@ -27,3 +27,28 @@ bool bw_l4_find(const struct sk_buff *skb, u8 pf, struct bw_l4 *l4)
 	l4->proto = proto < 0 ? ipv6_hdr(skb)->nexthdr : proto;
 	return proto >= 0 && !fragment;
 }
+
+bool bw_l4_find_quoted(const struct sk_buff *skb, u8 pf, unsigned int offset,
+		       struct bw_l4 *l4)
+{
+	struct iphdr buffer4, *ip;
+	struct ipv6hdr buffer6, *ip6;
+	__be16 fragment = 0;
+	int at;
+
+	if (pf == NFPROTO_IPV4) {
+		ip = skb_header_pointer(skb, offset, sizeof(buffer4), &buffer4);
+		if (!ip || ip->ihl < 5)
+			return false;
+		l4->proto = ip->protocol;
+		l4->offset = offset + ip->ihl * 4;
+		return !(ip->frag_off & htons(IP_OFFSET));
+	}
+	ip6 = skb_header_pointer(skb, offset, sizeof(buffer6), &buffer6);
+	if (!ip6)
+		return false;
+	l4->proto = ip6->nexthdr;
+	at = ipv6_skip_exthdr(skb, offset + sizeof(*ip6), &l4->proto, &fragment);
+	l4->offset = at;
+	return at >= 0 && !(fragment & htons(IP6_OFFSET));
+}

@@ -24,6 +24,14 @@ struct bw_l4 {
  */
 BW_API bool bw_l4_find(const struct sk_buff *skb, u8 pf, struct bw_l4 *l4);
 
+/*
+ * The same for a packet that an ICMP error quotes, whose IP header is at offset
+ * from skb->data. Only its first bytes need be there. l4 may be where offset is from.
+ * Context: any.
+ */
+BW_API bool bw_l4_find_quoted(const struct sk_buff *skb, u8 pf, unsigned int offset,
+			      struct bw_l4 *l4);
+
 /* Keys of GRE and the like are no ports. */
 static inline bool bw_l4_has_ports(u8 proto)
 {

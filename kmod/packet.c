@@ -13,13 +13,14 @@
 #include <net/netfilter/nf_conntrack.h>
 
 #include "l4.h"
+#include "neighbour.h"
 #include "packet.h"
 
 /* The packet's own transport, where no connection speaks for it. */
 struct bw_header {
 	u8 proto;
 	u8 type;	/* ICMP only */
-	u8 hop_limit;	/* IPv6 only */
+	u16 from_port;	/* source's; of ICMP nothing */
 	u16 port;	/* destination's; ICMP: type << 8 | code */
 };
 
@@ -45,6 +46,7 @@ static bool bw_transport_read(const struct sk_buff *skb, int offset,
 		break;
 	}
 	h->port = 0;
+	h->from_port = 0;
 	if (!need)
 		return true;
 	p = skb_header_pointer(skb, offset, need, buffer);
@@ -54,6 +56,7 @@ static bool bw_transport_read(const struct sk_buff *skb, int offset,
 		h->port = ntohs(p[0]);
 		h->type = h->port >> 8;
 	} else {
+		h->from_port = ntohs(p[0]);
 		h->port = ntohs(p[1]);
 	}
 	return true;
@@ -67,33 +70,27 @@ static bool bw_header_read(const struct sk_buff *skb, u8 pf,
 	if (!bw_l4_find(skb, pf, &l4))
 		return false;
 	h->proto = l4.proto;
-	if (pf != NFPROTO_IPV4)
-		h->hop_limit = ipv6_hdr(skb)->hop_limit;
 	return bw_transport_read(skb, l4.offset, h);
 }
 
-/* Without these no IPv6 link works, whatever the policy. */
-static bool bw_is_neighbour(const struct bw_header *h, unsigned int where)
+/*
+ * A packet that an ICMP error quotes, as far as its ports: no more of it need be
+ * there. false: there are none.
+ */
+static bool bw_quoted_read(const struct sk_buff *skb, u8 pf, struct bw_header *h)
 {
-	if (h->proto != IPPROTO_ICMPV6)
+	__be16 buffer[2], *p;
+	struct bw_l4 l4;
+
+	if (!bw_l4_find(skb, pf, &l4) || !bw_l4_find_quoted(skb, pf, l4.offset + 8, &l4))
 		return false;
-	switch (h->type) {
-	case NDISC_NEIGHBOUR_SOLICITATION:
-	case NDISC_NEIGHBOUR_ADVERTISEMENT:
-	case NDISC_ROUTER_SOLICITATION:
-		return h->hop_limit == 255;
-	case NDISC_ROUTER_ADVERTISEMENT:
-	case NDISC_REDIRECT:
-		/* A container must not pose as its neighbours' router. */
-		return h->hop_limit == 255 &&
-		       where & (BW_FROM_HOST | BW_TO_HOST);
-	case ICMPV6_MGM_QUERY:
-	case ICMPV6_MGM_REPORT:
-	case ICMPV6_MGM_REDUCTION:
-	case ICMPV6_MLD2_REPORT:
-		return h->hop_limit == 1;
-	}
-	return false;
+	p = skb_header_pointer(skb, l4.offset, sizeof(buffer), buffer);
+	if (!p)
+		return false;
+	h->proto = l4.proto;
+	h->from_port = ntohs(p[0]);
+	h->port = ntohs(p[1]);
+	return true;
 }
 
 static bool bw_is_error(const struct bw_header *h)
@@ -127,6 +124,69 @@ static void bw_own_addresses(const struct sk_buff *skb, u8 pf,
 	}
 }
 
+/* A router's word about the way, not an error. */
+static bool bw_is_redirect(const struct bw_header *h)
+{
+	return (h->proto == IPPROTO_ICMP && h->type == ICMP_REDIRECT) ||
+	       (h->proto == IPPROTO_ICMPV6 && h->type == NDISC_REDIRECT);
+}
+
+#define BW_DHCP_SERVER	67
+#define BW_DHCP_CLIENT	68
+#define BW_DHCP6_SERVER	547
+#define BW_DHCP6_CLIENT	546
+
+/* All_DHCP_Relay_Agents_and_Servers: ff02::1:2, RFC 8415 section 7.1. */
+static bool bw_is_dhcp6_group(const union bw_addr *a)
+{
+	static const u8 group[16] = { 0xff, 0x02, [13] = 1, [15] = 2 };
+
+	return !memcmp(a, group, sizeof(group));
+}
+
+static bool bw_is_link_local(const union bw_addr *a)
+{
+	return a->raw[0] == 0xfe && (a->raw[1] & 0xc0) == 0x80;
+}
+
+/*
+ * A client without an address speaks, or a server to its link-local address.
+ * from_port: the initiator's. Other answers need no exception: they go to an
+ * address that the policy knows, or to everybody.
+ */
+static void bw_mark_dhcp(struct bw_query *q, u8 pf, u16 from_port)
+{
+	const union bw_addr *from = &q->side[BW_INITIATOR].addr;
+	const union bw_addr *to = &q->side[BW_RESPONDER].addr;
+	bool dhcp = false;
+
+	if (pf == NFPROTO_IPV4) {
+		if (q->service == bw_service(IPPROTO_UDP, BW_DHCP_SERVER))
+			dhcp = from_port == BW_DHCP_CLIENT && !from->v4 &&
+			       to->v4 == htonl(INADDR_BROADCAST);
+	} else if (q->service == bw_service(IPPROTO_UDP, BW_DHCP6_SERVER)) {
+		dhcp = from_port == BW_DHCP6_CLIENT && bw_is_link_local(from) &&
+		       bw_is_dhcp6_group(to);
+	} else if (q->service == bw_service(IPPROTO_UDP, BW_DHCP6_CLIENT)) {
+		dhcp = from_port == BW_DHCP6_SERVER && bw_is_link_local(to);
+	}
+	if (unlikely(dhcp))
+		q->flags |= BW_Q_DHCP;
+}
+
+/* By its own addresses, as if it began a connection. */
+static int bw_read_alone(const struct sk_buff *skb, u8 pf, const struct bw_header *h,
+			 struct bw_query *q)
+{
+	bw_own_addresses(skb, pf, q);
+	q->service = bw_service(h->proto, h->port);
+	q->back = 0;
+	q->sender = BW_INITIATOR;
+	q->flags = BW_Q_DIRECT;
+	bw_mark_dhcp(q, pf, h->from_port);
+	return BW_READ_QUERY;
+}
+
 /* No connection: untracked, or what conntrack calls invalid. */
 static int bw_read_bare(const struct sk_buff *skb, u8 pf, unsigned int where,
 			bool untracked, struct bw_query *q)
@@ -134,8 +194,6 @@ static int bw_read_bare(const struct sk_buff *skb, u8 pf, unsigned int where,
 	struct bw_header h = {};
 	bool whole = bw_header_read(skb, pf, &h);
 
-	if (whole && bw_is_neighbour(&h, where))
-		return BW_REASON_NEIGHBOUR;
 	/* An error about a connection that was refused before it existed. */
 	if (whole && where & (BW_FROM_HOST | BW_INSIDE_OUT) && bw_is_error(&h))
 		return BW_REASON_HOST_ERROR;
@@ -143,11 +201,7 @@ static int bw_read_bare(const struct sk_buff *skb, u8 pf, unsigned int where,
 		return BW_REASON_INVALID;
 	if (!whole)
 		return BW_REASON_MALFORMED;
-	bw_own_addresses(skb, pf, q);
-	q->service = bw_service(h.proto, h.port);
-	q->sender = BW_INITIATOR;
-	q->flags = BW_Q_DIRECT;
-	return BW_READ_QUERY;
+	return bw_read_alone(skb, pf, &h, q);
 }
 
 static bool bw_same_address(const union nf_inet_addr *a,
@@ -158,28 +212,38 @@ static bool bw_same_address(const union nf_inet_addr *a,
 	return ipv6_addr_equal(&a->in6, &b->in6);
 }
 
+static const union nf_inet_addr *bw_end(const struct nf_conn *ct,
+					enum ip_conntrack_dir dir)
+{
+	return &ct->tuplehash[dir].tuple.src.u3;
+}
+
+/* Whether one's initiator and responder are the other's ends, seen from dir. */
+static bool bw_same_ends(const struct nf_conn *ct, const struct nf_conn *other,
+			 enum ip_conntrack_dir dir, u8 pf)
+{
+	return bw_same_address(bw_end(ct, IP_CT_DIR_ORIGINAL), bw_end(other, dir), pf) &&
+	       bw_same_address(bw_end(ct, IP_CT_DIR_REPLY), bw_end(other, !dir), pf);
+}
+
 /*
- * An expected connection is judged as the one that announced it. It may have
- * begun at either end of it; if at neither, its parent cannot speak for it.
- * Returns the connection to judge by and corrects whose packet this is.
+ * An expected connection is judged as the one that announced it, and that one
+ * likewise, as long as both have the same two ends: nobody can announce a third
+ * party. Returns the connection to judge by and corrects whose packet this is.
  */
 static const struct nf_conn *bw_outermost_master(const struct nf_conn *ct, u8 pf,
 						 u8 *sender)
 {
-	const struct nf_conn *top = ct;
-	const union nf_inet_addr *began;
-
-	while (test_bit(IPS_EXPECTED_BIT, &top->status) && top->master)
-		top = top->master;
-	if (top == ct || nf_ct_l3num(top) != nf_ct_l3num(ct))
-		return ct;
-	began = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u3;
-	if (bw_same_address(began, &top->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u3, pf))
-		return top;
-	if (!bw_same_address(began, &top->tuplehash[IP_CT_DIR_REPLY].tuple.src.u3, pf))
-		return ct;
-	*sender = *sender == BW_INITIATOR ? BW_RESPONDER : BW_INITIATOR;
-	return top;
+	while (test_bit(IPS_EXPECTED_BIT, &ct->status) && ct->master &&
+	       nf_ct_l3num(ct->master) == nf_ct_l3num(ct)) {
+		if (!bw_same_ends(ct, ct->master, IP_CT_DIR_ORIGINAL, pf)) {
+			if (!bw_same_ends(ct, ct->master, IP_CT_DIR_REPLY, pf))
+				break;
+			*sender = !*sender;
+		}
+		ct = ct->master;
+	}
+	return ct;
 }
 
 static u16 bw_tuple_port(const struct nf_conn *ct)
@@ -194,6 +258,56 @@ static u16 bw_tuple_port(const struct nf_conn *ct)
 	}
 	return bw_l4_has_ports(original->dst.protonum) ?
 	       ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all) : 0;
+}
+
+/*
+ * Whether the kernel's conntrack does not parse the protocol (which ones it does
+ * is its configuration's choice): all ports are one connection then.
+ */
+static bool bw_tuple_lacks_ports(const struct nf_conn *ct)
+{
+	const struct nf_conntrack_tuple *original =
+		&ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
+
+	switch (original->dst.protonum) {
+	case IPPROTO_SCTP:
+	case IPPROTO_DCCP:
+	case IPPROTO_UDPLITE:
+		return !original->src.u.all && !original->dst.u.all;
+	}
+	return false;
+}
+
+/* Where clients' ports begin, by Linux' default for them. */
+#define BW_CLIENT_PORTS	32768
+
+/*
+ * The service from the packet itself. What the answering side sends may as well
+ * begin a connection the other way round, to a port that is no client's: q->back.
+ * false: the ports are not there.
+ */
+static bool bw_read_own_ports(const struct sk_buff *skb, u8 pf, struct bw_query *q)
+{
+	struct bw_header h;
+
+	q->flags |= BW_Q_OWN_PORTS;
+	if (q->flags & BW_Q_ERROR) {
+		/* The quoted packet went the other way. */
+		if (!bw_quoted_read(skb, pf, &h))
+			return false;
+		q->service = bw_service(h.proto, q->sender == BW_INITIATOR ? h.from_port : h.port);
+		return true;
+	}
+	if (!bw_header_read(skb, pf, &h))
+		return false;
+	if (q->sender == BW_INITIATOR) {
+		q->service = bw_service(h.proto, h.port);
+		return true;
+	}
+	q->service = bw_service(h.proto, h.from_port);
+	if (h.port < BW_CLIENT_PORTS)
+		q->back = bw_service(h.proto, h.port);
+	return true;
 }
 
 static void bw_read_source(const struct sk_buff *skb, u8 pf, struct bw_query *q)
@@ -230,9 +344,44 @@ static void bw_read_outside(const struct nf_conn *ct, u8 pf,
 		return;
 	}
 	bw_tuple_address(&q->side[BW_RESPONDER].addr, &original->dst.u3, pf);
-	if (bw_l4_has_ports(original->dst.protonum))
+	if (bw_l4_has_ports(original->dst.protonum) && !(q->flags & BW_Q_OWN_PORTS))
 		q->service = bw_service(original->dst.protonum,
 					ntohs(original->dst.u.all));
+}
+
+/*
+ * Whether the packet speaks about the connection that conntrack gave it rather
+ * than for it. An expected connection's own packets are "related" too, until it
+ * is answered.
+ */
+static bool bw_is_about(const struct sk_buff *skb, u8 pf, const struct nf_conn *ct,
+			enum ip_conntrack_info ctinfo)
+{
+	struct bw_l4 l4;
+
+	if (ctinfo == IP_CT_RELATED_REPLY)
+		return true;
+	if (ctinfo != IP_CT_RELATED)
+		return false;
+	if (!test_bit(IPS_EXPECTED_BIT, &ct->status))
+		return true;
+	bw_l4_find(skb, pf, &l4);
+	return l4.proto != nf_ct_protonum(ct);
+}
+
+/* Without BW_Q_ERROR the result decides; else the connection is what q is about. */
+static int bw_read_about(const struct sk_buff *skb, u8 pf, unsigned int where,
+			 struct bw_query *q)
+{
+	struct bw_header h = {};
+
+	if (where & (BW_FROM_HOST | BW_INSIDE_OUT))
+		return BW_REASON_HOST_ERROR;
+	if (where & BW_AT_GUARD && bw_header_read(skb, pf, &h) && bw_is_redirect(&h))
+		return bw_read_alone(skb, pf, &h, q);
+	q->flags |= BW_Q_ERROR;
+	bw_read_source(skb, pf, q);
+	return BW_READ_QUERY;
 }
 
 static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
@@ -240,19 +389,21 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 			   enum ip_conntrack_info ctinfo, struct bw_query *q)
 {
 	const struct nf_conntrack_tuple *original, *reply;
-	bool related = ctinfo == IP_CT_RELATED || ctinfo == IP_CT_RELATED_REPLY;
+	bool own_ports;
+	int reason;
 
 	q->flags = 0;
+	q->back = 0;
 	q->sender = CTINFO2DIR(ctinfo) == IP_CT_DIR_ORIGINAL ? BW_INITIATOR :
 							       BW_RESPONDER;
-	if (unlikely(test_bit(IPS_EXPECTED_BIT, &ct->status))) {
-		ct = bw_outermost_master(ct, pf, &q->sender);
-	} else if (unlikely(related)) {
-		if (where & (BW_FROM_HOST | BW_INSIDE_OUT))
-			return BW_REASON_HOST_ERROR;
-		q->flags |= BW_Q_ERROR;
-		bw_read_source(skb, pf, q);
+	if (unlikely(bw_is_about(skb, pf, ct, ctinfo))) {
+		reason = bw_read_about(skb, pf, where, q);
+		if (!(q->flags & BW_Q_ERROR))
+			return reason;
 	}
+	own_ports = bw_tuple_lacks_ports(ct);
+	if (unlikely(test_bit(IPS_EXPECTED_BIT, &ct->status)))
+		ct = bw_outermost_master(ct, pf, &q->sender);
 	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
 	reply = &ct->tuplehash[IP_CT_DIR_REPLY].tuple;
 	if (pf == NFPROTO_IPV4) {
@@ -263,11 +414,20 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 		memcpy(&q->side[BW_RESPONDER].addr, &reply->src.u3, 16);
 	}
 	q->service = bw_service(original->dst.protonum, bw_tuple_port(ct));
+	if (unlikely(own_ports) && !bw_read_own_ports(skb, pf, q))
+		return BW_REASON_MALFORMED;
 	if (!(ct->status & IPS_DST_NAT))
 		q->flags |= BW_Q_DIRECT;
+	bw_mark_dhcp(q, pf, ntohs(original->src.u.all));
 	if (unlikely(where & (BW_INSIDE_IN | BW_INSIDE_OUT)))
 		bw_read_outside(ct, pf, where, q);
 	return BW_READ_QUERY;
+}
+
+/* Who may send more than a container's own kernel would: the host, and who is outside. */
+static bool bw_is_bounded(unsigned int where)
+{
+	return where & BW_AT_GUARD && !(where & BW_FROM_HOST);
 }
 
 int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
@@ -276,9 +436,16 @@ int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
 	u8 family = pf == NFPROTO_IPV4 ? AF_INET : AF_INET6;
+	int reason;
 
 	q->side[BW_INITIATOR].family = family;
 	q->side[BW_RESPONDER].family = family;
+	/* Conntrack tracks IGMP, but neither discovery nor MLD. */
+	if (pf == NFPROTO_IPV4 ? ip_hdr(skb)->protocol == IPPROTO_IGMP : !ct) {
+		reason = bw_neighbour_read(skb, pf, bw_is_bounded(where));
+		if (reason != BW_NOT_NEIGHBOUR)
+			return reason;
+	}
 	/* Without ct, ctinfo says at most that the packet is untracked. */
 	if (!ct)
 		return bw_read_bare(skb, pf, where, ctinfo == IP_CT_UNTRACKED, q);
@@ -289,9 +456,7 @@ int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 
 bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf)
 {
-	struct bw_header h = {};
-
-	return bw_header_read(skb, pf, &h) && bw_is_neighbour(&h, BW_FROM_HOST);
+	return bw_neighbour_read(skb, pf, false) == BW_REASON_NEIGHBOUR;
 }
 
 bool bw_packet_host_port(const struct sk_buff *skb,
@@ -299,9 +464,17 @@ bool bw_packet_host_port(const struct sk_buff *skb,
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
+	struct bw_header h;
 
 	if (!ct || nf_ct_is_template(ct))
 		return false;
+	if (unlikely(bw_tuple_lacks_ports(ct))) {
+		/* A family's number is its NFPROTO_. */
+		if (!bw_header_read(skb, nf_ct_l3num(ct), &h))
+			return false;
+		*port = dir == IP_CT_DIR_ORIGINAL ? h.port : h.from_port;
+		return true;
+	}
 	*port = CTINFO2DIR(ctinfo) == dir ?
 		ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all) : 0;
 	return true;

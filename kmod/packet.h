@@ -25,18 +25,22 @@
 
 /*
  * BW_READ_QUERY, or the enum bw_reason that decides without the rules. Fills
- * addresses, service, sender and flags; kinds and links are the hook's.
+ * addresses, service, sender and flags; kinds and links are the hook's. Context:
+ * any, RCU read-side critical section; the network header is in the linear part.
  */
 BW_API int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 			  struct bw_query *q);
 
-/* Neighbour or multicast listener discovery as the host itself sends it. */
+/*
+ * Neighbour discovery or multicast membership as the host itself sends it.
+ * Context: any; the network header is in the linear part.
+ */
 BW_API bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf);
 
 /*
  * For a packet to the host (dir: original) or of its own (reply): the local port
  * its connection goes to, 0 where it is one that the host began, and whether
- * conntrack knows.
+ * conntrack knows. Context: any; the network header is in the linear part.
  */
 BW_API bool bw_packet_host_port(const struct sk_buff *skb,
 				enum ip_conntrack_dir dir, u16 *port);

@@ -133,6 +133,74 @@ static const struct bw_table_ops bw_published_ops = {
 	.same = bw_published_same,
 };
 
+/*
+ * Ports: which endpoint to take a port's identity from. A port whose endpoints
+ * have several is left out, since no one of them can stand for it.
+ */
+
+static bool bw_port_fill(void *slot, const void *source, u32 i)
+{
+	struct bw_ep_loc *const *locs = source;
+
+	*(struct bw_ep_loc **)slot = locs[i];
+	return true;
+}
+
+static u64 bw_port_slot_hash(const struct bw_table *t, const void *slot)
+{
+	const struct bw_ep_loc *loc = *(struct bw_ep_loc *const *)slot;
+
+	return bw_port_hash(t, loc->link, loc->port);
+}
+
+static bool bw_port_used(const void *slot)
+{
+	return *(struct bw_ep_loc *const *)slot;
+}
+
+static bool bw_port_same(const void *slot_a, const void *slot_b)
+{
+	const struct bw_ep_loc *a = *(struct bw_ep_loc *const *)slot_a;
+	const struct bw_ep_loc *b = *(struct bw_ep_loc *const *)slot_b;
+
+	return a->link == b->link && a->port == b->port;
+}
+
+static const struct bw_table_ops bw_port_ops = {
+	.slot_size = sizeof(struct bw_ep_loc *),
+	.fill = bw_port_fill,
+	.hash = bw_port_slot_hash,
+	.used = bw_port_used,
+	.same = bw_port_same,
+};
+
+static int bw_port_compare(const void *slot_a, const void *slot_b)
+{
+	const struct bw_ep_loc *a = *(struct bw_ep_loc *const *)slot_a;
+	const struct bw_ep_loc *b = *(struct bw_ep_loc *const *)slot_b;
+
+	if (a->link != b->link)
+		return a->link < b->link ? -1 : 1;
+	if (a->port != b->port)
+		return a->port < b->port ? -1 : 1;
+	return a->identity < b->identity ? -1 : a->identity > b->identity;
+}
+
+/* Sorted, one of each port that has one identity; returns how many are left. */
+static u32 bw_ports_unique(struct bw_ep_loc **locs, u32 n)
+{
+	u32 i, end, kept = 0;
+
+	sort(locs, n, sizeof(*locs), bw_port_compare, NULL);
+	for (i = 0; i < n; i = end) {
+		for (end = i + 1; end < n && bw_port_same(&locs[i], &locs[end]); end++)
+			;
+		if (locs[i]->identity == locs[end - 1]->identity)
+			locs[kept++] = locs[i];
+	}
+	return kept;
+}
+
 static int bw_build_table(struct bw_table *t, const struct bw_table_ops *ops,
 			  const void *source, u32 n, u32 section,
 			  struct bw_fault *f)
@@ -149,6 +217,37 @@ static int bw_build_table(struct bw_table *t, const struct bw_table_ops *ops,
 	default:
 		return bw_fault_set(f, -ENOMEM, section, 0, "no memory");
 	}
+}
+
+static int bw_build_ports(struct bw_table *t, struct bw_ep_loc **locs, u32 n, u32 section,
+			  struct bw_fault *f)
+{
+	return bw_build_table(t, &bw_port_ops, locs, bw_ports_unique(locs, n), section, f);
+}
+
+/* Both families one after the other, in the same memory. */
+static int bw_build_port_tables(struct bw_endpoints *e, struct bw_fault *f)
+{
+	u32 most = e->n_v4 > e->n_v6 ? e->n_v4 : e->n_v6;
+	struct bw_ep_loc **locs = bw_alloc(most + 1, sizeof(*locs));
+	struct bw_ep4 *v4 = e->v4.slots;
+	struct bw_ep6 *v6 = e->v6.slots;
+	u32 i, n = 0;
+	int err;
+
+	if (!locs)
+		return bw_fault_set(f, -ENOMEM, BW_S_NONE, 0, "no memory");
+	for (i = 0; i <= e->v4.mask; i++)
+		if (v4[i].addr && v4[i].loc.port)
+			locs[n++] = &v4[i].loc;
+	err = bw_build_ports(&e->port4, locs, n, BW_S_ENDPOINT4, f);
+	for (i = 0, n = 0; !err && i <= e->v6.mask; i++)
+		if (v6[i].used && v6[i].loc.port)
+			locs[n++] = &v6[i].loc;
+	if (!err)
+		err = bw_build_ports(&e->port6, locs, n, BW_S_ENDPOINT6, f);
+	bw_free(locs);
+	return err;
 }
 
 static void bw_mark_ifindex(struct bw_endpoints *e, u32 link, u32 port)
@@ -177,7 +276,8 @@ struct bw_endpoints *bw_endpoints_build(const struct bw_draft *d,
 	if (bw_build_table(&e->v4, &bw_ep4_ops, e4, e->n_v4, BW_S_ENDPOINT4, f) ||
 	    bw_build_table(&e->v6, &bw_ep6_ops, e6, e->n_v6, BW_S_ENDPOINT6, f) ||
 	    bw_build_table(&e->published, &bw_published_ops, p, e->n_published,
-			   BW_S_PUBLISH, f)) {
+			   BW_S_PUBLISH, f) ||
+	    bw_build_port_tables(e, f)) {
 		bw_endpoints_free(e);
 		return NULL;
 	}
@@ -194,6 +294,8 @@ void bw_endpoints_free(struct bw_endpoints *e)
 {
 	if (!e)
 		return;
+	bw_table_free(&e->port6);
+	bw_table_free(&e->port4);
 	bw_table_free(&e->published);
 	bw_table_free(&e->v6);
 	bw_table_free(&e->v4);

@@ -231,6 +231,92 @@ static void test_errors(void)
 	test_clear(&t);
 }
 
+#define UDP(port)	bw_service(17, port)
+
+/* A client without an address is who its port belongs to. */
+static void test_dhcp(void)
+{
+	struct question query = { "0.0.0.0", G, 10, 7, "255.255.255.255", H, 0, 0, UDP(67), 0, BW_Q_DHCP };
+	struct question answer = { "172.18.0.3", G, 10, 8, "fe80::5", G, 10, 0, UDP(546), 0, BW_Q_DHCP };
+	struct test_draft t;
+	struct built b;
+
+	example(&t);
+	CHECK(build(&b, &t));
+	CHECK(ask(&b, query).identity[0] == 3 && ask(&b, query).index == BW_REASON_DEFAULT_TO_HOST);
+	query.from_port = 8;
+	CHECK(ask(&b, query).identity[0] == 4);
+	query.from = "fe80::5";
+	query.to = "ff02::1:2";
+	CHECK(ask(&b, query).identity[0] == 4);
+	query.to_kind = G;
+	CHECK(ask(&b, query).identity[1] == BW_ID_WORLD);
+	query.from_link = 20;	/* no port of that link */
+	CHECK(ask(&b, query).index == BW_REASON_UNMANAGED);
+	query.from_link = 10;
+	query.from_port = 0;
+	CHECK(ask(&b, query).index == BW_REASON_UNMANAGED);
+	query.from_port = 7;
+	query.flags = 0;
+	CHECK(ask(&b, query).index == BW_REASON_UNMANAGED);
+	query.flags = BW_Q_DHCP;
+	query.from = "fd00::3";	/* an endpoint's, from another port */
+	CHECK(ask(&b, query).index == BW_REASON_SPOOFED);
+	answer.from = "fd00::3";
+	CHECK(ask(&b, answer).identity[1] == BW_ID_WORLD);
+	answer.flags = 0;
+	CHECK(ask(&b, answer).index == BW_REASON_UNMANAGED);
+	query.from = "fe80::5";
+	CHECK(ask(&b, query).identity[0] == 3);
+	bw_endpoints_close_link(b.e, 7);
+	CHECK(ask(&b, query).index == BW_REASON_UNMANAGED);
+	demolish(&b);
+	test_endpoint4(&t, "172.18.0.4", 3, 10, 7);	/* one identity twice */
+	test_endpoint6(&t, "fd00::4", 4, 10, 7);	/* two identities on one port */
+	CHECK(build(&b, &t));
+	CHECK(ask(&b, query).index == BW_REASON_UNMANAGED);
+	query.from = "0.0.0.0";
+	query.to = "255.255.255.255";
+	CHECK(ask(&b, query).identity[0] == 3);
+	demolish(&b);
+	test_clear(&t);
+}
+
+/* An answer that may as well begin a connection obeys rules against that. */
+static void test_back(void)
+{
+	struct bw_query q = { .service = TCP(5432), .sender = BW_RESPONDER };
+	struct test_draft t;
+	struct bw_decision d;
+	struct built b;
+
+	example(&t);
+	test_rule(&t, 102, BW_ACTION_DENY, BW_RULE_F_LOG);
+	test_span(&t, TCP(22), TCP(22), 2, 2);
+	test_span(&t, TCP(23), TCP(23), 0, NONE);
+	test_block(&t, 3, 2);
+	test_pair(&t, 4, 3, 3);	/* db -> web */
+	CHECK(build(&b, &t));
+	test_party(&q.side[0], "172.18.0.2", G, 10, 0);
+	test_party(&q.side[1], "172.18.0.3", G, 10, 8);
+	bw_classify(b.r, b.e, &q, &d);
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_MAX);
+	q.back = TCP(24);	/* no rule: it is an answer */
+	bw_classify(b.r, b.e, &q, &d);
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_MAX);
+	q.back = TCP(23);	/* one that allows it changes nothing */
+	bw_classify(b.r, b.e, &q, &d);
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_MAX);
+	q.back = TCP(22);
+	bw_classify(b.r, b.e, &q, &d);
+	CHECK(d.action == BW_ACTION_DENY && d.index == BW_REASON_MAX + 2 && d.log);
+	q.service = TCP(1);	/* refused anyway: that rule's */
+	bw_classify(b.r, b.e, &q, &d);
+	CHECK(d.index == BW_REASON_MAX + 1);
+	demolish(&b);
+	test_clear(&t);
+}
+
 static void publish_query(struct bw_query *q, const char *to, u32 service)
 {
 	memset(q, 0xa5, sizeof(*q));	/* leftovers behind an IPv4 address */
@@ -582,6 +668,8 @@ static const struct {
 	{ "worked example", test_example },
 	{ "sources: spoofed, unmanaged, groups", test_sources },
 	{ "ICMP errors", test_errors },
+	{ "DHCP clients without an address", test_dhcp },
+	{ "answers that may begin a connection", test_back },
 	{ "published sockets", test_published },
 	{ "endpoints close with link and port", test_closing },
 	{ "host ingress is judged only where it matters", test_host_ingress },

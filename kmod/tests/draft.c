@@ -289,7 +289,8 @@ void test_random_query(struct bw_query *q)
 	random_party(&q->side[0], v6);
 	random_party(&q->side[1], test_below(20) ? v6 : !v6);
 	q->sender = test_below(3);
-	q->flags = test_below(4);
+	q->flags = test_below(16);
+	q->back = test_below(3) ? 0 : test_below(24);
 	random_party(&source, q->sender < 2 ? q->side[q->sender].family == AF_INET6 : v6);
 	q->source = source.addr;
 	q->service = test_below(30) ? test_below(24) : BW_SERVICE_MAX;

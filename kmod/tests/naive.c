@@ -54,6 +54,29 @@ static bool group(const struct bw_party *p)
 	return (a[0] >= 224 && a[0] <= 239) || (a[0] & a[1] & a[2] & a[3]) == 255;
 }
 
+/* Whose a port is, if all of its endpoints are of one identity. */
+static u32 holder(const struct bw_draft *d, const struct bw_party *p)
+{
+	const struct bw_nl_endpoint4 *e4 = d->data[BW_S_ENDPOINT4];
+	const struct bw_nl_endpoint6 *e6 = d->data[BW_S_ENDPOINT6];
+	u32 i, n = d->count[p->family == AF_INET ? BW_S_ENDPOINT4 : BW_S_ENDPOINT6];
+	u32 link, port, identity, id = BW_ID_UNMANAGED;
+	bool found = false;
+
+	for (i = 0; i < n; i++) {
+		link = p->family == AF_INET ? e4[i].link : e6[i].link;
+		port = p->family == AF_INET ? e4[i].port : e6[i].port;
+		identity = p->family == AF_INET ? e4[i].identity : e6[i].identity;
+		if (!port || link != p->link || port != p->port)
+			continue;
+		if (found && identity != id)
+			return BW_ID_UNMANAGED;
+		found = true;
+		id = identity;
+	}
+	return id;
+}
+
 /* Returns true if the packet is spoofed. */
 static bool party(const struct bw_draft *d, const struct bw_query *q, int side, u32 *id)
 {
@@ -77,8 +100,10 @@ static bool party(const struct bw_draft *d, const struct bw_query *q, int side, 
 	}
 	at = lookup(d, p->family, &p->addr);
 	if (!at.known) {
-		if (side == 1 && group(p))
+		if (side == 1 && (group(p) || q->flags & BW_Q_DHCP))
 			*id = cidr(d, p, false);
+		if (side == 0 && sender && q->flags & BW_Q_DHCP)
+			*id = holder(d, p);
 		return false;
 	}
 	if (!at.identity)
@@ -171,6 +196,15 @@ void naive_classify(const struct bw_draft *d, const struct bw_query *q,
 		out->index = out->class;
 		out->action = d->defaults[out->class];
 	}
+	if (!q->back || out->action != BW_ACTION_ALLOW)
+		return;
+	rule = rule_for(d, id[out->identity[1]].row, id[out->identity[0]].column, q->back, false);
+	if (rule == BW_RULE_NONE ||
+	    (rules[rule].action != BW_ACTION_DENY && rules[rule].action != BW_ACTION_REJECT))
+		return;
+	out->index = BW_REASON_MAX + rule;
+	out->action = rules[rule].action;
+	out->log = rules[rule].flags & BW_RULE_F_LOG;
 }
 
 bool naive_agrees(const struct bw_decision *a, const struct bw_decision *b)

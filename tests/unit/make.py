@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 Json = t.Dict[str, t.Any]
 
@@ -63,3 +64,26 @@ def known(body: Json, more: Json) -> Json:
     """A key that the record does not have is a mistake of the test's."""
     assert not set(more) - set(body), set(more) - set(body)
     return more
+
+
+#: /proc/net/ip_vs with a service of either family.
+_IP_VS = """IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+"""
+_SERVICES = """TCP  CB007105:0050 rr
+  -> AC120002:0050      {0}    1      0          0
+TCP  [2001:0db8:0000:0000:0000:0000:0000:0005]:0050 rr
+  -> [fd00:0201:0000:0000:0000:0000:0000:0002]:0050      {0}    1      0          0
+"""
+
+
+def write_ipvs(root: Path, sysctl: str | None = "0", method: str | None = "Masq") -> None:
+    """A host with ip_vs loaded; sysctl None: without the setting, method None: without a service."""
+    services = root / "proc/net/ip_vs"
+    services.parent.mkdir(parents=True, exist_ok=True)
+    services.write_text(_IP_VS + (_SERVICES.format(method) if method else ""))
+    if sysctl is not None:
+        path = root / "proc/sys/net/ipv4/vs/conntrack"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(sysctl + "\n")

@@ -21,6 +21,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._compliance.ho
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import addresses_on
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host import bridges as bridge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host import ipvs
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import MODULE_NAME
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.hooks import hooks_behind
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
@@ -124,6 +125,14 @@ def bridges_guarded(host: HostState) -> Finding:
         if network["Bridge"] and network["BridgeIndex"]
     }
     return Finding(sorted(wanted), sorted(name for name, index in wanted.items() if index in guarded))
+
+
+def ipvs_tracked(host: HostState) -> Finding:
+    expected = "no IPVS server behind NAT without connection tracking"
+    servers = ipvs.untracked_servers(host.paths.root)
+    return Finding(
+        expected, "net.ipv4.vs.conntrack is not 1 for " + ", ".join(servers) if servers else expected
+    )
 
 
 def policy_in_force(host: HostState) -> Finding:
@@ -247,6 +256,7 @@ CONTROLS = (
     Control(
         bridges_guarded, "Every bridge of Docker's is guarded", "critical", "add it to bridgewarden_guards"
     ),
+    Control(ipvs_tracked, "Conntrack tracks what IPVS translates", "medium", ipvs.HINT),
     Control(
         hooks_first,
         "Our hooks run before everybody else's",

@@ -25,6 +25,12 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connec
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.ipvs import (
+    HINT as IPVS_HINT,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.ipvs import (
+    untracked_servers,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import (
     is_loaded,
     modules_disabled,
@@ -161,6 +167,12 @@ def examine(
     if facts["docker"]["held"]:
         warnings.append(
             f"dockerd is not running: {REQUIRE_DROP_IN} holds it back until the kernel module is loaded"
+        )
+    servers = untracked_servers()
+    if servers:
+        warnings.append(
+            "IPVS forwards by NAT without connection tracking, so answers of guarded containers will be dropped as "
+            f"invalid: real server {', '.join(servers)}; {IPVS_HINT}"
         )
     if not os.path.isdir("/run/systemd/system"):
         problems.append(

@@ -29,7 +29,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 
-from tests.unit.make import NOWHERE, Json, attached, container, facts, network
+from tests.unit.make import NOWHERE, Json, attached, container, facts, network, write_ipvs
 
 POLICY: Json = {
     "mode": "enforce",
@@ -204,6 +204,10 @@ def spoil_boot_order(host: FakeHost) -> None:
     )
 
 
+def spoil_ipvs(host: FakeHost) -> None:
+    write_ipvs(Path(host.paths.root))
+
+
 def spoil_guard(host: FakeHost) -> None:
     host.info = replace(host.info, guard_links=(4,))
 
@@ -295,6 +299,7 @@ def spoil_agent_gone(host: FakeHost) -> None:
         (spoil_files, "bridge_persistent"),
         (spoil_boot_order, "bridge_persistent"),
         (spoil_guard, "bridges_guarded"),
+        (spoil_ipvs, "ipvs_tracked"),
         (spoil_policy, "policy_in_force"),
         (spoil_mode, "mode"),
         (spoil_confirm, "commit_confirmed"),

@@ -52,8 +52,8 @@ class Flow:
 FLOWS: dict[str, Flow] = {
     "established": Flow(1, OFTEN),
     "many": Flow(MANY, MANY),
-    "new": Flow(None, OFTEN),
+    "new": Flow(None, MANY),
     **{f"{n} clients": Flow(n, MANY, clients=n) for n in (100, 1000, 10_000)},
     "bridged established": Flow(1, OFTEN, bridged=True),
-    "bridged new": Flow(None, OFTEN, bridged=True),
+    "bridged new": Flow(None, MANY, bridged=True),
 }

@@ -30,7 +30,7 @@
 #include <net/rtnetlink.h>
 #include <asm/tsc.h>
 
-#define BATCH		32
+#define BATCH		16
 #define FIRST_PORT	1024
 #define PAYLOAD		18
 

@@ -6,7 +6,6 @@ A bar covers the rows of results.json that it names; where a plan measures none 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +19,8 @@ BRIDGED_AIM = 120
 FLAT = 15
 #: The engines whose rulesets differ in size only, by what follows the size in their names.
 SIZED = ("", ", drop")
+#: What the engines count from that run beside Docker's rules.
+BESIDE = {f"docker {backend} + bridgewarden": f"over_docker_{backend}" for backend in ("nft", "legacy")}
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,28 @@ def is_sized(row: Row, after: str = "") -> bool:
     return bool(row["engine"] == f"bridgewarden {row['entries']}{after}")
 
 
-def _below(
-    rows: list[Row], what: str, flow: str, key: str, at_most: int, of: Callable[[Row], bool], aim: bool = False
-) -> list[tuple[Bar, list[Row]]]:
-    return [
-        (Bar(f"{what}, {row['engine']}", row[key], at_most, aim), [row])
-        for row in rows
-        if row["family"] == 4 and row["flow"] == flow and of(row) and row[key] is not None
-    ]
+def _below(rows: list[Row]) -> list[tuple[Bar, list[Row]]]:
+    """Of the rows by themselves: all are of IPv4."""
+    found = []
+    for row in rows:
+        flow, engine = row["flow"], row["engine"]
+        bar = None
+        if row["family"] != 4:
+            continue
+        if flow == "established" and is_sized(row):
+            bar = _bar("established, alone", row, "over_base", ALONE)
+        elif flow == "bridged established" and is_sized(row):
+            bar = _bar("bridged established", row, "over_base", BRIDGED_AIM, aim=True)
+        elif flow == "established" and engine in BESIDE:
+            bar = _bar("established, beside Docker's rules", row, BESIDE[engine], BESIDE_DOCKER)
+        if bar:
+            found.append((bar, [row]))
+    return found
+
+
+def _bar(what: str, row: Row, key: str, at_most: int, aim: bool = False) -> Bar | None:
+    """None where what it counts from was not measured."""
+    return None if row[key] is None else Bar(f"{what}, {row['engine']}", row[key], at_most, aim)
 
 
 def _flat(rows: list[Row]) -> list[tuple[Bar, list[Row]]]:
@@ -76,23 +91,7 @@ def _flat(rows: list[Row]) -> list[tuple[Bar, list[Row]]]:
 
 def of_rows(rows: list[Row]) -> list[Bar]:
     """Those the rows are held against. Each row gets its own as `bars`, and `met`: of all but aims, None where there is none."""
-    found = [
-        *_below(rows, "established, alone", "established", "over_base", ALONE, is_sized),
-        *(
-            bar
-            for backend in ("nft", "legacy")
-            for bar in _below(
-                rows,
-                "established, beside Docker's rules",
-                "established",
-                f"over_docker_{backend}",
-                BESIDE_DOCKER,
-                lambda row, name=f"docker {backend} + bridgewarden": row["engine"] == name,
-            )
-        ),
-        *_below(rows, "bridged established", "bridged established", "over_base", BRIDGED_AIM, is_sized, aim=True),
-        *_flat(rows),
-    ]
+    found = [*_below(rows), *_flat(rows)]
     for row in rows:
         own = [bar for bar, covered in found if any(one is row for one in covered)]
         row["bars"] = [bar.record() for bar in own]

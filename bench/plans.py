@@ -117,11 +117,7 @@ def bridged() -> Plan:
         *over("floor", ["floor"]),
         *over("bridgewarden, empty", ["load"]),
         *over("bridgewarden, unguarded links", ["ruleset", "elsewhere"], entries=1000),
-        *(
-            one
-            for n in SIZES
-            for one in over(f"bridgewarden {n}", ["ruleset", f"{n} bridged"], entries=n)
-        ),
+        *(one for n in SIZES for one in over(f"bridgewarden {n}", ["ruleset", f"{n} bridged"], entries=n)),
         # That bridged packets are judged at all: none of these may pass.
         *over("bridgewarden 1000, drop", ["ruleset", "1000 bridged drop"], entries=1000, passes=False),
     ]

@@ -3,8 +3,8 @@
 commits.json (what a commit costs); then boots it with two CPUs and without -icount for swap.json. Ends with the bars (bench/bars.py) that
 the figures are held against, also in bars.json.
 
-One boot a plan; the console carries one JSON record a measurement. Instructions are the median of a run's batches of packets, then
-the mean of its repeats.
+One boot a plan; the console carries one JSON record a measurement. Instructions are the median of a run's batches of packets (of new
+flows their mean, see flows.py), then the mean of its repeats.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         if "engine" in record:
             key = record["engine"], record["family"], record["flow"]
-            runs[key].append(record["median_x100"])
+            runs[key].append(record[f"{FLOWS[record['flow']].statistic}_x100"])
             passes[key] = bool(record["passed"])  # all of them or none, by guest.py
     means = {key: sum(values) / len(values) / 100 for key, values in runs.items()}
     rows = []

@@ -84,7 +84,14 @@ def test_swaps(lost: int, passed: int, met: bool) -> None:
 def test_the_whole_plan_measures_every_bar() -> None:
     """Rows as the machine would send them: a renamed engine or flow must not take a bar away."""
     records = [
-        {"engine": one["name"], "family": family, "flow": flow, "median_x100": 400_000, "passed": 1600}
+        {
+            "engine": one["name"],
+            "family": family,
+            "flow": flow,
+            "median_x100": 400_000,
+            "mean_x100": 400_100,
+            "passed": 1600,
+        }
         for one in plans.PLANS["all"]
         for family in one["families"]
         for flow in one["flows"]
@@ -104,10 +111,21 @@ def test_the_whole_plan_measures_every_bar() -> None:
 
 def test_rows_describe_themselves() -> None:
     records = [
-        {"engine": "base", "family": 4, "flow": flow, "median_x100": 1000 * at, "passed": 0 if at else 1600}
+        {
+            "engine": "base",
+            "family": 4,
+            "flow": flow,
+            "median_x100": 1000 * at,
+            "mean_x100": 9000,
+            "passed": 0 if at else 1600,
+        }
         for at, flow in enumerate(FLOWS)
     ]
     rows = {found["flow"]: found for found in __main__.table(records)}
+    assert [(rows[flow]["statistic"], rows[flow]["instructions"]) for flow in ("many", "new")] == [
+        ("median", 10),
+        ("mean", 90),
+    ]
     assert rows["established"]["passes"] and not rows["new"]["passes"]
     assert (rows["bridged new"]["path"], rows["bridged new"]["connections"]) == ("bridged", None)
     assert (rows["1000 clients"]["path"], rows["1000 clients"]["clients"]) == ("routed", 1000)

@@ -3,7 +3,7 @@
 commits.json (what a commit costs); then boots it with two CPUs and without -icount for swap.json. Ends with the bars (bench/bars.py) that
 the figures are held against, also in bars.json.
 
-One boot a plan; the console carries one JSON record a measurement. Instructions are the median of a run's batches of packets (of new
+One boot a plan; the console carries one JSON record a measurement. Instructions are the median of a run's batches of packets (of some
 flows their mean, see flows.py), then the mean of its repeats.
 """
 

@@ -30,10 +30,10 @@ class Flow:
 
     @property
     def statistic(self) -> str:
-        """Of a run's batches. The median leaves the timer's interrupts out; but batches of new flows are of two kinds, with and
-        without a new slab, and it would be now of the one and now of the other.
+        """Of a run's batches. The median leaves the timer's interrupts out, where all batches are alike. They are not where some
+        need a new slab for their connections, or where verdicts for some clients are remembered and for others not.
         """
-        return "median" if self.established else "mean"
+        return "median" if self.established and self.clients == 1 else "mean"
 
     @property
     def ports(self) -> int:

@@ -145,6 +145,10 @@ PLANS: dict[str, Plan] = {
     ],
     "own": [*BASE, *ours(), *DOCKER, *TRACES, *bridged()],
     "traces": [*BASE[:1], *ours()[3:4], *TRACES],
+    "clients": [
+        dict(one, flows=["established", *CLIENTS])
+        for one in (*BASE[:1], *engine("bridgewarden 1000", ["ruleset", "1000"], entries=1000))
+    ],
     "bridged": bridged(),
     "peers": [*BASE[:1], *peers()],
     "all": [*BASE, *ours(), *DOCKER, *TRACES, *peers(), *bridged()],

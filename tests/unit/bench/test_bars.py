@@ -122,8 +122,11 @@ def test_rows_describe_themselves() -> None:
         for at, flow in enumerate(FLOWS)
     ]
     rows = {found["flow"]: found for found in __main__.table(records)}
-    assert [(rows[flow]["statistic"], rows[flow]["instructions"]) for flow in ("many", "new")] == [
+    assert [
+        (rows[flow]["statistic"], rows[flow]["instructions"]) for flow in ("many", "new", "100 clients")
+    ] == [
         ("median", 10),
+        ("mean", 90),
         ("mean", 90),
     ]
     assert rows["established"]["passes"] and not rows["new"]["passes"]

@@ -9,12 +9,17 @@ from typing import Any
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Action
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 
+from bench.flows import FLOWS
 from bench.peers import LEGACY, ON_NFT
 from bench.rulesets import ruleset
 
 Plan = list[dict[str, Any]]
 EVERY = ["established", "many", "new"]
 SHORT = ("established", "new")
+CLIENTS = [name for name, flow in FLOWS.items() if flow.clients > 1]
+BRIDGED_FLOWS = [name for name, flow in FLOWS.items() if flow.bridged]
+#: How many entries the rulesets have that are compared.
+SIZES = (10, 1000, 100_000)
 #: What is not remembered is looked up in hash tables, and costs some slots more or less by their seed: the mean of so many.
 SEEDS = 6
 
@@ -28,6 +33,10 @@ RULESETS: dict[str, Callable[[], Ruleset]] = {
     "1000 group": lambda: ruleset(1000, prefixes=100),
     "100000 group": lambda: ruleset(100_000, prefixes=100),
     "group": lambda: ruleset(1000, prefixes=10_000),
+    "10 bridged": lambda: ruleset(10, bridged=True),
+    "1000 bridged": lambda: ruleset(1000, bridged=True),
+    "100000 bridged": lambda: ruleset(100_000, bridged=True),
+    "1000 bridged drop": lambda: ruleset(1000, Action.DENY, bridged=True),
     "elsewhere": lambda: ruleset(1000, guard="br-elsewhere", link=0),
 }
 ENTRIES: dict[str, int] = {}
@@ -59,13 +68,13 @@ def ours() -> Plan:
         *engine("bridgewarden, unguarded links", ["ruleset", "elsewhere"], entries=1000),
         *(
             one
-            for n in (10, 1000, 100_000)
-            for one in engine(f"bridgewarden {n}", ["ruleset", str(n)], entries=n)
+            for n in SIZES
+            for one in engine(f"bridgewarden {n}", ["ruleset", str(n)], entries=n, flows=EVERY + CLIENTS)
         ),
         *engine("bridgewarden, group of 10000 prefixes", ["ruleset", "group"], entries=1000),
         *(
             one
-            for n in (10, 1000, 100_000)
+            for n in SIZES
             for one in SEEDS
             * engine(
                 f"bridgewarden {n}, drop",
@@ -86,9 +95,9 @@ def peer(
 
 def peers() -> Plan:
     return [
-        *(one for n in (10, 1000, 100_000) for one in peer(f"nft set {n}", "set", n)),
-        *(one for n in (10, 1000, 100_000) for one in peer(f"nft verdict map {n}", "map", n)),
-        *(one for n in (10, 1000, 100_000) for one in peer(f"ipset {n}", "ipset", n)),
+        *(one for n in SIZES for one in peer(f"nft set {n}", "set", n)),
+        *(one for n in SIZES for one in peer(f"nft verdict map {n}", "map", n)),
+        *(one for n in SIZES for one in peer(f"ipset {n}", "ipset", n)),
         *(one for n in (10, 100, 1000) for one in peer(f"iptables legacy {n}", "linear", n)),
         *(one for n in (10, 100) for one in peer(f"iptables nft {n}", "linear", n, ON_NFT)),
         *peer("iptables nft 1000", "linear", 1000, ON_NFT, flows=("established",)),
@@ -97,7 +106,24 @@ def peers() -> Plan:
     ]
 
 
-BASE = [*engine("base"), *engine("floor", ["floor"])]
+def bridged() -> Plan:
+    """Over a guarded bridge. Behind all that is routed: br_netfilter's hooks stay once there is a bridge."""
+
+    def over(name: str, *steps: list[Any], entries: int | None = None, **words: Any) -> Plan:
+        return engine(name, *steps, entries=entries, flows=BRIDGED_FLOWS, **words)
+
+    return [
+        *over("base"),
+        *over("floor", ["floor"]),
+        *over("bridgewarden, empty", ["load"]),
+        *over("bridgewarden, unguarded links", ["ruleset", "elsewhere"], entries=1000),
+        *(one for n in SIZES for one in over(f"bridgewarden {n}", ["ruleset", f"{n} bridged"], entries=n)),
+        # That bridged packets are judged at all: none of these may pass.
+        *over("bridgewarden 1000, drop", ["ruleset", "1000 bridged drop"], entries=1000, passes=False),
+    ]
+
+
+BASE = [*engine("base", flows=EVERY + CLIENTS), *engine("floor", ["floor"])]
 DOCKER = [
     *engine("docker nft", ["docker", "-nft"]),
     *engine("docker legacy", ["docker", "-legacy"]),
@@ -117,11 +143,16 @@ PLANS: dict[str, Plan] = {
             for one in engine("bridgewarden 10", ["ruleset", "10"], entries=10)
         ),
     ],
-    "own": [*BASE, *ours(), *DOCKER, *TRACES],
+    "own": [*BASE, *ours(), *DOCKER, *TRACES, *bridged()],
     "traces": [*BASE[:1], *ours()[3:4], *TRACES],
+    "clients": [
+        dict(one, flows=["established", *CLIENTS])
+        for one in (*BASE[:1], *engine("bridgewarden 1000", ["ruleset", "1000"], entries=1000))
+    ],
+    "bridged": bridged(),
+    "peers": [*BASE[:1], *peers()],
+    "all": [*BASE, *ours(), *DOCKER, *TRACES, *peers(), *bridged()],
 }
-PLANS["peers"] = [*BASE[:1], *peers()]
-PLANS["all"] = [*PLANS["own"], *peers()]
 #: Of the second machine: (rulesets, entries, how often).
 SWAPS: Plan = [
     {"name": "swap", "steps": [["swap", ["1000", "1000 group"], 1000, 500]]},

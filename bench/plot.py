@@ -18,9 +18,14 @@ def position(value: float, most: float) -> float:
     return WIDTH * (math.log10(max(value, 10)) - 1) / (math.log10(most) - 1)
 
 
+def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those with a bar: none where a plan measures no routed packet."""
+    return [row for row in rows if row["flow"] == "established" and (row["over_base"] or 0) > 0]
+
+
 def svg(rows: list[dict[str, Any]]) -> str:
-    """As a whole file."""
-    wanted = [row for row in rows if row["flow"] == "established" and (row["over_base"] or 0) > 0]
+    """As a whole file, of one row at least that is shown."""
+    wanted = shown(rows)
     engines = list(dict.fromkeys(row["engine"] for row in wanted))
     most = 10 ** math.ceil(math.log10(max(row["over_base"] for row in wanted)))
     height = TOP + ROW * len(engines) + 20

@@ -25,6 +25,8 @@ UDP = 17
 PORT = 80
 CLIENTS = {4: ipaddress.ip_network("10.9.0.0/16"), 6: ipaddress.ip_network("fd00:9::/64")}
 CONTAINER = {4: int(ipaddress.ip_address("172.18.0.2")), 6: int(ipaddress.ip_address("fd00:18::2"))}
+#: A container at another port of the same bridge, which sends what is bridged.
+NEIGHBOUR = {4: CONTAINER[4] - 1, 6: CONTAINER[6] - 1}
 
 
 def addresses(n: int) -> list[tuple[int, int]]:
@@ -58,9 +60,15 @@ def world_cells(prefixes: int) -> tuple[list[tuple[bytes, int, int]], list[tuple
 
 
 def ruleset(
-    n: int, action: Action = Action.ALLOW, prefixes: int = 0, guard: str = "bd", link: int = LINK
+    n: int,
+    action: Action = Action.ALLOW,
+    prefixes: int = 0,
+    guard: str = "bd",
+    link: int = LINK,
+    bridged: bool = False,
 ) -> Ruleset:
-    """n containers, each with a rule of its own for its port; from everybody, or from a group of `prefixes` networks.
+    """n containers, each with a rule of its own for its port; from everybody, from a group of `prefixes` networks, or from one
+    more container on the same bridge.
 
     With link 0 no container at all: a guard that nothing is behind.
     """
@@ -69,8 +77,11 @@ def ruleset(
     where = addresses(n) if link else []
     endpoints4 = [(struct.pack("!I", v4), first + i, link, 0) for i, (v4, _) in enumerate(where)]
     endpoints6 = [(v6.to_bytes(16, "big"), first + i, link, 0) for i, (_, v6) in enumerate(where)]
+    if bridged:
+        endpoints4.append((struct.pack("!I", NEIGHBOUR[4]), int(Identity.FIRST), link, 0))
+        endpoints6.append((NEIGHBOUR[6].to_bytes(16, "big"), int(Identity.FIRST), link, 0))
     service = UDP << 16 | PORT
-    source = Identity.FIRST if prefixes else Identity.WORLD
+    source = Identity.FIRST if prefixes or bridged else Identity.WORLD
     rules = len(where)
     return Ruleset(
         mode=Mode.ENFORCE,

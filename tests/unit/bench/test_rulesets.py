@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX, Action
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX, Action, Kind, Reason
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, judge
 
 from bench import plans, rulesets
@@ -21,6 +23,17 @@ def test_the_last_rule_decides(client: str, container: str, prefixes: int, actio
         elsewhere = "192.0.2.9" if "." in client else "2001:db8::9"
         outside = judge(found, Connection(elsewhere, container, rulesets.UDP, rulesets.PORT))
         assert outside.action == "deny"
+
+
+@pytest.mark.parametrize("client, container", [("172.18.0.1", "172.18.0.2"), ("fd00:18::1", "fd00:18::2")])
+@pytest.mark.parametrize("action", [Action.ALLOW, Action.DENY])
+def test_of_bridged_packets_too(client: str, container: str, action: Action) -> None:
+    found = rulesets.ruleset(50, action, bridged=True)
+    asked = Connection(client, container, rulesets.UDP, rulesets.PORT, source_kind=Kind.GUARDED)
+    decision = judge(found, asked)
+    assert (decision.action, decision.index) == (action.name.lower(), REASON_MAX + 49)
+    from_outside = judge(found, replace(asked, source_kind=Kind.WORLD))
+    assert (from_outside.action, from_outside.reason) == ("deny", Reason.DEFAULT_INGRESS)
 
 
 def test_sizes() -> None:

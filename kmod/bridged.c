@@ -46,13 +46,26 @@ static unsigned int bw_bridged_refuse(const struct bw_state *st, struct sk_buff 
 	return verdict;
 }
 
-/* Off the usual way: netfilter's IP hooks have not had the frame, or are closed. */
-static noinline unsigned int bw_bridged_unseen(const struct bw_state *st, struct sk_buff *skb,
-					       const struct nf_hook_state *hs, bool stacked)
+/*
+ * Whether a port is itself a guarded link or stacked on one: the bridge above it
+ * is not guarded, and what passes there would be judged as if from outside.
+ */
+static bool bw_bridged_is_stacked(const struct net_device *port)
 {
+	return port && unlikely(READ_ONCE(bw_guard_as_port)) && bw_guard_link(port->ifindex);
+}
+
+/* Off the usual way: netfilter's IP hooks have not had the frame, or are closed. */
+static noinline __noclone unsigned int
+bw_bridged_unseen(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	bool stacked = bw_bridged_is_stacked(hs->in) || bw_bridged_is_stacked(hs->out);
 	struct bw_frame f;
 
-	if (!stacked && !bw_guard_has_port(hs->out))
+	if (!st || (!stacked && !bw_guard_has_port(hs->out)))
+		return NF_ACCEPT;
+	if (!stacked && !st->closed && nf_bridge_get_physoutif(skb) == hs->out->ifindex)
 		return NF_ACCEPT;
 	bw_frame_read(skb, &f);
 	if (f.kind == BW_FRAME_OTHER)
@@ -65,27 +78,16 @@ static noinline unsigned int bw_bridged_unseen(const struct bw_state *st, struct
 	return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_UNSEEN);
 }
 
-/*
- * Whether a port is itself a guarded link or stacked on one: the bridge above it
- * is not guarded, and what passes there would be judged as if from outside.
- */
-static bool bw_bridged_is_stacked(const struct net_device *port)
-{
-	return port && unlikely(bw_guard_link(port->ifindex));
-}
-
 static unsigned int bw_bridged_forward(void *priv, struct sk_buff *skb,
 				       const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
-	bool stacked = bw_bridged_is_stacked(hs->in) || bw_bridged_is_stacked(hs->out);
 
-	if (!st)
-		return NF_ACCEPT;
 	/* br_netfilter notes the port right before it runs FORWARD: br_nf_forward_ip(). */
-	if (likely(nf_bridge_get_physoutif(skb) == hs->out->ifindex && !stacked && !st->closed))
+	if (likely(nf_bridge_get_physoutif(skb) == hs->out->ifindex) &&
+	    likely(!READ_ONCE(bw_guard_as_port)) && likely(st && !st->closed))
 		return NF_ACCEPT;
-	return bw_bridged_unseen(st, skb, hs, stacked);
+	return bw_bridged_unseen(priv, skb, hs);
 }
 
 /* The sender's address, of a frame whose port br_netfilter has not noted. */

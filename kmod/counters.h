@@ -52,7 +52,7 @@ static inline struct bw_count *bw_count_of(const struct bw_counters *c, u32 i)
 	return &c->cpu[smp_processor_id()][i];
 }
 
-static inline void bw_count_in(struct bw_count *count, u32 bytes)
+static inline void bw_count_in(struct bw_count *count, unsigned long bytes)
 {
 	u64_stats_update_begin(&count->sync);
 	u64_stats_inc(&count->packets);

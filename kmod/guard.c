@@ -23,7 +23,9 @@
 
 BW_DATA bool bw_guard_map[1 << BW_GUARD_BITS];
 BW_DATA union bw_guard_slot bw_guard_slots[BW_GUARD_SLOTS];
-static u32 bw_guard_used;	/* slots that hold a device */
+static bool bw_guard_no_bridge[BW_GUARD_SLOTS];
+static u32 bw_guard_used, bw_guard_no_bridges;	/* slots that hold a device; and no bridge */
+BW_DATA bool bw_guard_as_port __read_mostly;
 static bool bw_guard_full __read_mostly; /* a byte alone means guarded */
 static const struct bw_guards *bw_guard_patterns, *bw_guard_parents;
 
@@ -79,22 +81,26 @@ static u32 bw_guard_find(u32 ifindex)
 	return room;
 }
 
-static void bw_guard_write(u32 i, u32 ifindex, u32 link)
+static void bw_guard_write(u32 i, u32 ifindex, u32 link, bool no_bridge)
 {
 	union bw_guard_slot slot = { .ifindex = ifindex, .link = link };
 
+	bw_guard_no_bridges += no_bridge - bw_guard_no_bridge[i];
+	bw_guard_no_bridge[i] = no_bridge;
 	WRITE_ONCE(bw_guard_slots[i].both, slot.both);
+	WRITE_ONCE(bw_guard_as_port, bw_guard_no_bridges || bw_guard_full);
 }
 
 /* Returns whether that is news. */
-static bool bw_guard_put(u32 ifindex, u32 link)
+static bool bw_guard_put(const struct net_device *dev, u32 link)
 {
-	u32 i = bw_guard_find(ifindex);
+	bool no_bridge = !netif_is_bridge_master(dev);
+	u32 ifindex = dev->ifindex, i = bw_guard_find(ifindex);
 
 	if (i < BW_GUARD_SLOTS && bw_guard_slots[i].ifindex == ifindex) {
 		if (bw_guard_slots[i].link == link)
 			return false;
-		bw_guard_write(i, ifindex, link);
+		bw_guard_write(i, ifindex, link, no_bridge);
 		return true;
 	}
 	if (i == BW_GUARD_SLOTS || bw_guard_used == BW_GUARD_LINKS) {
@@ -102,8 +108,9 @@ static bool bw_guard_put(u32 ifindex, u32 link)
 			pr_warn("more than %u guarded links: links whose number ends alike are guarded with them\n",
 				BW_GUARD_LINKS);
 		WRITE_ONCE(bw_guard_full, true);
+		WRITE_ONCE(bw_guard_as_port, true);
 	} else {
-		bw_guard_write(i, ifindex, link);
+		bw_guard_write(i, ifindex, link, no_bridge);
 		bw_guard_used++;
 	}
 	/* A reader that sees the byte must find the slot. */
@@ -135,12 +142,12 @@ bool bw_guard_remove(u32 ifindex)
 
 	if (i == BW_GUARD_SLOTS || bw_guard_slots[i].ifindex != ifindex)
 		return false;
-	bw_guard_write(i, BW_GUARD_GONE, 0);
+	bw_guard_write(i, BW_GUARD_GONE, 0, false);
 	bw_guard_used--;
 	if (bw_guard_slots[bw_guard_next(i)].ifindex == BW_GUARD_FREE) {
 		/* No search goes on behind these: free them, last one first. */
 		while (bw_guard_slots[i].ifindex == BW_GUARD_GONE) {
-			bw_guard_write(i, BW_GUARD_FREE, 0);
+			bw_guard_write(i, BW_GUARD_FREE, 0, false);
 			i = (i + BW_GUARD_SLOTS - 1) % BW_GUARD_SLOTS;
 		}
 	}
@@ -221,7 +228,7 @@ void bw_guard_add_matching(const struct bw_guards *g, const struct bw_guards *pa
 	lockdep_assert_held(&bw_mutex);
 	for_each_netdev(&init_net, dev)
 		if (bw_guard_wants(dev, g, parents, &link))
-			bw_guard_put(dev->ifindex, link);
+			bw_guard_put(dev, link);
 }
 
 void bw_guard_drop_others(const struct bw_guards *g, const struct bw_guards *parents)
@@ -246,7 +253,7 @@ static bool bw_guard_update_below(struct net_device *dev, unsigned int depth)
 	u32 link;
 
 	if (bw_guard_wants(dev, bw_guard_patterns, bw_guard_parents, &link))
-		changed = bw_guard_put(dev->ifindex, link);
+		changed = bw_guard_put(dev, link);
 	else
 		changed = bw_guard_remove(dev->ifindex);
 	if (!depth)

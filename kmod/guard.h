@@ -37,6 +37,9 @@ union bw_guard_slot {
 
 BW_API union bw_guard_slot bw_guard_slots[BW_GUARD_SLOTS];
 
+/* Whether one of them is no bridge, so that it may be a port of one. */
+BW_API bool bw_guard_as_port;
+
 /* The long way of bw_guard_link(), which has its contract. Context: any. */
 BW_API u32 bw_guard_probe(u32 ifindex);
 

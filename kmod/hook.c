@@ -49,7 +49,7 @@ static bool bw_counted_before(const struct bw_query *q, const struct bw_decision
 /* epoch: from before anything was asked; 0: the verdict is not kept. */
 static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 			     const struct nf_hook_state *hs,
-			     const struct bw_query *q, u32 epoch)
+			     const struct bw_query *q, u64 epoch)
 {
 	struct bw_decision d;
 
@@ -83,7 +83,7 @@ static unsigned int bw_verdict_unjudged(const struct bw_state *st, struct sk_buf
 /* A packet that passes through the host, from one device to another. */
 static __always_inline unsigned int
 bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
-		 const struct nf_hook_state *hs, const struct net_device *in, u32 epoch)
+		 const struct nf_hook_state *hs, const struct net_device *in, u64 epoch)
 {
 	u32 out = bw_guard_link(hs->out->ifindex);
 	struct bw_origin from;
@@ -108,10 +108,12 @@ bw_judge_passing(const struct bw_state *st, struct sk_buff *skb,
 	return bw_judge(st, skb, hs, &q, epoch);
 }
 
-/* Out of line, here and below: what is not judged pays for no stack frame. */
-static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
-					      const struct nf_hook_state *hs,
-					      u32 epoch)
+/*
+ * Out of line, here and below: what is not judged pays for no stack frame, and
+ * with arguments where a hook has them, nothing has to be moved.
+ */
+static noinline __noclone unsigned int
+bw_judge_forward(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 
@@ -123,13 +125,13 @@ static noinline unsigned int bw_judge_forward(struct sk_buff *skb,
 }
 
 /* Where bottom halves may be on: nothing is remembered, see memo.h. */
-static noinline unsigned int
-bw_judge_forward_slowly(struct sk_buff *skb, const struct nf_hook_state *hs)
+static noinline __noclone unsigned int
+bw_judge_forward_slowly(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs)
 {
 	unsigned int verdict;
 
 	local_bh_disable();
-	verdict = bw_judge_forward(skb, hs, 0);
+	verdict = bw_judge_forward(0, skb, hs);
 	local_bh_enable();
 	return verdict;
 }
@@ -160,33 +162,35 @@ static noinline unsigned int bw_refuse_bare_port(struct sk_buff *skb,
 }
 
 /* A port of some bridge by itself. */
-static noinline unsigned int bw_forward_by_port(struct sk_buff *skb,
-						const struct nf_hook_state *hs)
+static noinline __noclone unsigned int
+bw_forward_by_port(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs)
 {
 	if (bw_bare_port(hs->in) || bw_bare_port(hs->out))
 		return bw_refuse_bare_port(skb, hs, hs->out);
-	return bw_judge_forward_slowly(skb, hs);
+	return bw_judge_forward_slowly(priv, skb, hs);
 }
 
 static __always_inline unsigned int
 bw_pass_forward(struct sk_buff *skb, const struct nf_hook_state *hs, bool six)
 {
-	u32 epoch;
+	u64 epoch;
+	u32 in, out;
 
 	/* One test for both: no bridged packet has a port for a device here. */
 	if (unlikely(netif_is_bridge_port(hs->in) | netif_is_bridge_port(hs->out)))
-		return bw_forward_by_port(skb, hs);
-	if (likely(!bw_maybe_guarded(hs->in->ifindex) &&
-		   !bw_maybe_guarded(hs->out->ifindex)))
+		return bw_forward_by_port(NULL, skb, hs);
+	in = hs->in->ifindex;
+	out = hs->out->ifindex;
+	if (likely(!bw_maybe_guarded(in) && !bw_maybe_guarded(out)))
 		return NF_ACCEPT;
 	if (unlikely(!bw_memo_is_exclusive()))
-		return bw_judge_forward_slowly(skb, hs);
+		return bw_judge_forward_slowly(NULL, skb, hs);
 	/* Before anything else is read, see memo.h. */
 	epoch = smp_load_acquire(&bw_epoch);
 	/* Who listens hears of every verdict, so each is taken. */
-	if (!trace_bw_verdict_enabled() && bw_memo_accepts(skb, hs, six, epoch))
+	if (!trace_bw_verdict_enabled() && bw_memo_accepts(skb, bw_memo_ends(in, out), six, epoch))
 		return NF_ACCEPT;
-	return bw_judge_forward(skb, hs, epoch);
+	return bw_judge_forward(epoch, skb, hs);
 }
 
 static unsigned int bw_hook_forward4(void *priv, struct sk_buff *skb,

@@ -5,19 +5,21 @@
  */
 #include <linux/cpumask.h>
 #include <linux/mm.h>
+#include <linux/random.h>
 #include <linux/topology.h>
 
 #include "memo.h"
 #include "lock.h"
 
 BW_DATA u32 bw_epoch __read_mostly = 1;
+BW_DATA u64 bw_memo_seed __read_mostly;
 
 void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
-		   u32 epoch, struct bw_count *count)
+		   u64 epoch, struct bw_count *count)
 {
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
-	struct bw_memo k = { .in = hs->in->ifindex, .out = hs->out->ifindex };
+	struct bw_memo k = { .ends = bw_memo_ends(hs->in->ifindex, hs->out->ifindex) };
 	struct bw_memo *m;
 
 	BUILD_BUG_ON(sizeof(k) != BW_MEMO_SIZE);
@@ -55,6 +57,8 @@ int bw_memo_init(void)
 {
 	int cpu;
 
+	get_random_bytes(&bw_memo_seed, sizeof(bw_memo_seed));
+	bw_memo_seed |= 1;
 	for_each_possible_cpu(cpu) {
 		struct bw_memo *memo = kvmalloc_node(BW_MEMO_SIZE << BW_MEMO_BITS,
 						     GFP_KERNEL | __GFP_ZERO,

@@ -1001,7 +1001,7 @@ class Ipvs(Genl):
 def test_ipvs(g, _):
     """IPVS by NAT from the host's address to container a."""
     if not os.path.exists(IPVS_TRACKS):
-        print("# no IPVS in this kernel: its servers are not tested")
+        print("# no IPVS that can track connections in this kernel: its servers are not tested")
         return
     ipvs = Ipvs()
 

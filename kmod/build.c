@@ -45,13 +45,13 @@
 #include "hook.c"
 #include "bridged.c"
 #include "tag.c"
+#include "offload.c"
 
 /* Namespaces. */
 #include "inside.c"
 #include "netns.c"
 
 /* Control plane. */
-#include "offload.c"
 #include "link.c"
 #include "order.c"
 #include "lifetime.c"

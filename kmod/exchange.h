@@ -9,14 +9,16 @@
 #include "state.h"
 
 /*
- * Everything that may fail: the hooks and containers' namespaces that st needs.
- * On an error they are as before and the fault is filled in. Context: process;
- * rtnl and bw_mutex are held.
+ * Everything that may fail: the hooks and containers' devices that st needs. On
+ * an error they are as before and the fault is filled in. bw_exchange_cancel()
+ * takes them back if st is not put in force after all. Context: process; rtnl and
+ * bw_mutex are held.
  */
 BW_API int bw_exchange_prepare(const struct bw_state *st, struct bw_fault *f);
+BW_API void bw_exchange_cancel(void);
 
 /*
- * Puts st (NULL: nothing) in force; saved is what a roll back would restore.
+ * Puts st (NULL: nothing), which is prepared or the saved state, in force; saved is what a roll back would restore.
  * When it returns, no packet uses the former state any more, and the caller
  * frees it. Context: process, may sleep; rtnl and bw_mutex are held, rtnl is
  * released.

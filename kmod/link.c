@@ -15,6 +15,44 @@
 #include "offload.h"
 #include "state.h"
 
+/*
+ * What rested on the link as it was: remembered verdicts, and flows that a
+ * flowtable has carried past the hooks since before it was guarded.
+ */
+static void bw_link_forget(void)
+{
+	bw_memo_invalidate();
+	bw_offload_end_soon();
+}
+
+/* Its name may have made it guarded, or no longer so. */
+static void bw_link_named(const struct net_device *dev)
+{
+	bool was, is;
+
+	mutex_lock(&bw_mutex);
+	was = bw_guarded(dev);
+	bw_guard_update(dev);
+	is = bw_guarded(dev);
+	if (was != is)
+		bw_link_forget();
+	mutex_unlock(&bw_mutex);
+}
+
+/* Others' links come and go all the time: their end must cost nobody a flow. */
+static void bw_link_gone(const struct net_device *dev)
+{
+	bool mattered;
+
+	mutex_lock(&bw_mutex);
+	mattered = bw_guarded(dev);
+	mattered |= bw_state_close_link(dev->ifindex);
+	bw_guard_remove(dev->ifindex);
+	if (mattered)
+		bw_link_forget();
+	mutex_unlock(&bw_mutex);
+}
+
 static int bw_link_event(struct notifier_block *nb, unsigned long event,
 			 void *ptr)
 {
@@ -22,25 +60,15 @@ static int bw_link_event(struct notifier_block *nb, unsigned long event,
 
 	if (!net_eq(dev_net(dev), &init_net))
 		return NOTIFY_DONE;
-	mutex_lock(&bw_mutex);
 	switch (event) {
 	case NETDEV_REGISTER:
 	case NETDEV_CHANGENAME:
-		bw_guard_update(dev);
+		bw_link_named(dev);
 		break;
 	case NETDEV_UNREGISTER:
-		bw_state_close_link(dev->ifindex);
-		bw_memo_invalidate();
-		if (bw_state_locked())
-			bw_offload_end_soon();
-		bw_guard_remove(dev->ifindex);
+		bw_link_gone(dev);
 		break;
-	default:
-		goto out;
 	}
-	bw_memo_invalidate();
-out:
-	mutex_unlock(&bw_mutex);
 	return NOTIFY_DONE;
 }
 

@@ -34,6 +34,7 @@ def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
         {"script": "packets.py", "arguments": []},
         {"script": "inside.py", "arguments": []},
         {"script": "bareports.py", "arguments": []},
+        {"script": "links.py", "arguments": []},
         {"script": "loading.py", "arguments": []},
         {"script": "contexts.py", "arguments": []},
         {"script": "traces.py", "arguments": []},

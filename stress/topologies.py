@@ -27,6 +27,7 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("packets.py", [], []),
     ("inside.py", [], []),
     ("bareports.py", [], []),
+    ("links.py", [], []),
     ("loading.py", ["--no-faults"], ["--no-faults"]),
     ("contexts.py", [], []),
     ("traces.py", [], []),

@@ -18,10 +18,10 @@ BW_API int bw_exchange_prepare(const struct bw_state *st, struct bw_fault *f);
 BW_API void bw_exchange_cancel(void);
 
 /*
- * Puts st (NULL: nothing), which is prepared or the saved state, in force; saved is what a roll back would restore.
- * When it returns, no packet uses the former state any more, and the caller
- * frees it. Context: process, may sleep; rtnl and bw_mutex are held, rtnl is
- * released.
+ * Puts st (NULL: nothing), which is prepared or the saved state, in force; saved
+ * is what a roll back would restore. When it returns, no packet uses the former
+ * state any more, and the caller frees it. Context: process, may sleep; rtnl and
+ * bw_mutex are held, rtnl is released.
  */
 BW_API void bw_exchange(struct bw_state *st, const struct bw_state *saved);
 

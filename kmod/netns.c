@@ -83,8 +83,8 @@ static const struct net_device *bw_net_link(struct net_device *dev, u32 *port)
 }
 
 /* Calls back for the devices that hang on a link; ends at the first error. */
-static int bw_net_for_each_on(struct net_device *link,
-			      int (*fn)(struct net_device *dev, void *arg), void *arg)
+static int bw_net_visit(struct net_device *link,
+			int (*fn)(struct net_device *dev, void *arg), void *arg)
 {
 	struct net_device *port, *peer, *child;
 	struct list_head *iter;
@@ -163,7 +163,7 @@ int bw_net_prepare(const struct bw_state *st)
 		if (!bw_guard_matches(&st->guards, link) &&
 		    !bw_guard_matches(&st->parents, link))
 			continue;
-		err = bw_net_for_each_on(link, bw_net_prepare_dev, (void *)st);
+		err = bw_net_visit(link, bw_net_prepare_dev, (void *)st);
 		if (err)
 			return err;
 	}
@@ -288,7 +288,7 @@ static void bw_net_link_changed(struct net_device *link)
 
 	do {
 		mutex_lock(&bw_mutex);
-		err = bw_net_for_each_on(link, bw_net_sync_on, &refused);
+		err = bw_net_visit(link, bw_net_sync_on, &refused);
 		mutex_unlock(&bw_mutex);
 		if (err) {
 			bw_net_warn(refused, "it is taken down", err);
@@ -345,7 +345,7 @@ static void bw_net_unregister(struct net_device *dev)
 		return;
 	mutex_lock(&bw_mutex);
 	bw_net_detach_child(parent, dev);
-	bw_net_for_each_on(dev, bw_net_unlist_on, dev);
+	bw_net_visit(dev, bw_net_unlist_on, dev);
 	bw_inside_unlist(dev_net(dev), dev->ifindex);
 	mutex_unlock(&bw_mutex);
 }

@@ -4,19 +4,25 @@
 
 Needs a kernel with FAULT_INJECTION, FAILSLAB and FAIL_PAGE_ALLOC. For N = 1, 2, ... the N-th allocation that this process makes in
 the kernel is refused (/proc/self/fail-nth) while it sends one request and reads the answer, until a request needs fewer than N.
-After each the ruleset must stand as it did, unless the kernel says that the request was done.
+After each the ruleset must stand as it did, unless the kernel says that the request was done. The same for what makes a container's
+device one that is judged inside: after each, whatever is up is judged.
 """
 
 import contextlib
 import errno
+import fcntl
 import os
+import socket
 import struct
 import sys
+import time
 
 import fuzz_netlink
 import packets
 from packets import (
+    A_DRY,
     A_EXPECT,
+    A_NAMESPACES,
     A_TIMEOUT,
     ADD,
     ALLOW,
@@ -159,6 +165,173 @@ def stands_or_done(said, before):
     return (same or said in ("done", "lost")) and verdicts() == ("open", "silence")
 
 
+def namespaces():
+    return struct.unpack("=I", Genl().ask(INFO)[0][A_NAMESPACES][0])[0]
+
+
+def stands_alone(said, before):
+    """A dry run: all is as it was, and no namespace is kept."""
+    return fuzz_netlink.standing(Genl()) == before and (namespaces(), verdicts()) == (0, ("open", "silence"))
+
+
+# Devices that come to be judged inside, by ioctl: this process itself makes the allocations.
+
+GET_FLAGS, SET_FLAGS, SET_NAME, ADD_PORT, DEL_PORT = 0x8913, 0x8914, 0x8923, 0x89A2, 0x89A3
+UP = 1
+
+
+class Device:
+    """A socket that has its namespace, and a name."""
+
+    def __init__(self, ns, name):
+        with packets.inside(ns):
+            self.s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.name = name
+
+    def ioctl(self, number, form, value):
+        """'done' or an error's name."""
+        try:
+            fcntl.ioctl(self.s, number, struct.pack("16s" + form, self.name.encode(), value))
+            return "done"
+        except OSError as e:
+            return errno.errorcode.get(e.errno, str(e.errno))
+
+    def flags(self):
+        found = fcntl.ioctl(self.s, GET_FLAGS, struct.pack("16sH22x", self.name.encode(), 0))
+        return struct.unpack("16xH22x", found)[0]
+
+    def is_up(self):
+        return bool(self.flags() & UP)
+
+    def set_up(self, on):
+        return self.ioctl(SET_FLAGS, "H22x", self.flags() & ~UP | (UP if on else 0))
+
+    def rename(self, name):
+        said = self.ioctl(SET_NAME, "16s8x", name.encode())
+        if said == "done":
+            self.name = name
+        return said
+
+
+def judged():
+    """Of what a sends b: whether the permitted datagram comes back, and whether the denied one does that was sent before it."""
+    with packets.inside("a"):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    found = set()
+    with s:
+        until = time.monotonic() + packets.PATIENCE
+        while 9000 not in found and time.monotonic() < until:
+            for port in (9001, 9000):
+                with contextlib.suppress(OSError):
+                    s.sendto(b"x", (V4["b"], port))
+            while packets.comes(s, 0.2):
+                with contextlib.suppress(OSError):
+                    found.add(s.recvfrom(10)[1][1])
+    return sorted(found)
+
+
+class Listing:
+    """b on its bridge, a beside it. Packets tell what is judged, and so does the number of open namespaces (a's, b's, c's)."""
+
+    def __init__(self):
+        self.bridge, self.port = Device(None, "bwt0"), packets.ifindex("bwt-b")
+        self.ends = {ns: Device(ns, "eth0") for ns in "ab"}
+        self.refused = 0
+
+    def attach(self):
+        return self.bridge.ioctl(ADD_PORT, "i20x", self.port)
+
+    def detach(self):
+        return self.bridge.ioctl(DEL_PORT, "i20x", self.port)
+
+    def whole(self):
+        """As at the start, whatever a failure has left."""
+        self.bridge.set_up(False)
+        if self.bridge.name != "bwt0":
+            self.bridge.rename("bwt0")
+        self.bridge.set_up(True)
+        self.attach()
+        for end in self.ends.values():
+            end.set_up(True)
+        return namespaces() == 3
+
+    def holds(self, attached):
+        """Whether no container that is up on the bridge is left unjudged."""
+        up = [ns for ns, end in self.ends.items() if end.is_up() and (ns == "a" or attached)]
+        if namespaces() < 1 + len(up):
+            return False
+        return up != ["a", "b"] or judged() == [9000]
+
+
+def exhaust_event(what, listing, prepare, act, follow=None):
+    """One event again and again, each time with a later failure."""
+    refused = 0
+    for nth in range(1, MOST):
+        if not listing.whole():
+            check("%s, failure %d: all is well before it" % (what, nth), namespaces(), 3)
+            return
+        prepare()
+        with Failing(nth) as f:
+            said = act()
+        attached = follow(said) if follow else said == "done"
+        if not listing.holds(attached):
+            check("%s, failure %d (%s): what is up is judged" % (what, nth, said), judged(), [9000])
+        refused += said != "done"
+        if not f.hit:
+            check("%s: %d allocations; without a failure it is done" % (what, nth - 1), said, "done")
+            break
+    else:
+        check("%s ends" % what, False, True)
+    print("# %s: %d allocations, %d times refused" % (what, nth - 1, refused), flush=True)
+
+
+def events():
+    packets.bridge_settings("0")
+    known(Ruleset(placement=2).rule(A, B, udp(9000))).commit(Genl())
+    check("three containers are judged inside", namespaces(), 3)
+    check("of two ports one is permitted", judged(), [9000])
+    listing = Listing()
+    b, bridge = listing.ends["b"], listing.bridge
+    check("off the bridge it is not judged", (listing.detach(), namespaces()), ("done", 2))
+    exhaust_event("attaching a device that is up", listing, listing.detach, listing.attach)
+
+    def down():
+        listing.detach()
+        b.set_up(False)
+
+    def up_at_last(said):
+        """It may be attached and not listed: then it comes up only once it is listed."""
+        for nth in range(1, MOST):
+            with Failing(nth) as f:
+                b.set_up(True)
+            if b.is_up() or not f.hit:
+                break
+            if not listing.holds(said == "done"):
+                check("bringing it up, failure %d: it stays down" % nth, b.is_up(), False)
+        return said == "done"
+
+    exhaust_event("attaching one that is down, bringing it up", listing, down, listing.attach, up_at_last)
+
+    def unguarded():
+        bridge.set_up(False)
+        bridge.rename("bwx0")
+
+    def bridge_up(said):
+        bridge.set_up(True)
+        # Under its other name it is not judged at all: then there is nothing to hold.
+        if bridge.name != "bwt0":
+            bridge.set_up(False)
+            bridge.rename("bwt0")
+            bridge.set_up(True)
+        return True
+
+    exhaust_event(
+        "a bridge gets a guard's name", listing, unguarded, lambda: bridge.rename("bwt0"), bridge_up
+    )
+    check("all is as it was", (listing.whole(), judged()), (True, [9000]))
+    packets.bridge_settings("1")
+
+
 def settle(timeout):
     """Nothing waits any more."""
     with contextlib.suppress(Refused):
@@ -173,6 +346,7 @@ def main():
     try:
         packets.serve("a", 9000)
         packets.serve("b", 9000)
+        packets.serve("b", 9001)
         one = known(Ruleset().rule(A, B, udp(9000)))
         two = known(Ruleset().rule(A, B, udp(9000)).rule(B, A, tcp(81)))
         inside = known(Ruleset(placement=2).rule(A, B, udp(9000)))
@@ -208,6 +382,15 @@ def main():
             exhaust(what, whole, commit, stands_or_done)
             settle(0)
 
+        steps, (_, cmd, payload) = requests(inside, 0)
+
+        def dry(g, cmd=cmd):
+            expect = struct.pack("=Q", Genl().generation())
+            return cmd, nla(A_DRY, b"") + nla(A_EXPECT, expect), 5
+
+        one.commit(Genl())
+        exhaust("dry run, container", whole, dry, stands_alone)
+
         def window(g):
             settle(0)
             one.commit(g, timeout=60)
@@ -236,6 +419,7 @@ def main():
             (("open", "silence"), memory),
         )
         check("no transaction is left open", fuzz_netlink.room(), 16)
+        events()
     finally:
         settle(0)
         Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())

@@ -50,10 +50,13 @@ X = 6
 
 
 def flowtable(bridge):
-    return """table inet bwf {
+    return (
+        """table inet bwf {
       flowtable f { hook ingress priority 0; devices = { %s, bwt-a, bwt-w }; }
       chain late { type filter hook forward priority 10; meta l4proto { tcp, udp } flow add @f; }
-    }""" % bridge
+    }"""
+        % bridge
+    )
 
 
 @contextlib.contextmanager
@@ -206,7 +209,11 @@ REFUSED = "a container's device cannot be judged: the kernel's log names it"
 
 def others(g):
     """What must work whatever x does."""
-    check("a link that x has nothing to do with gets another name", ip("link", "set", "bwz0", "name", "bwz1"), "done")
+    check(
+        "a link that x has nothing to do with gets another name",
+        ip("link", "set", "bwz0", "name", "bwz1"),
+        "done",
+    )
     check("and its own again", ip("link", "set", "bwz1", "name", "bwz0"), "done")
     check("another container's device comes up", ip("-n", "bwt-b", "link", "set", "eth0", "up"), "done")
     check("a dry run", said(judged_inside(), dry=True), "done")

@@ -20,12 +20,13 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from collections import Counter
 
 import packets
 from bareports import udp4, udp6
-from failures import FAULTS, Failing, set_up
+from failures import FAULTS, Failing, requests, set_up
 from packets import (
     LIBC,
     V4,
@@ -374,6 +375,80 @@ def test_roll_back_to_closed():
     unload()
 
 
+# A seal while the module is being unloaded.
+
+DELETE_MODULE = 176 if os.uname().machine == "x86_64" else 106
+#: Seconds that a request waits only while a commit holds the lock that it needs.
+STUCK = 0.2
+
+
+def begin_long(g, endpoints=100000):
+    """A transaction whose commit holds that lock for long: it looks at the link of each endpoint."""
+    ruleset = known(Ruleset(guards=("bwt0", "bwt1", *("none%d*z" % i for i in range(12)))))
+    bridge = ifindex("bwt0")
+    one = struct.pack("=III", A, bridge, 0)
+    many = b"".join(struct.pack("!I", (11 << 24) + i) + one for i in range(endpoints))
+    steps, _ = requests(ruleset, 0)
+    for _, cmd, payload in steps:
+        g.ask(cmd, payload)
+    for at in range(0, len(many), 16 * 4000):
+        g.ask(packets.ADD, packets.nla(packets.S_EP4, many[at : at + 16 * 4000]))
+
+
+class Sealer(threading.Thread):
+    """Asks for the seal of a generation that is still to come, until the answer is another one than that it is not there."""
+
+    def __init__(self, generation):
+        super().__init__(daemon=True)
+        self.g, self.generation = Genl(), generation
+        self.since = self.said = None
+
+    def run(self):
+        expect = packets.nla(packets.A_EXPECT, struct.pack("=Q", self.generation))
+        while self.said is None:
+            self.since = time.monotonic()
+            try:
+                self.g.ask(packets.SEAL, expect)
+                self.said = "sealed"
+            except packets.Refused as e:
+                if e.number not in (errno.ESTALE, errno.EBUSY):
+                    self.said = e.words or errno.errorcode[e.number]
+            time.sleep(0)
+
+    def is_stuck(self):
+        return self.said is None and self.since is not None and time.monotonic() - self.since > STUCK
+
+
+def seal_while_unloading():
+    """What the seal's answer was, and whether the module went."""
+    known(Ruleset()).commit(Genl())
+    g = Genl()
+    begin_long(g)
+    generation = Genl().generation()
+    expect = packets.nla(packets.A_EXPECT, struct.pack("=Q", generation))
+    commit = threading.Thread(target=lambda: g.ask(packets.COMMIT, expect), daemon=True)
+    sealer = Sealer(generation + 1)
+    commit.start()
+    sealer.start()
+    while not sealer.is_stuck() and sealer.said is None:
+        time.sleep(0.01)
+    if sealer.is_stuck():
+        LIBC.syscall(DELETE_MODULE, b"bridgewarden", os.O_NONBLOCK)
+    sealer.join()
+    commit.join()
+    g.close()
+    sealer.g.close()
+    return sealer.said, not loaded()
+
+
+def test_seal_while_unloading():
+    """The seal waits for a commit when the unloading begins: it must not be promised."""
+    check("it loads", load(closed=""), (0, False))
+    check(
+        "the seal is refused, the module goes", seal_while_unloading(), ("the module is being unloaded", True)
+    )
+
+
 # Each allocation refused.
 
 
@@ -487,7 +562,8 @@ def main():
     if faults:
         set_up()
     tests = [test_words, test_many_networks, test_placements, test_frames, test_roll_back_to_closed]
-    tests = [test for test in tests + [test_refusals] * faults if not args.only or test.__name__[5:] in args.only]
+    tests += [test_refusals] * faults + [test_seal_while_unloading]
+    tests = [test for test in tests if not args.only or test.__name__[5:] in args.only]
     containers_down()
     saved = packets.world_up()
     try:

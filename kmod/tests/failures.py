@@ -338,7 +338,86 @@ def settle(timeout):
         Genl().ask(ROLLBACK)
 
 
+def every_request():
+    one = known(Ruleset().rule(A, B, udp(9000)))
+    two = known(Ruleset().rule(A, B, udp(9000)).rule(B, A, tcp(81)))
+    inside = known(Ruleset(placement=2).rule(A, B, udp(9000)))
+    one.commit(Genl())
+    memory = packets.settled(fuzz_netlink.held)
+    check("a permitted packet, a denied one", verdicts(), ("open", "silence"))
+
+    steps, _ = requests(two, 0)
+    for i, (what, cmd, payload) in enumerate(steps):
+
+        def fill(g, i=i):
+            for _, before, attrs in steps[:i]:
+                g.ask(before, attrs)
+
+        exhaust(what, fill, lambda g, cmd=cmd, payload=payload: (cmd, payload, 5), stands)
+    check("after the chunks", verdicts(), ("open", "silence"))
+
+    for what, ruleset, timeout in (
+        ("commit", two, 0),
+        ("commit with a window", one, 60),
+        ("commit, container", inside, 60),
+    ):
+        steps, (_, cmd, payload) = requests(ruleset, timeout)
+
+        def whole(g, steps=steps):
+            settle(0)
+            for _, before, attrs in steps:
+                g.ask(before, attrs)
+
+        def commit(g, cmd=cmd, payload=payload):
+            return cmd, payload + nla(A_EXPECT, struct.pack("=Q", Genl().generation())), 5
+
+        exhaust(what, whole, commit, stands_or_done)
+        settle(0)
+
+    steps, (_, cmd, payload) = requests(inside, 0)
+
+    def dry(g, cmd=cmd):
+        expect = struct.pack("=Q", Genl().generation())
+        return cmd, nla(A_DRY, b"") + nla(A_EXPECT, expect), 5
+
+    one.commit(Genl())
+    exhaust("dry run, container", whole, dry, stands_alone)
+
+    def window(g):
+        settle(0)
+        one.commit(g, timeout=60)
+
+    for what, cmd in (("confirm", CONFIRM), ("rollback", ROLLBACK)):
+        exhaust(what, window, lambda g, cmd=cmd: (cmd, b"", 5), stands_or_done)
+    for what, cmd, payload, flags in (
+        ("info", INFO, b"", 5),
+        ("explain", EXPLAIN, EXPLAINED, 5),
+        ("dump of rules", RULES, b"", 0x301),
+        ("dump of endpoints", ENDPOINTS, b"", 0x301),
+        ("hooks", HOOK_GET, b"", 5),
+        ("trace", TRACE_BEGIN, b"", 5),
+    ):
+        exhaust(
+            what,
+            lambda g: None,
+            lambda g, cmd=cmd, payload=payload, flags=flags: (cmd, payload, flags),
+            stands,
+        )
+    settle(0)
+    one.commit(Genl())
+    check(
+        "a commit works as ever",
+        (verdicts(), fuzz_netlink.given_back(memory)),
+        (("open", "silence"), memory),
+    )
+    check("no transaction is left open", fuzz_netlink.room(), 16)
+
+
+TESTS = (every_request, events)
+
+
 def main():
+    wanted = sys.argv[1:]
     # Some hundred commits wait for an answer that must not come; one that may come is there in a tenth of this.
     packets.WAIT = min(float(os.environ.get("BW_WAIT", "0.7")), 2.0)
     set_up()
@@ -347,79 +426,10 @@ def main():
         packets.serve("a", 9000)
         packets.serve("b", 9000)
         packets.serve("b", 9001)
-        one = known(Ruleset().rule(A, B, udp(9000)))
-        two = known(Ruleset().rule(A, B, udp(9000)).rule(B, A, tcp(81)))
-        inside = known(Ruleset(placement=2).rule(A, B, udp(9000)))
-        one.commit(Genl())
-        memory = packets.settled(fuzz_netlink.held)
-        check("a permitted packet, a denied one", verdicts(), ("open", "silence"))
-
-        steps, _ = requests(two, 0)
-        for i, (what, cmd, payload) in enumerate(steps):
-
-            def fill(g, i=i):
-                for _, before, attrs in steps[:i]:
-                    g.ask(before, attrs)
-
-            exhaust(what, fill, lambda g, cmd=cmd, payload=payload: (cmd, payload, 5), stands)
-        check("after the chunks", verdicts(), ("open", "silence"))
-
-        for what, ruleset, timeout in (
-            ("commit", two, 0),
-            ("commit with a window", one, 60),
-            ("commit, container", inside, 60),
-        ):
-            steps, (_, cmd, payload) = requests(ruleset, timeout)
-
-            def whole(g, steps=steps):
-                settle(0)
-                for _, before, attrs in steps:
-                    g.ask(before, attrs)
-
-            def commit(g, cmd=cmd, payload=payload):
-                return cmd, payload + nla(A_EXPECT, struct.pack("=Q", Genl().generation())), 5
-
-            exhaust(what, whole, commit, stands_or_done)
-            settle(0)
-
-        steps, (_, cmd, payload) = requests(inside, 0)
-
-        def dry(g, cmd=cmd):
-            expect = struct.pack("=Q", Genl().generation())
-            return cmd, nla(A_DRY, b"") + nla(A_EXPECT, expect), 5
-
-        one.commit(Genl())
-        exhaust("dry run, container", whole, dry, stands_alone)
-
-        def window(g):
-            settle(0)
-            one.commit(g, timeout=60)
-
-        for what, cmd in (("confirm", CONFIRM), ("rollback", ROLLBACK)):
-            exhaust(what, window, lambda g, cmd=cmd: (cmd, b"", 5), stands_or_done)
-        for what, cmd, payload, flags in (
-            ("info", INFO, b"", 5),
-            ("explain", EXPLAIN, EXPLAINED, 5),
-            ("dump of rules", RULES, b"", 0x301),
-            ("dump of endpoints", ENDPOINTS, b"", 0x301),
-            ("hooks", HOOK_GET, b"", 5),
-            ("trace", TRACE_BEGIN, b"", 5),
-        ):
-            exhaust(
-                what,
-                lambda g: None,
-                lambda g, cmd=cmd, payload=payload, flags=flags: (cmd, payload, flags),
-                stands,
-            )
-        settle(0)
-        one.commit(Genl())
-        check(
-            "a commit works as ever",
-            (verdicts(), fuzz_netlink.given_back(memory)),
-            (("open", "silence"), memory),
-        )
-        check("no transaction is left open", fuzz_netlink.room(), 16)
-        events()
+        for test in TESTS:
+            if not wanted or test.__name__ in wanted:
+                print("# " + test.__name__, flush=True)
+                test()
     finally:
         settle(0)
         Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(Genl())

@@ -60,13 +60,13 @@ def flowtable(bridge):
 
 
 @contextlib.contextmanager
-def offloading(bridge="bwt0"):
-    """From a to w, both protocols and families, in a flowtable."""
+def offloading(bridge="bwt0", families=(V4, V6)):
+    """From a to w, both protocols, in a flowtable."""
     subprocess.run(["nft", "-f", "-"], input=flowtable(bridge).encode(), check=True)
     flows = []
     try:
-        flows += [connect("a", V4["w"], 8080), connect("a", V6["w"], 8080)]
-        flows += [udp_to("a", V4["w"], 9000), udp_to("a", V6["w"], 9000)]
+        flows += [connect("a", V["w"], 8080) for V in families]
+        flows += [udp_to("a", V["w"], 9000) for V in families]
         for _ in range(3):
             talks(flows)
         yield flows
@@ -91,13 +91,14 @@ def seen_after(g, flows, action):
 
 
 def come_and_go():
-    """Links of others', each with a name that no pattern has. Never up: a route that changes ends flows by itself."""
+    """Links of others', each with a name that no pattern has. Never up: a route of theirs would end flows by itself."""
     batch(["link add bwz0 type veth peer name bwz1", "link set bwz0 name bwz2", "link del bwz2"])
 
 
 def test_others_links(g):
     known(Ruleset()).commit(g)
-    with offloading() as flows:
+    # IPv6: for each link that goes the kernel itself forgets routes of IPv4, which ends the flows over them.
+    with offloading(families=(V6,)) as flows:
         check("nothing happens: no hook sees them", seen_after(g, flows, lambda: None), (True, 0))
         check("others' links come and go: none either", seen_after(g, flows, come_and_go), (True, 0))
 

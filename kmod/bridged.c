@@ -17,6 +17,7 @@
 #include "lock.h"
 #include "packet.h"
 #include "register.h"
+#include "tag.h"
 #include "verdict.h"
 
 /* Whether the frame is an IP packet whose header may be read from now on. */
@@ -167,6 +168,7 @@ static unsigned int bw_bridged_local_out(void *priv, struct sk_buff *skb,
 }
 
 static const struct nf_hook_ops bw_bridged_ops[] = {
+	BW_HOOK(NFPROTO_BRIDGE, NF_BR_PRE_ROUTING, NF_BR_PRI_FIRST, bw_tag_hook),
 	BW_HOOK(NFPROTO_BRIDGE, NF_BR_LOCAL_IN, NF_BR_PRI_LAST, bw_bridged_local_in),
 	BW_HOOK(NFPROTO_BRIDGE, NF_BR_FORWARD, NF_BR_PRI_LAST, bw_bridged_forward),
 	BW_HOOK(NFPROTO_BRIDGE, NF_BR_LOCAL_OUT, NF_BR_PRI_LAST, bw_bridged_local_out),

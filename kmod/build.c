@@ -46,15 +46,15 @@
 #include "register.c"
 #include "hook.c"
 #include "frame.c"
-#include "bridged.c"
 #include "tag.c"
+#include "bridged.c"
+#include "offload.c"
 
 /* Namespaces. */
 #include "inside.c"
 #include "netns.c"
 
 /* Control plane. */
-#include "offload.c"
 #include "link.c"
 #include "order.c"
 #include "lifetime.c"

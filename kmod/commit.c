@@ -9,6 +9,7 @@
 
 #include "commit.h"
 #include "exchange.h"
+#include "inside.h"
 #include "lifetime.h"
 #include "netns.h"
 #include "offload.h"
@@ -36,7 +37,7 @@ static enum bw_ep_status bw_ep_status(const struct bw_state *st, u32 link,
 	if (bw_port_is_child(port)) {
 		if (!bw_guard_matches(&st->parents, dev))
 			return BW_EP_UNGUARDED;
-		return bw_net_has(st, link, port) ? BW_EP_VALID : BW_EP_GONE;
+		return bw_inside_has(link, port) ? BW_EP_VALID : BW_EP_GONE;
 	}
 	if (port && !__dev_get_by_index(&init_net, port))
 		return BW_EP_GONE;
@@ -75,6 +76,21 @@ unguarded:
 	return bw_fault_set(f, -EINVAL, f->section, i, "its link is not guarded");
 }
 
+/* A dry run fails where the commit would, and keeps nothing. */
+static int bw_commit_prepare(struct bw_state *st, const struct bw_draft *d,
+			     const struct bw_commit *c, struct bw_fault *f)
+{
+	int err;
+
+	err = bw_exchange_prepare(st, f);
+	if (err)
+		return err;
+	err = bw_commit_check_endpoints(st, d, f);
+	if (err || c->dry_run)
+		bw_exchange_cancel();
+	return err;
+}
+
 int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 		    const struct bw_commit *c, u64 *generation,
 		    struct bw_fault *f)
@@ -100,10 +116,8 @@ int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 	if (!err)
 		err = bw_window_check_closed(f);
 	if (!err)
-		err = bw_commit_check_endpoints(st, d, f);
+		err = bw_commit_prepare(st, d, c, f);
 	*generation = bw_state_generation(old);
-	if (!err && !c->dry_run)
-		err = bw_exchange_prepare(st, f);
 	if (err || c->dry_run) {
 		mutex_unlock(&bw_mutex);
 		rtnl_unlock();
@@ -135,7 +149,7 @@ int bw_commit_seal(const u64 *expect, struct bw_fault *f)
 	else if (!err && expect)
 		err = bw_state_expect(*expect, f);
 	if (!err)
-		bw_seal_set();
+		err = bw_seal_set(f);
 	mutex_unlock(&bw_mutex);
 	return err;
 }

@@ -22,7 +22,10 @@ BW_API int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 			   const struct bw_commit *c, u64 *generation,
 			   struct bw_fault *f);
 
-/* No change from now on, and no unloading. Takes bw_mutex. */
+/*
+ * No change from now on, and no unloading. Returns 0 or a negative errno with the
+ * fault filled in. Context: process; takes bw_mutex.
+ */
 BW_API int bw_commit_seal(const u64 *expect, struct bw_fault *f);
 
 #endif /* _BW_COMMIT_H */

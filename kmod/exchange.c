@@ -36,7 +36,7 @@ static void bw_exchange_set_places(struct bw_state *st, bool both)
 /*
  * Publish new guards before the new state: traffic on a newly guarded link is
  * then judged by the old state for an instant, as unmanaged, instead of by the
- * new one as if it came from outside. Containers' namespaces are open already:
+ * new one as if it came from outside. Containers' devices are listed already:
  * bw_exchange_prepare() did that, or st was the saved state. While the placement
  * changes, a packet between FORWARD and POST_ROUTING is judged twice rather than
  * never.
@@ -48,7 +48,7 @@ void bw_exchange(struct bw_state *st, const struct bw_state *saved)
 	if (st)
 		bw_exchange_set_places(st, !old || old->placement != st->placement);
 	bw_guard_add_matching(bw_state_guards(st), bw_state_parents(st));
-	bw_net_add_matching(st);
+	bw_net_judge(st);
 	rcu_assign_pointer(bw_state, st);
 	/* Its entries point into the old state's counters. */
 	bw_memo_invalidate();
@@ -73,18 +73,22 @@ int bw_exchange_prepare(const struct bw_state *st, struct bw_fault *f)
 		return bw_fault_set(f, err, BW_S_NONE, 0, "bridges cannot be hooked");
 	err = bw_hook_add_needed(st);
 	if (err) {
-		bw_bridged_drop_unneeded(bw_state_locked(), bw_state_saved());
+		bw_exchange_cancel();
 		return bw_fault_set(f, err, BW_S_NONE, 0, "POST_ROUTING cannot be hooked");
 	}
-	err = bw_net_add_matching(st);
+	err = bw_net_prepare(st);
 	if (!err)
 		return 0;
-	bw_bridged_drop_unneeded(bw_state_locked(), bw_state_saved());
-	bw_hook_drop_unneeded(bw_state_locked(), bw_state_saved());
+	bw_exchange_cancel();
+	return bw_fault_set(f, err, BW_S_NONE, 0,
+			    "a container's device cannot be judged: the kernel's log names it");
+}
+
+void bw_exchange_cancel(void)
+{
 	bw_net_drop_unneeded(bw_state_locked(), bw_state_saved());
-	return bw_fault_set(f, err, BW_S_NONE, 0, err == -ENOSPC ?
-			    "a container has too many guarded devices" :
-			    "a container's namespace cannot be opened");
+	bw_hook_drop_unneeded(bw_state_locked(), bw_state_saved());
+	bw_bridged_drop_unneeded(bw_state_locked(), bw_state_saved());
 }
 
 static struct bw_state *bw_closed_new(char *const *closed, u32 n_closed,

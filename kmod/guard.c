@@ -169,10 +169,11 @@ bool bw_guard_matches(const struct bw_guards *g, const struct net_device *dev)
 	return false;
 }
 
-static bool bw_guard_is_child(const struct net_device *dev)
+bool bw_guard_is_child(const struct net_device *dev)
 {
-	return netif_is_macvlan(dev) ||
-	       (dev->rtnl_link_ops && !strcmp(dev->rtnl_link_ops->kind, "ipvlan"));
+	const char *kind = dev->rtnl_link_ops ? dev->rtnl_link_ops->kind : "";
+
+	return !strcmp(kind, "macvlan") || !strcmp(kind, "ipvlan");
 }
 
 /*

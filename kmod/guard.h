@@ -84,6 +84,9 @@ static __always_inline bool bw_bare_port(const struct net_device *dev)
 	return dev && unlikely(netif_is_bridge_port(dev)) && bw_guard_has_port(dev);
 }
 
+/* Whether a device is of a kind that hangs on a parent. Context: rtnl is held. */
+BW_API bool bw_guard_is_child(const struct net_device *dev);
+
 /* Whether a pattern has the device's name. Context: any. */
 BW_API bool bw_guard_matches(const struct bw_guards *g,
 			     const struct net_device *dev);

@@ -6,8 +6,10 @@
  * a device that is not listed.
  */
 #include <linux/etherdevice.h>
+#include <linux/hashtable.h>
 #include <linux/netfilter_bridge.h>
 #include <linux/netfilter_ipv4.h>
+#include <linux/rtnetlink.h>
 #include <linux/tcp.h>
 #include <net/addrconf.h>
 #include <net/netns/generic.h>
@@ -23,30 +25,25 @@
 #include "verdict.h"
 
 BW_DATA unsigned int bw_net_id __read_mostly;
+BW_DATA struct list_head bw_inside_nets = LIST_HEAD_INIT(bw_inside_nets);
 static u32 bw_inside_opened;	/* namespaces; bw_mutex */
 
-static bool bw_inside_find(const struct net *net, const struct net_device *dev,
-			   struct bw_net_dev *at)
+/* Listed devices of all namespaces by their port, for commits. bw_mutex. */
+static DEFINE_HASHTABLE(bw_inside_ports, 10);
+
+/* NULL: not judged. Valid until the hook returns: RCU. */
+static const struct bw_inside_dev *bw_inside_find(const struct net *net,
+						  const struct net_device *dev)
 {
-	const struct bw_net *bn = net_generic(net, bw_net_id);
-	u32 i, n = READ_ONCE(bn->n_dev);
+	struct bw_net *bn = net_generic(net, bw_net_id);
+	const struct bw_inside_dev *at = xa_load(&bn->devs, dev->ifindex);
 
-	for (i = 0; i < n; i++) {
-		const struct bw_net_dev *slot = &bn->dev[i];
-
-		/* Pairs with smp_store_release() in bw_inside_set_dev(). */
-		if (smp_load_acquire(&slot->ifindex) != dev->ifindex)
-			continue;
-		at->link = READ_ONCE(slot->link);
-		at->port = READ_ONCE(slot->port);
-		return true;
-	}
-	return false;
+	return at && READ_ONCE(at->judged) ? at : NULL;
 }
 
 /* Whether it came over the bridge rather than through the host. */
 static bool bw_inside_from_neighbour(const struct sk_buff *skb,
-				     const struct bw_net_dev *at)
+				     const struct bw_inside_dev *at)
 {
 	const struct net_device *bridge;
 
@@ -69,7 +66,7 @@ static bool bw_inside_is_host(const struct bw_party *p)
 
 /* The other side: known by its address, or at least as a neighbour. */
 static void bw_inside_set_peer(const struct bw_state *st, struct bw_party *p,
-			       const struct bw_net_dev *at, bool neighbour)
+			       const struct bw_inside_dev *at, bool neighbour)
 {
 	const struct bw_ep_loc *loc;
 
@@ -101,7 +98,7 @@ static bool bw_inside_is_reset(const struct sk_buff *skb, u8 pf)
 
 /* How a query looks from inside. */
 static void bw_inside_set_parties(const struct bw_state *st, struct bw_query *q,
-				  const struct bw_net_dev *at, struct bw_party *own,
+				  const struct bw_inside_dev *at, struct bw_party *own,
 				  struct bw_party *peer, bool neighbour)
 {
 	bw_party_set(own, BW_KIND_GUARDED, at->link, at->port);
@@ -114,7 +111,7 @@ static void bw_inside_set_parties(const struct bw_state *st, struct bw_query *q,
 
 /* In: a neighbour on the bridge, whose port is not known. Out: the container itself. */
 static u32 bw_inside_neighbour(const struct bw_state *st, const struct sk_buff *skb, u8 pf,
-			       u32 reason, const struct bw_net_dev *at, bool in)
+			       u32 reason, const struct bw_inside_dev *at, bool in)
 {
 	struct bw_neighbour from = { .link = at->link };
 
@@ -130,7 +127,7 @@ static u32 bw_inside_neighbour(const struct bw_state *st, const struct sk_buff *
 static unsigned int bw_inside_judge_in(const struct bw_state *st,
 				       struct sk_buff *skb,
 				       const struct nf_hook_state *hs,
-				       const struct bw_net_dev *at)
+				       const struct bw_inside_dev *at)
 {
 	struct bw_decision d;
 	struct bw_query q;
@@ -159,7 +156,7 @@ static unsigned int bw_inside_judge_in(const struct bw_state *st,
 static unsigned int bw_inside_judge_out(const struct bw_state *st,
 					struct sk_buff *skb,
 					const struct nf_hook_state *hs,
-					const struct bw_net_dev *at)
+					const struct bw_inside_dev *at)
 {
 	struct bw_decision d;
 	struct bw_query q;
@@ -183,15 +180,17 @@ static unsigned int bw_inside_hook_in(void *priv, struct sk_buff *skb,
 				      const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
+	const struct bw_inside_dev *at;
 	unsigned int verdict;
-	struct bw_net_dev at;
 
-	if (!st || st->placement != BW_PLACEMENT_CONTAINER ||
-	    !bw_inside_find(hs->net, hs->in, &at))
+	if (!st || st->placement != BW_PLACEMENT_CONTAINER)
+		return NF_ACCEPT;
+	at = bw_inside_find(hs->net, hs->in);
+	if (!at)
 		return NF_ACCEPT;
 	/* A queue's listener may send it here again: counters need bottom halves off. */
 	local_bh_disable();
-	verdict = bw_inside_judge_in(st, skb, hs, &at);
+	verdict = bw_inside_judge_in(st, skb, hs, at);
 	local_bh_enable();
 	return verdict;
 }
@@ -200,15 +199,17 @@ static unsigned int bw_inside_hook_out(void *priv, struct sk_buff *skb,
 				       const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
+	const struct bw_inside_dev *at;
 	unsigned int verdict;
-	struct bw_net_dev at;
 
-	if (!st || st->placement != BW_PLACEMENT_CONTAINER ||
-	    !bw_inside_find(hs->net, hs->out, &at) || !bw_port_is_child(at.port))
+	if (!st || st->placement != BW_PLACEMENT_CONTAINER)
+		return NF_ACCEPT;
+	at = bw_inside_find(hs->net, hs->out);
+	if (!at || !bw_port_is_child(at->port))
 		return NF_ACCEPT;
 	/* A process may be sending: counters need bottom halves off. */
 	local_bh_disable();
-	verdict = bw_inside_judge_out(st, skb, hs, &at);
+	verdict = bw_inside_judge_out(st, skb, hs, at);
 	local_bh_enable();
 	return verdict;
 }
@@ -228,55 +229,129 @@ static const struct nf_hook_ops bw_inside_ops[] = {
 	BW_HOOK(NFPROTO_IPV6, NF_INET_POST_ROUTING, BW_INSIDE_LATE, bw_inside_hook_out),
 };
 
-int bw_inside_open(struct bw_net *bn)
+static struct bw_inside_dev *bw_inside_dev_new(u32 ifindex, u32 link, u32 port,
+					       bool judged)
+{
+	struct bw_inside_dev *at = kzalloc(sizeof(*at), GFP_KERNEL);
+
+	if (!at)
+		return NULL;
+	at->ifindex = ifindex;
+	at->link = link;
+	at->port = port;
+	at->judged = judged;
+	return at;
+}
+
+/* Hooks before the first device, and the other way round: bw_inside_remove(). */
+static int bw_inside_open(struct bw_net *bn)
 {
 	int err;
 
-	if (bn->open)
+	if (bn->n_devs)
 		return 0;
 	err = bw_hook_register(bn->net, bw_inside_ops, ARRAY_SIZE(bw_inside_ops),
 			       &bn->conntrack_pf);
 	if (err)
 		return err;
-	bn->open = true;
+	list_add_tail(&bn->list, &bw_inside_nets);
 	bw_inside_opened++;
 	return 0;
 }
 
-void bw_inside_close(struct bw_net *bn)
+static void bw_inside_close_empty(struct bw_net *bn)
 {
-	if (!bn->open)
+	if (bn->n_devs)
 		return;
-	WRITE_ONCE(bn->n_dev, 0);
-	memset(bn->dev, 0, sizeof(bn->dev));
+	list_del(&bn->list);
+	bw_inside_opened--;
 	bw_hook_unregister(bn->net, bw_inside_ops, ARRAY_SIZE(bw_inside_ops),
 			   bn->conntrack_pf);
-	bn->open = false;
-	bw_inside_opened--;
 }
 
-int bw_inside_set_dev(struct bw_net *bn, const struct bw_net_dev *at)
+static int bw_inside_add(struct bw_net *bn, struct bw_inside_dev *at)
 {
-	struct bw_net_dev *slot = NULL;
-	u32 i;
+	int err;
 
-	for (i = 0; i < BW_INSIDE_DEVS; i++) {
-		if (bn->dev[i].ifindex == at->ifindex) {
-			slot = &bn->dev[i];
-			break;
-		}
-		if (!bn->dev[i].ifindex && !slot)
-			slot = &bn->dev[i];
+	err = bw_inside_open(bn);
+	if (err)
+		return err;
+	err = xa_err(xa_store(&bn->devs, at->ifindex, at, GFP_KERNEL));
+	if (err) {
+		bw_inside_close_empty(bn);
+		return err;
 	}
-	if (!slot)
-		return -ENOSPC;
-	WRITE_ONCE(slot->link, at->link);
-	WRITE_ONCE(slot->port, at->port);
-	/* Pairs with smp_load_acquire() in bw_inside_find(): link and port first. */
-	smp_store_release(&slot->ifindex, at->ifindex);
-	if (slot - bn->dev >= bn->n_dev)
-		WRITE_ONCE(bn->n_dev, slot - bn->dev + 1);
+	bn->n_devs++;
+	hash_add(bw_inside_ports, &at->by_port, at->port);
 	return 0;
+}
+
+static void bw_inside_remove(struct bw_net *bn, struct bw_inside_dev *at)
+{
+	xa_erase(&bn->devs, at->ifindex);
+	hash_del(&at->by_port);
+	kfree_rcu(at, rcu);
+	bn->n_devs--;
+	bw_inside_close_empty(bn);
+}
+
+int bw_inside_list(struct net *net, u32 ifindex, u32 link, u32 port, bool judged)
+{
+	struct bw_net *bn = net_generic(net, bw_net_id);
+	struct bw_inside_dev *at, *old;
+	int err;
+
+	ASSERT_RTNL();
+	lockdep_assert_held(&bw_mutex);
+	if (bn->dying)
+		return 0;
+	old = xa_load(&bn->devs, ifindex);
+	if (old && old->link == link && old->port == port) {
+		WRITE_ONCE(old->judged, judged);
+		return 0;
+	}
+	if (old)
+		bw_inside_remove(bn, old);
+	at = bw_inside_dev_new(ifindex, link, port, judged);
+	if (!at)
+		return -ENOMEM;
+	bn->net = net;
+	err = bw_inside_add(bn, at);
+	if (err)
+		kfree(at);
+	return err;
+}
+
+void bw_inside_unlist(struct net *net, u32 ifindex)
+{
+	struct bw_net *bn = net_generic(net, bw_net_id);
+	struct bw_inside_dev *at = xa_load(&bn->devs, ifindex);
+
+	ASSERT_RTNL();
+	lockdep_assert_held(&bw_mutex);
+	if (at)
+		bw_inside_remove(bn, at);
+}
+
+void bw_inside_close(struct bw_net *bn)
+{
+	struct bw_inside_dev *at;
+	unsigned long ifindex;
+
+	lockdep_assert_held(&bw_mutex);
+	xa_for_each(&bn->devs, ifindex, at)
+		bw_inside_remove(bn, at);
+}
+
+bool bw_inside_has(u32 link, u32 port)
+{
+	const struct bw_inside_dev *at;
+
+	lockdep_assert_held(&bw_mutex);
+	hash_for_each_possible(bw_inside_ports, at, by_port, port)
+		if (at->link == link && at->port == port)
+			return true;
+	return false;
 }
 
 u32 bw_inside_count(void)

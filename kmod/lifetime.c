@@ -21,9 +21,10 @@ void bw_hold_update(void)
 
 	if (hold == bw_held)
 		return;
-	if (hold)
-		__module_get(THIS_MODULE);
-	else
+	/* While the module is being unloaded there is nothing to hold. */
+	if (hold && !try_module_get(THIS_MODULE))
+		return;
+	if (!hold)
 		module_put(THIS_MODULE);
 	bw_held = hold;
 }
@@ -41,14 +42,16 @@ bool bw_hold_get(void)
 	return READ_ONCE(bw_hold);
 }
 
-void bw_seal_set(void)
+int bw_seal_set(struct bw_fault *f)
 {
 	lockdep_assert_held(&bw_mutex);
 	if (bw_seal)
-		return;
-	__module_get(THIS_MODULE);
+		return 0;
+	if (!try_module_get(THIS_MODULE))
+		return bw_fault_set(f, -ENODEV, BW_S_NONE, 0, "the module is being unloaded");
 	bw_seal = true;
 	pr_notice("sealed: nothing changes until reboot\n");
+	return 0;
 }
 
 bool bw_sealed(void)

@@ -14,10 +14,12 @@ BW_API bool bw_hold_get(void);
 /* After a state was put in force. Context: bw_mutex is held. */
 BW_API void bw_hold_update(void);
 
-/* Context of all three: bw_mutex is held. */
-BW_API void bw_seal_set(void);
+/*
+ * bw_seal_set(): 0, or -ENODEV, the module is being unloaded. bw_seal_check(): 0,
+ * or -EPERM, it is sealed. Both fill the fault in. Context: bw_mutex is held.
+ */
+BW_API int bw_seal_set(struct bw_fault *f);
 BW_API bool bw_sealed(void);
-/* 0, or -EPERM with the fault filled in. */
 BW_API int bw_seal_check(struct bw_fault *f);
 
 #endif /* _BW_LIFETIME_H */

@@ -15,6 +15,38 @@
 #include "offload.h"
 #include "state.h"
 
+/*
+ * What rested on the link as it was: remembered verdicts, and flows that a
+ * flowtable has carried past the hooks since before it was guarded.
+ */
+static void bw_link_forget(void)
+{
+	bw_memo_invalidate();
+	bw_offload_end_soon();
+}
+
+/* Its name, or what it is put on, may have made it guarded, or no longer so. */
+static void bw_link_changed(struct net_device *dev)
+{
+	mutex_lock(&bw_mutex);
+	if (bw_guard_update(dev))
+		bw_link_forget();
+	mutex_unlock(&bw_mutex);
+}
+
+/* Others' links come and go all the time: their end must cost nobody a flow. */
+static void bw_link_gone(const struct net_device *dev)
+{
+	bool mattered;
+
+	mutex_lock(&bw_mutex);
+	mattered = bw_state_close_link(dev->ifindex);
+	mattered |= bw_guard_remove(dev->ifindex);
+	if (mattered)
+		bw_link_forget();
+	mutex_unlock(&bw_mutex);
+}
+
 static int bw_link_event(struct notifier_block *nb, unsigned long event,
 			 void *ptr)
 {
@@ -22,31 +54,21 @@ static int bw_link_event(struct notifier_block *nb, unsigned long event,
 
 	if (!net_eq(dev_net(dev), &init_net))
 		return NOTIFY_DONE;
-	mutex_lock(&bw_mutex);
 	switch (event) {
 	case NETDEV_REGISTER:
 	case NETDEV_CHANGENAME:
-		bw_guard_update(dev);
+		bw_link_changed(dev);
 		break;
 	case NETDEV_CHANGEUPPER:
 		/* What is stacked on a guarded link belongs to it. */
 		dev = ((struct netdev_notifier_changeupper_info *)ptr)->upper_dev;
-		if (!net_eq(dev_net(dev), &init_net) || !bw_guard_update(dev))
-			goto out;
+		if (net_eq(dev_net(dev), &init_net))
+			bw_link_changed(dev);
 		break;
 	case NETDEV_UNREGISTER:
-		bw_state_close_link(dev->ifindex);
-		bw_memo_invalidate();
-		if (bw_state_locked())
-			bw_offload_end_soon();
-		bw_guard_remove(dev->ifindex);
+		bw_link_gone(dev);
 		break;
-	default:
-		goto out;
 	}
-	bw_memo_invalidate();
-out:
-	mutex_unlock(&bw_mutex);
 	return NOTIFY_DONE;
 }
 

@@ -7,7 +7,10 @@
 
 #include "api.h"
 
-/* Registering replays NETDEV_REGISTER for every link there is. */
+/*
+ * Registering replays NETDEV_REGISTER for every link there is: 0 or a negative
+ * errno. Context: process, may sleep; loading and unloading only, takes rtnl.
+ */
 BW_API int bw_link_init(void);
 BW_API void bw_link_exit(void);
 

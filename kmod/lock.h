@@ -2,8 +2,8 @@
 /*
  * The control plane's two mutexes. Lock order: bw_txn_mutex -> rtnl -> bw_mutex.
  * Building a state happens under the first only. Under the other two nothing
- * allocates, except for opening containers' namespaces (netns.c), which comes
- * before anything is changed.
+ * allocates, except for listing containers' devices (netns.c), which comes before
+ * anything is changed.
  */
 #ifndef _BW_LOCK_H
 #define _BW_LOCK_H

@@ -17,7 +17,6 @@
 #include "netns.h"
 #include "offload.h"
 #include "state.h"
-#include "tag.h"
 #include "trace.h"
 #include "txn.h"
 #include "version.h"
@@ -75,12 +74,9 @@ static int __init bw_init(void)
 	err = bw_hook_init(&init_net);
 	if (err)
 		goto link;
-	err = bw_tag_init(&init_net);
-	if (err)
-		goto hook;
 	err = bw_txn_init();
 	if (err)
-		goto tag;
+		goto hook;
 	err = bw_trace_init();
 	if (err)
 		goto txn;
@@ -95,8 +91,6 @@ trace:
 	bw_trace_exit();
 txn:
 	bw_txn_exit();
-tag:
-	bw_tag_exit(&init_net);
 hook:
 	bw_hook_exit(&init_net);
 link:
@@ -122,7 +116,6 @@ static void __exit bw_exit(void)
 	 * except in a queue whose listener has just ended: RCU drops these. Both
 	 * need the hooks that the packets came from.
 	 */
-	bw_tag_exit(&init_net);
 	rcu_barrier();
 	bw_hook_exit(&init_net);
 	bw_bridged_exit();

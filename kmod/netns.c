@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Follows network namespaces. A namespace is opened (inside.c registers hooks and
- * conntrack in it) while a device in it hangs on a guarded link: a veth whose
- * peer is a port of a guarded bridge, or a child (macvlan, ipvlan) of a guarded
- * parent. No other namespace may pay anything. A device that cannot be judged
- * for want of memory or room must not come up.
+ * Follows devices. Listed (inside.c) is each device of another namespace that
+ * hangs on a link which the state in force, or the saved one, judges: a veth
+ * whose peer is a port of a guarded bridge, or a child (macvlan, ipvlan) of a
+ * guarded parent. A device that cannot be listed must not be up: it cannot be
+ * brought up, an up one cannot become a port of a guarded bridge, and a link that
+ * becomes guarded by a new name takes it down. So whatever is up is listed, and a
+ * roll back needs no memory.
+ *
+ * An event costs what hangs on its device, and fails for that device alone. No
+ * other namespace may pay anything.
  *
  * Everything runs under rtnl and bw_mutex, save the end of a namespace, which
  * needs bw_mutex alone.
@@ -18,9 +23,8 @@
 #include "lock.h"
 #include "memo.h"
 #include "netns.h"
+#include "offload.h"
 
-/* Those that have or had a device of a container. */
-static LIST_HEAD(bw_nets);
 static bool bw_net_follows;	/* bw_txn_mutex, but for unloading */
 
 /* Where a device hangs. */
@@ -30,20 +34,19 @@ static bool bw_net_is_kind(const struct net_device *dev, const char *kind)
 	return dev->rtnl_link_ops && !strcmp(dev->rtnl_link_ops->kind, kind);
 }
 
-static bool bw_net_maybe_child(const struct net_device *dev)
+static bool bw_net_of_host(const struct net_device *dev)
 {
-	return bw_net_is_kind(dev, "macvlan") || bw_net_is_kind(dev, "ipvlan");
+	return net_eq(dev_net(dev), &init_net);
 }
 
-/* The host's end of a veth. */
+/* The other end of a veth. NULL: it is none, or has none. */
 static struct net_device *bw_net_peer(const struct net_device *dev)
 {
 	const struct rtnl_link_ops *ops = dev->rtnl_link_ops;
 
-	if (!bw_net_is_kind(dev, "veth") || !ops->get_link_net ||
-	    !net_eq(ops->get_link_net(dev), &init_net))
+	if (!bw_net_is_kind(dev, "veth") || !ops->get_link_net)
 		return NULL;
-	return __dev_get_by_index(&init_net, dev_get_iflink(dev));
+	return __dev_get_by_index(ops->get_link_net(dev), dev_get_iflink(dev));
 }
 
 static struct net_device *bw_net_parent(struct net_device *dev)
@@ -51,228 +54,336 @@ static struct net_device *bw_net_parent(struct net_device *dev)
 	struct net_device *lower;
 	struct list_head *iter;
 
-	if (!bw_net_maybe_child(dev))
+	if (!bw_guard_is_child(dev))
 		return NULL;
 	netdev_for_each_lower_dev(dev, lower, iter)
-		if (net_eq(dev_net(lower), &init_net))
+		if (bw_net_of_host(lower))
 			return lower;
 	return NULL;
 }
 
-/* false: the state does not judge there. */
-static bool bw_net_locate(const struct bw_state *st, struct net_device *dev,
-			  struct bw_net_dev *at)
+/* The host's link that a device of another namespace hangs on. NULL: none. */
+static const struct net_device *bw_net_link(struct net_device *dev, u32 *port)
 {
-	struct net_device *peer, *link;
+	struct net_device *peer = bw_net_peer(dev);
 
-	if (!st || st->placement != BW_PLACEMENT_CONTAINER)
-		return false;
-	peer = bw_net_peer(dev);
-	link = peer ? netdev_master_upper_dev_get(peer) : bw_net_parent(dev);
-	if (!link || !bw_guard_matches(peer ? &st->guards : &st->parents, link))
-		return false;
-	at->ifindex = dev->ifindex;
-	at->link = link->ifindex;
-	at->port = peer ? peer->ifindex : dev_net(dev)->ns.inum;
-	return true;
+	if (bw_net_of_host(dev))
+		return NULL;
+	if (peer && bw_net_of_host(peer)) {
+		*port = peer->ifindex;
+		return netdev_master_upper_dev_get(peer);
+	}
+	*port = dev_net(dev)->ns.inum;
+	return bw_net_parent(dev);
+}
+
+/* Calls back for the devices that hang on a link; ends at the first error. */
+static int bw_net_visit(struct net_device *link,
+			int (*fn)(struct net_device *dev, void *arg), void *arg)
+{
+	struct net_device *port, *peer, *child;
+	struct list_head *iter;
+	int err;
+
+	netdev_for_each_lower_dev(link, port, iter) {
+		peer = bw_net_peer(port);
+		err = peer ? fn(peer, arg) : 0;
+		if (err)
+			return err;
+	}
+	/* rtnl is held, so that this may sleep. */
+	netdev_for_each_upper_dev_rcu(link, child, iter) {
+		err = bw_guard_is_child(child) ? fn(child, arg) : 0;
+		if (err)
+			return err;
+	}
+	return 0;
 }
 
 /* What a state needs. */
 
-/* Opens the namespace for a state that is, comes or (not live) may come back. */
-static int bw_net_add(struct bw_net *bn, const struct bw_state *st, bool live)
+static bool bw_net_judges_inside(const struct bw_state *st)
 {
-	struct net_device *dev;
-	struct bw_net_dev at;
+	return st && st->placement == BW_PLACEMENT_CONTAINER;
+}
+
+static bool bw_net_judges(const struct bw_state *st, const struct net_device *link,
+			  u32 port)
+{
+	return bw_net_judges_inside(st) &&
+	       bw_guard_matches(bw_port_is_child(port) ? &st->parents : &st->guards, link);
+}
+
+/* Whether the state in force judges there. */
+static bool bw_net_judges_now(const struct net_device *link, u32 port)
+{
+	return bw_net_judges(bw_state_locked(), link, port);
+}
+
+/* so: what follows for the device, or for who asked for it. */
+static void bw_net_warn(const struct net_device *dev, const char *so, int err)
+{
+	pr_warn_ratelimited("%s in network namespace %u cannot be judged, so %s: error %d\n",
+			    dev->name, dev_net(dev)->ns.inum, so, err);
+}
+
+/* Lists a device for the state in arg; only one that is up can fail. */
+static int bw_net_prepare_dev(struct net_device *dev, void *arg)
+{
+	const struct net_device *link;
+	u32 port;
 	int err;
 
-	for_each_netdev(bn->net, dev) {
-		if (!bw_net_locate(st, dev, &at))
+	link = bw_net_link(dev, &port);
+	if (!link || !bw_net_judges(arg, link, port))
+		return 0;
+	err = bw_inside_list(dev_net(dev), dev->ifindex, link->ifindex, port,
+			     bw_net_judges_now(link, port));
+	if (!err || !(dev->flags & IFF_UP))
+		return 0;
+	bw_net_warn(dev, "the commit fails", err);
+	return err;
+}
+
+int bw_net_prepare(const struct bw_state *st)
+{
+	struct net_device *link;
+	int err;
+
+	ASSERT_RTNL();
+	lockdep_assert_held(&bw_mutex);
+	if (!bw_net_judges_inside(st))
+		return 0;
+	for_each_netdev(&init_net, link) {
+		if (!bw_guard_matches(&st->guards, link) &&
+		    !bw_guard_matches(&st->parents, link))
 			continue;
-		err = bw_inside_open(bn);
-		if (!err && live)
-			err = bw_inside_set_dev(bn, &at);
+		err = bw_net_visit(link, bw_net_prepare_dev, (void *)st);
 		if (err)
 			return err;
 	}
 	return 0;
 }
 
-static bool bw_net_needed(const struct bw_net *bn, const struct bw_state *st)
+static bool bw_net_judges_listed(const struct bw_state *st, const struct bw_inside_dev *at)
 {
-	struct net_device *dev;
-	struct bw_net_dev at;
+	const struct net_device *link = __dev_get_by_index(&init_net, at->link);
 
-	for_each_netdev(bn->net, dev)
-		if (bw_net_locate(st, dev, &at))
-			return true;
-	return false;
+	return link && bw_net_judges(st, link, at->port);
 }
 
-static void bw_net_drop_one_unneeded(struct bw_net *bn, const struct bw_state *st,
+void bw_net_judge(const struct bw_state *st)
+{
+	struct bw_inside_dev *at;
+	unsigned long ifindex;
+	struct bw_net *bn;
+
+	ASSERT_RTNL();
+	lockdep_assert_held(&bw_mutex);
+	list_for_each_entry(bn, &bw_inside_nets, list)
+		xa_for_each(&bn->devs, ifindex, at)
+			if (bw_net_judges_listed(st, at))
+				WRITE_ONCE(at->judged, true);
+}
+
+static void bw_net_drop_one_unneeded(struct bw_net *bn, struct bw_inside_dev *at,
+				     const struct bw_state *st,
 				     const struct bw_state *saved)
 {
-	struct net_device *dev;
-	struct bw_net_dev at;
-	u32 i;
+	bool judged = bw_net_judges_listed(st, at);
 
-	for (i = 0; i < bn->n_dev; i++) {
-		if (!bn->dev[i].ifindex)
-			continue;
-		dev = __dev_get_by_index(bn->net, bn->dev[i].ifindex);
-		if (!dev || !bw_net_locate(st, dev, &at))
-			WRITE_ONCE(bn->dev[i].ifindex, 0);
-	}
-	if (!bw_net_needed(bn, st) && !bw_net_needed(bn, saved))
-		bw_inside_close(bn);
+	if (judged || bw_net_judges_listed(saved, at))
+		WRITE_ONCE(at->judged, judged);
+	else
+		bw_inside_unlist(bn->net, at->ifindex);
 }
 
-int bw_net_add_matching(const struct bw_state *st)
+void bw_net_drop_unneeded(const struct bw_state *st, const struct bw_state *saved)
 {
-	struct bw_net *bn;
-	int err;
+	struct bw_inside_dev *at;
+	struct bw_net *bn, *next;
+	unsigned long ifindex;
 
 	ASSERT_RTNL();
 	lockdep_assert_held(&bw_mutex);
-	list_for_each_entry(bn, &bw_nets, list) {
-		err = bw_net_add(bn, st, true);
-		if (err)
-			return err;
-	}
+	list_for_each_entry_safe(bn, next, &bw_inside_nets, list)
+		xa_for_each(&bn->devs, ifindex, at)
+			bw_net_drop_one_unneeded(bn, at, st, saved);
+}
+
+/* As devices come, go and change places. */
+
+/* Lists or unlists a device. bw_mutex is held. */
+static int bw_net_sync(struct net_device *dev)
+{
+	const struct net_device *link;
+	bool judged, kept;
+	u32 port;
+
+	link = bw_net_link(dev, &port);
+	judged = link && bw_net_judges_now(link, port);
+	kept = link && bw_net_judges(bw_state_saved(), link, port);
+	if (judged || kept)
+		return bw_inside_list(dev_net(dev), dev->ifindex, link->ifindex, port, judged);
+	bw_inside_unlist(dev_net(dev), dev->ifindex);
 	return 0;
 }
 
-void bw_net_drop_unneeded(const struct bw_state *st,
-			  const struct bw_state *saved)
+/* Whether any device of the namespace is listed. rtnl is held. */
+static bool bw_net_is_open(const struct net *net)
 {
-	struct bw_net *bn;
+	const struct bw_net *bn = net_generic(net, bw_net_id);
 
-	ASSERT_RTNL();
-	lockdep_assert_held(&bw_mutex);
-	list_for_each_entry(bn, &bw_nets, list)
-		bw_net_drop_one_unneeded(bn, st, saved);
+	return READ_ONCE(bn->n_devs);
 }
 
-bool bw_net_has(const struct bw_state *st, u32 link, u32 inum)
+/* Takes bw_mutex, unless nothing can follow. */
+static int bw_net_update(struct net_device *dev)
 {
-	struct net_device *dev;
-	struct bw_net_dev at;
-	struct bw_net *bn;
-
-	list_for_each_entry(bn, &bw_nets, list) {
-		if (bn->net->ns.inum != inum)
-			continue;
-		for_each_netdev(bn->net, dev)
-			if (bw_net_locate(st, dev, &at) && at.link == link &&
-			    at.port == inum)
-				return true;
-	}
-	return false;
-}
-
-/* As links come and go. */
-
-static int bw_net_sync(struct net *net)
-{
-	struct bw_net *bn = net_generic(net, bw_net_id);
-	const struct bw_state *st = bw_state_locked();
-	const struct bw_state *saved = bw_state_saved();
+	u32 port;
 	int err;
 
-	if (net_eq(net, &init_net) || bn->dying)
+	if (!bw_net_link(dev, &port) && !bw_net_is_open(dev_net(dev)))
 		return 0;
-	if (!bn->net) {
-		bn->net = net;
-		list_add_tail(&bn->list, &bw_nets);
-	}
-	err = bw_net_add(bn, st, true);
-	if (!err)
-		err = bw_net_add(bn, saved, false);
-	bw_net_drop_one_unneeded(bn, st, saved);
+	mutex_lock(&bw_mutex);
+	err = bw_net_sync(dev);
+	mutex_unlock(&bw_mutex);
 	return err;
 }
 
-static int bw_net_sync_all(void)
+/* refused: the first device that is up and cannot be listed. */
+static int bw_net_sync_on(struct net_device *dev, void *refused)
 {
-	struct bw_net *bn;
-	int err = 0;
+	int err = bw_net_sync(dev);
 
-	list_for_each_entry(bn, &bw_nets, list)
-		err = bw_net_sync(bn->net) ? : err;
+	if (!err || !(dev->flags & IFF_UP))
+		return 0;
+	*(struct net_device **)refused = dev;
 	return err;
 }
 
-/* Endpoints must not outlive the child they are behind. */
+static int bw_net_unlist_on(struct net_device *dev, void *link)
+{
+	u32 port;
+
+	if (bw_net_link(dev, &port) == link)
+		bw_inside_unlist(dev_net(dev), dev->ifindex);
+	return 0;
+}
+
+/*
+ * A link of the host has a new name, or has come from another namespace: all that
+ * hangs on it. What cannot be listed is taken down without bw_mutex, which other
+ * notifiers take.
+ */
+static void bw_net_link_changed(struct net_device *link)
+{
+	struct net_device *refused;
+	int err;
+
+	do {
+		mutex_lock(&bw_mutex);
+		err = bw_net_visit(link, bw_net_sync_on, &refused);
+		mutex_unlock(&bw_mutex);
+		if (err) {
+			bw_net_warn(refused, "it is taken down", err);
+			dev_close(refused);
+		}
+	} while (err);
+}
+
+/* Endpoints must not outlive the child they are behind. bw_mutex is held. */
 static void bw_net_detach_child(const struct net_device *parent,
 				const struct net_device *child)
 {
-	if (parent && net_eq(dev_net(parent), &init_net) &&
-	    !net_eq(dev_net(child), &init_net))
-		bw_state_close_child(parent->ifindex, dev_net(child)->ns.inum);
+	if (!parent || !bw_net_of_host(parent) || bw_net_of_host(child) ||
+	    !bw_state_close_child(parent->ifindex, dev_net(child)->ns.inum))
+		return;
+	bw_memo_invalidate();
+	bw_offload_end_soon();
 }
 
 static int bw_net_upper_changed(struct net_device *dev,
 				const struct netdev_notifier_changeupper_info *info)
 {
-	const struct rtnl_link_ops *ops = dev->rtnl_link_ops;
+	bool child = bw_guard_is_child(info->upper_dev);
+	struct net_device *hangs = child ? info->upper_dev : bw_net_peer(dev);
+	int err;
 
-	if (bw_net_maybe_child(info->upper_dev)) {
-		if (!info->linking)
-			bw_net_detach_child(dev, info->upper_dev);
-		return bw_net_sync(dev_net(info->upper_dev));
+	if (child && !info->linking) {
+		mutex_lock(&bw_mutex);
+		bw_net_detach_child(dev, hangs);
+		mutex_unlock(&bw_mutex);
 	}
-	if (bw_net_is_kind(dev, "veth") && ops->get_link_net)
-		return bw_net_sync(ops->get_link_net(dev));
-	return 0;
+	err = hangs ? bw_net_update(hangs) : 0;
+	if (!err || !info->linking || !(hangs->flags & IFF_UP))
+		return 0;
+	bw_net_warn(hangs, "it is not attached", err);
+	return err;
 }
 
-static int bw_net_changed(unsigned long event, struct net_device *dev,
-			  void *info)
+static int bw_net_pre_up(struct net_device *dev)
 {
-	switch (event) {
-	case NETDEV_CHANGEUPPER:
-		return bw_net_upper_changed(dev, info);
-	case NETDEV_CHANGENAME:
-		/* Patterns may take a bridge or a parent in, or let it go. */
-		return net_eq(dev_net(dev), &init_net) ? bw_net_sync_all() : 0;
-	case NETDEV_UNREGISTER:
-		bw_net_detach_child(bw_net_parent(dev), dev);
-		fallthrough;
-	case NETDEV_REGISTER:
-	case NETDEV_PRE_UP:
-		if (bw_net_maybe_child(dev) || bw_net_is_kind(dev, "veth"))
-			return bw_net_sync(dev_net(dev));
-	}
-	return 0;
+	int err = bw_net_update(dev);
+
+	if (err)
+		bw_net_warn(dev, "it stays down", err);
+	return err;
+}
+
+/* Goes, or leaves for another namespace. */
+static void bw_net_unregister(struct net_device *dev)
+{
+	struct net_device *parent = bw_net_parent(dev);
+
+	if (!bw_net_of_host(dev) && !parent && !bw_net_is_open(dev_net(dev)))
+		return;
+	mutex_lock(&bw_mutex);
+	bw_net_detach_child(parent, dev);
+	bw_net_visit(dev, bw_net_unlist_on, dev);
+	bw_inside_unlist(dev_net(dev), dev->ifindex);
+	mutex_unlock(&bw_mutex);
 }
 
 static int bw_net_event(struct notifier_block *nb, unsigned long event,
 			void *ptr)
 {
-	int err;
+	struct net_device *dev = netdev_notifier_info_to_dev(ptr);
+	int err = 0;
 
 	switch (event) {
 	case NETDEV_CHANGEUPPER:
-	case NETDEV_CHANGENAME:
-	case NETDEV_UNREGISTER:
-	case NETDEV_REGISTER:
-	case NETDEV_PRE_UP:
+		err = bw_net_upper_changed(dev, ptr);
 		break;
-	default:
-		return NOTIFY_DONE;
+	case NETDEV_PRE_UP:
+		err = bw_net_pre_up(dev);
+		break;
+	case NETDEV_REGISTER:
+		/* It is down: what fails here fails again before it is up. */
+		bw_net_update(dev);
+		fallthrough;
+	case NETDEV_CHANGENAME:
+		if (bw_net_of_host(dev))
+			bw_net_link_changed(dev);
+		break;
+	case NETDEV_UNREGISTER:
+		bw_net_unregister(dev);
+		break;
 	}
-	mutex_lock(&bw_mutex);
-	err = bw_net_changed(event, netdev_notifier_info_to_dev(ptr), ptr);
-	mutex_unlock(&bw_mutex);
-	if (err)
-		pr_warn_ratelimited("a container's namespace cannot be judged: error %d\n",
-				    err);
 	return notifier_from_errno(err);
 }
 
 static struct notifier_block bw_net_notifier = {
 	.notifier_call = bw_net_event,
 };
+
+static int __net_init bw_net_init(struct net *net)
+{
+	struct bw_net *bn = net_generic(net, bw_net_id);
+
+	xa_init(&bn->devs);
+	return 0;
+}
 
 /* Before conntrack leaves the namespace, and while its devices are still there. */
 static void __net_exit bw_net_pre_exit(struct net *net)
@@ -281,14 +392,12 @@ static void __net_exit bw_net_pre_exit(struct net *net)
 
 	mutex_lock(&bw_mutex);
 	bn->dying = true;
-	if (bn->net) {
-		bw_inside_close(bn);
-		list_del(&bn->list);
-	}
+	bw_inside_close(bn);
 	mutex_unlock(&bw_mutex);
 }
 
 static struct pernet_operations bw_net_pernet = {
+	.init = bw_net_init,
 	.pre_exit = bw_net_pre_exit,
 	.id = &bw_net_id,
 	.size = sizeof(struct bw_net),

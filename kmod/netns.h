@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Placement container: which network namespaces are judged inside, as devices
- * come and go.
+ * Placement container: which devices of which network namespaces are listed for
+ * judging inside, as devices come and go.
  */
 #ifndef _BW_NETNS_H
 #define _BW_NETNS_H
@@ -9,17 +9,17 @@
 #include "state.h"
 
 /*
- * Changing what is judged inside takes two steps, as for guards: namespaces that
- * a new state needs are opened before it is published, and those that neither it
- * nor the saved state needs are closed after. A roll back must not depend on
- * memory. Context: process; rtnl and bw_mutex are held.
+ * Changing what is judged inside takes three steps. bw_net_prepare() lists what a
+ * new state needs and may fail; bw_net_judge() before the state is published, and
+ * bw_net_drop_unneeded() after, cannot. What the saved state needs stays listed,
+ * so a roll back begins with bw_net_judge(). bw_net_prepare() returns 0 or a
+ * negative errno; then bw_net_drop_unneeded() for the states there are takes back
+ * what was listed. Context: process; rtnl and bw_mutex are held.
  */
-BW_API int bw_net_add_matching(const struct bw_state *st);
+BW_API int bw_net_prepare(const struct bw_state *st);
+BW_API void bw_net_judge(const struct bw_state *st);
 BW_API void bw_net_drop_unneeded(const struct bw_state *st,
 				 const struct bw_state *saved);
-
-/* Whether the namespace has a child of this parent that the state judges. */
-BW_API bool bw_net_has(const struct bw_state *st, u32 link, u32 inum);
 
 /*
  * Follows the devices of all namespaces from now on: before the first state that

@@ -6,6 +6,7 @@
  * attempt is made to tell them apart.
  */
 #include <linux/module.h>
+#include <linux/rcupdate.h>
 #include <linux/workqueue.h>
 #include <net/netfilter/nf_flow_table.h>
 
@@ -24,6 +25,8 @@ void bw_offload_end(void)
 
 static void bw_offload_work_end(struct work_struct *work)
 {
+	/* A packet that was judged before the change may still offload its flow. */
+	synchronize_rcu();
 	bw_offload_end();
 }
 

@@ -10,7 +10,10 @@
 
 /* All of them; when it returns none is left that began before. May sleep. */
 BW_API void bw_offload_end(void);
-/* The same a moment later, from where sleeping is no option. */
+/*
+ * The same a moment later, for those that packets begin before now. Context: any;
+ * returns at once.
+ */
 BW_API void bw_offload_end_soon(void);
 BW_API void bw_offload_exit(void);
 

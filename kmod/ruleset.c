@@ -302,9 +302,13 @@ void bw_endpoints_free(struct bw_endpoints *e)
 	bw_free(e);
 }
 
-static void bw_ep_loc_close(struct bw_ep_loc *loc)
+/* Whether it was open. */
+static bool bw_ep_loc_close(struct bw_ep_loc *loc)
 {
+	bool open = loc->identity != BW_ID_UNMANAGED;
+
 	WRITE_ONCE(loc->identity, BW_ID_UNMANAGED);
+	return open;
 }
 
 static bool bw_ep_loc_on(const struct bw_ep_loc *loc, u32 ifindex)
@@ -312,38 +316,42 @@ static bool bw_ep_loc_on(const struct bw_ep_loc *loc, u32 ifindex)
 	return loc->link == ifindex || loc->port == ifindex;
 }
 
-void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
+bool bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
 {
 	struct bw_ep4 *v4 = e->v4.slots;
 	struct bw_ep6 *v6 = e->v6.slots;
+	bool closed = false;
 	u32 i;
 
 	if (!bw_bit_test(e->ifindex_used, (u16)ifindex))
-		return;
+		return false;
 	for (i = 0; i <= e->v4.mask; i++)
 		if (v4[i].addr && bw_ep_loc_on(&v4[i].loc, ifindex))
-			bw_ep_loc_close(&v4[i].loc);
+			closed |= bw_ep_loc_close(&v4[i].loc);
 	for (i = 0; i <= e->v6.mask; i++)
 		if (v6[i].used && bw_ep_loc_on(&v6[i].loc, ifindex))
-			bw_ep_loc_close(&v6[i].loc);
+			closed |= bw_ep_loc_close(&v6[i].loc);
+	return closed;
 }
 
-void bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
+bool bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
 {
 	struct bw_ep4 *v4 = e->v4.slots;
 	struct bw_ep6 *v6 = e->v6.slots;
+	bool closed = false;
 	u32 i;
 
 	if (!bw_bit_test(e->ifindex_used, (u16)link) || !bw_bit_test(e->ifindex_used, (u16)inum))
-		return;
+		return false;
 	for (i = 0; i <= e->v4.mask; i++)
 		if (v4[i].addr && v4[i].loc.link == link &&
 		    v4[i].loc.port == inum)
-			bw_ep_loc_close(&v4[i].loc);
+			closed |= bw_ep_loc_close(&v4[i].loc);
 	for (i = 0; i <= e->v6.mask; i++)
 		if (v6[i].used && v6[i].loc.link == link &&
 		    v6[i].loc.port == inum)
-			bw_ep_loc_close(&v6[i].loc);
+			closed |= bw_ep_loc_close(&v6[i].loc);
+	return closed;
 }
 
 void bw_endpoint_close4(struct bw_endpoints *e, __be32 v4)

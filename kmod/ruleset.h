@@ -22,11 +22,11 @@ BW_API void bw_endpoints_free(struct bw_endpoints *e);
 /*
  * Close, in place and for good, the endpoints on a link or port, those of a
  * child of a link in the namespace with this inode number, or one of them.
- * Packets may be judged meanwhile. Context: bw_mutex is held, or the endpoints
- * are not published yet.
+ * Packets may be judged meanwhile. The first two return whether one was open.
+ * Context: bw_mutex is held, or the endpoints are not published yet.
  */
-BW_API void bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex);
-BW_API void bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum);
+BW_API bool bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex);
+BW_API bool bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum);
 BW_API void bw_endpoint_close4(struct bw_endpoints *e, __be32 addr);
 BW_API void bw_endpoint_close6(struct bw_endpoints *e, const u8 *addr);
 

@@ -147,26 +147,30 @@ void bw_state_save(struct bw_state *st)
 	bw_saved = st;
 }
 
-void bw_state_close_link(u32 ifindex)
+bool bw_state_close_link(u32 ifindex)
 {
 	struct bw_state *st = bw_state_locked();
+	bool closed = false;
 
 	lockdep_assert_held(&bw_mutex);
 	if (st)
-		bw_endpoints_close_link(st->endpoints, ifindex);
+		closed |= bw_endpoints_close_link(st->endpoints, ifindex);
 	if (bw_saved)
-		bw_endpoints_close_link(bw_saved->endpoints, ifindex);
+		closed |= bw_endpoints_close_link(bw_saved->endpoints, ifindex);
+	return closed;
 }
 
-void bw_state_close_child(u32 link, u32 inum)
+bool bw_state_close_child(u32 link, u32 inum)
 {
 	struct bw_state *st = bw_state_locked();
+	bool closed = false;
 
 	lockdep_assert_held(&bw_mutex);
 	if (st)
-		bw_endpoints_close_child(st->endpoints, link, inum);
+		closed |= bw_endpoints_close_child(st->endpoints, link, inum);
 	if (bw_saved)
-		bw_endpoints_close_child(bw_saved->endpoints, link, inum);
+		closed |= bw_endpoints_close_child(bw_saved->endpoints, link, inum);
+	return closed;
 }
 
 void bw_state_exit(void)

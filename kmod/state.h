@@ -76,13 +76,14 @@ BW_API void bw_state_save(struct bw_state *st);
 
 /*
  * Closes the endpoints, in both states, that are behind a link or port, or
- * behind a child of a link in the namespace with this inode number. The caller
- * invalidates the memo. Context: bw_mutex is held.
+ * behind a child of a link in the namespace with this inode number. Returns
+ * whether one was open: then the caller invalidates the memo and ends offloaded
+ * flows. Context: bw_mutex is held.
  */
-BW_API void bw_state_close_link(u32 ifindex);
-BW_API void bw_state_close_child(u32 link, u32 inum);
+BW_API bool bw_state_close_link(u32 ifindex);
+BW_API bool bw_state_close_child(u32 link, u32 inum);
 
-/* Frees both. No packet may be in a hook any more. */
+/* Frees both. Context: process; no packet is in a hook any more. */
 BW_API void bw_state_exit(void);
 
 #endif /* _BW_STATE_H */

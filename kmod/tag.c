@@ -9,11 +9,9 @@
 #include <linux/netfilter_bridge.h>
 
 #include "guard.h"
-#include "register.h"
 #include "tag.h"
 
-static unsigned int bw_tag_hook(void *priv, struct sk_buff *skb,
-				const struct nf_hook_state *hs)
+unsigned int bw_tag_hook(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs)
 {
 	/* Receiving has moved the outermost tag, if any, out of the frame. */
 	if (likely(!skb_vlan_tag_present(skb)) || skb_vlan_tag_get_id(skb))
@@ -25,20 +23,4 @@ static unsigned int bw_tag_hook(void *priv, struct sk_buff *skb,
 		return NF_ACCEPT;
 	__vlan_hwaccel_clear_tag(skb);
 	return NF_ACCEPT;
-}
-
-static const struct nf_hook_ops bw_tag_ops =
-	BW_HOOK(NFPROTO_BRIDGE, NF_BR_PRE_ROUTING, NF_BR_PRI_FIRST, bw_tag_hook);
-
-int bw_tag_init(struct net *net)
-{
-	return BW_BRIDGE_FAMILY ? nf_register_net_hook(net, &bw_tag_ops) : 0;
-}
-
-void bw_tag_exit(struct net *net)
-{
-	if (!BW_BRIDGE_FAMILY)
-		return;
-	nf_unregister_net_hook(net, &bw_tag_ops);
-	synchronize_net();
 }

@@ -6,15 +6,14 @@
 #ifndef _BW_TAG_H
 #define _BW_TAG_H
 
-#include <net/net_namespace.h>
+#include <linux/netfilter.h>
 
 #include "api.h"
 
 /*
- * Registers the hook: 0 or a negative errno. No frame is in it any more when
- * bw_tag_exit() returns. Context: process, may sleep; loading and unloading only.
+ * A hook for NF_BR_PRE_ROUTING, ahead of br_netfilter; bridged.c registers it.
+ * Context: softirq or process, RCU read-side critical section.
  */
-BW_API int bw_tag_init(struct net *net);
-BW_API void bw_tag_exit(struct net *net);
+BW_API unsigned int bw_tag_hook(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs);
 
 #endif /* _BW_TAG_H */

@@ -10,11 +10,14 @@
 
 #define BW_CONFIRM_MAX	(24 * 60 * 60)	/* seconds */
 
-/* Context of these: bw_mutex is held. before: NULL where nothing was judged. */
+/*
+ * before: what a roll back restores, NULL where nothing was judged.
+ * bw_window_check_closed(): 0, or -EBUSY with the fault filled in, a commit waits
+ * for its confirmation. bw_window_remaining(): seconds left; 0: no window is open.
+ * Context: bw_mutex is held.
+ */
 BW_API void bw_window_open(struct bw_state *before, u32 seconds);
-/* 0, or -EBUSY with the fault filled in: a commit waits for its confirmation. */
 BW_API int bw_window_check_closed(struct bw_fault *f);
-/* Seconds left; 0: no window is open. */
 BW_API u32 bw_window_remaining(void);
 
 /*
@@ -25,7 +28,7 @@ BW_API u32 bw_window_remaining(void);
 BW_API int bw_window_confirm(const u64 *expect, struct bw_fault *f);
 BW_API int bw_window_roll_back(const u64 *expect, struct bw_fault *f);
 
-/* No window expires any more. */
+/* No window expires any more when it returns. Context: process, may sleep. */
 BW_API void bw_window_exit(void);
 
 #endif /* _BW_WINDOW_H */

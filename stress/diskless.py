@@ -26,7 +26,10 @@ MODULES = (
     "veth", "macvlan", "ipvlan", "nf_tables", "nft_chain_nat", "nft_ct", "nft_flow_offload", "nf_flow_table_inet",
     "vxlan", "ipip", "ip_vs", "ip_vs_rr",
 )  # fmt: skip
-_COMMAND_LINE = "console=ttyS0 oops=panic loglevel=5 mitigations=off rdinit=/init panic=-1 no_timer_check nokaslr random.trust_cpu=on"
+_COMMAND_LINE = (
+    "console=ttyS0 oops=panic loglevel=5 mitigations=off rdinit=/init panic=-1 no_timer_check nokaslr random.trust_cpu=on"
+    " log_buf_len=4M"
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Loading with closed=: it succeeds whatever containers there are, and then no IP passes; as packets.py, whose world it builds on.
 
-    packets.py's a, b, c, w, and a container p in N networks: bwl0 .. bwlN-1, guarded, with the ports bwp0 .. bwpN-1
+    packets.py's a, b, c, w, and two containers p, q in the same N networks: bwl0 .. bwlN-1, guarded, with the ports bwp0 .. bwpN-1 and
+    bwq0 .. bwqN-1; there p is 10.206.n.2 and q 10.206.n.3, under fd00:206:n:: as well
 
 On a kernel that can refuse allocations (FAULT_INJECTION), each allocation of the load is refused in turn. BW_KO is the module's file;
 BW_CLOSED are more patterns to close, of bridges with other containers, and BW_OTHERS their UDP servers (ADDRESS:PORT ...). --no-faults
@@ -19,12 +20,13 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from collections import Counter
 
 import packets
 from bareports import udp4, udp6
-from failures import FAULTS, Failing, set_up
+from failures import FAULTS, Failing, requests, set_up
 from packets import (
     LIBC,
     V4,
@@ -39,6 +41,7 @@ from packets import (
     both,
     bridge_settings,
     check,
+    ifindex,
     inside,
     known,
     run,
@@ -46,6 +49,7 @@ from packets import (
     tcp,
     try_tcp,
     try_udp,
+    udp,
 )
 
 KO = os.environ.get("BW_KO", "")
@@ -68,7 +72,7 @@ def loaded():
 def load(nth=0, closed=CLOSED):
     """0 or the error's name, and whether the nth allocation of it was refused."""
     fd = os.open(KO, os.O_RDONLY)
-    parameters = ctypes.c_char_p(b"closed=" + closed.encode())
+    parameters = ctypes.c_char_p(b"closed=" + closed.encode() if closed else b"")
     failing = Failing(nth) if nth else contextlib.nullcontext()
     try:
         with failing:
@@ -83,24 +87,50 @@ def unload():
     run("rmmod", "bridgewarden")
 
 
-def container_up(networks):
-    run("ip", "netns", "add", "bwt-p")
+#: Last octet of the containers in many networks, and their identities.
+CONTAINERS = {"p": 2, "q": 3}
+P, Q = 6, 7
+
+
+def many4(ns, n):
+    return "10.206.%d.%d" % (n, CONTAINERS[ns])
+
+
+def many6(ns, n):
+    return "fd00:206:%x::%d" % (n, CONTAINERS[ns])
+
+
+def networks_up(networks):
+    """Numbers of networks that the two containers join."""
     lines = []
-    for n in range(networks):
-        lines += [
-            "link add bwl%d type bridge" % n,
-            "link set bwl%d up" % n,
-            "link add bwp%d type veth peer name eth%d netns bwt-p" % (n, n),
-            "link set bwp%d master bwl%d up" % (n, n),
-        ]
+    for n in networks:
+        lines += ["link add bwl%d type bridge" % n, "link set bwl%d up" % n]
+        for ns in CONTAINERS:
+            lines += [
+                "link add bw%s%d type veth peer name eth%d netns bwt-%s" % (ns, n, n, ns),
+                "link set bw%s%d master bwl%d up" % (ns, n, n),
+            ]
     batch(lines)
-    batch(["link set eth%d up" % n for n in range(networks)], "-n", "bwt-p")
+    for ns in CONTAINERS:
+        lines = []
+        for n in networks:
+            lines += [
+                "addr add %s/24 dev eth%d" % (many4(ns, n), n),
+                "addr add %s/64 dev eth%d nodad" % (many6(ns, n), n),
+                "link set eth%d up" % n,
+            ]
+        batch(lines, "-n", "bwt-" + ns)
 
 
-def container_down():
-    """Whatever there is of it; the ports may go by themselves meanwhile."""
-    there = [name for name in os.listdir("/sys/class/net") if name.startswith(("bwl", "bwp"))]
-    batch_if_there([*("link del " + name for name in there), "netns del bwt-p"])
+def containers_up(networks):
+    batch(["netns add bwt-" + ns for ns in CONTAINERS])
+    networks_up(range(networks))
+
+
+def containers_down():
+    """Whatever there is of them; the ports may go by themselves meanwhile."""
+    there = [name for name in os.listdir("/sys/class/net") if re.fullmatch(r"bw[lpq]\d+", name)]
+    batch_if_there([*("link del " + name for name in there), *("netns del bwt-" + ns for ns in CONTAINERS)])
 
 
 WAYS = {
@@ -186,7 +216,7 @@ def crossed():
 def test_many_networks():
     everything = sorted(ways())
     for networks in (17, 40):
-        container_up(networks)
+        containers_up(networks)
         check("%d networks: without the module" % networks, (loaded(), opened(ways())), (False, everything))
         check("%d networks: it loads" % networks, load(), (0, False))
         for value in ("0", "1"):
@@ -199,7 +229,124 @@ def test_many_networks():
             ("open", "silence"),
         )
         unload()
-        container_down()
+        containers_down()
+
+
+# Each placement, beside containers in many networks.
+
+
+def many(placement, networks, **kwargs):
+    """From p to q a datagram to port 9000 is allowed, and nothing else between containers."""
+    ruleset = Ruleset(guards=("bwl*",), placement=placement, **kwargs).rule(P, Q, udp(9000))
+    for n in range(networks):
+        for ns, identity in (("p", P), ("q", Q)):
+            port = ifindex("bw%s%d" % (ns, n))
+            ruleset.endpoint(many4(ns, n), many6(ns, n), identity, ifindex("bwl%d" % n), port)
+    return ruleset
+
+
+def between(networks):
+    """What gets from p to q and back, over the first, a middle and the last network, both families."""
+    where = sorted({0, networks // 2, networks - 1})
+    calls = [
+        (try_udp, frm, address(to, n), 9000)
+        for frm, to in (("p", "q"), ("q", "p"))
+        for n in where
+        for address in (many4, many6)
+    ]
+    found = at_once(calls)
+    half = len(found) // 2
+    return sorted(set(found[:half])), sorted(set(found[half:]))
+
+
+OPEN, JUDGED, CLOSED_WAYS = (["open"], ["open"]), (["open"], ["silence"]), (["silence"], ["silence"])
+
+
+def namespaces():
+    return struct.unpack("=I", Genl().ask(packets.INFO)[0][packets.A_NAMESPACES][0])[0]
+
+
+def try_placements(networks):
+    g = Genl()
+    for placement, word in enumerate(("forward", "postrouting", "container")):
+        what = "%d networks, %s: " % (networks, word)
+        bridge_settings("0" if word == "container" else "1")
+        ruleset = many(placement, networks)
+        check(what + "before it", between(networks), OPEN)
+        check(what + "a dry run", said(ruleset, dry=True), "done")
+        check(what + "keeps nothing", (namespaces(), between(networks)), (0, OPEN))
+        check(what + "a commit", said(ruleset), "done")
+        number = 2 if word == "container" else 0
+        check(what + "judges", (namespaces(), between(networks)), (number, JUDGED))
+        check(what + "another dry run", said(Ruleset(defaults=(0,) * 6), dry=True), "done")
+        check(what + "changes nothing", (namespaces(), between(networks)), (number, JUDGED))
+        check(what + "the end", said(Ruleset(guards=(), defaults=(0,) * 6)), "done")
+        check(what + "gives all back", (namespaces(), between(networks)), (0, OPEN))
+    bridge_settings("0")
+    g.close()
+
+
+def said(ruleset, **kwargs):
+    try:
+        ruleset.commit(Genl(), **kwargs)
+        return "done"
+    except packets.Refused as e:
+        return str(e)
+
+
+def try_roll_back(networks):
+    """To a state that judges inside, from one that does not, while the containers join as many networks again."""
+    nothing = Ruleset(guards=(), defaults=(0,) * 6)
+    check("%d networks: container" % networks, said(many(2, networks)), "done")
+    check("a window in which nothing is judged", said(nothing, timeout=600), "done")
+    check("is open, and keeps its namespaces", (namespaces(), between(networks)), (2, OPEN))
+    networks_up(range(networks, 2 * networks))
+    check("also over networks that they join in it", between(2 * networks), OPEN)
+    Genl().ask(packets.ROLLBACK)
+    check("%d networks: rolled back, judged as before" % networks, between(networks), JUDGED)
+    late = at_once([(try_udp, "p", address("q", 2 * networks - 1), 9000) for address in (many4, many6)])
+    check("and closed over networks that no endpoint is known of", set(late), {"silence"})
+    check("%d networks: the new ones' endpoints" % (2 * networks), said(many(2, 2 * networks)), "done")
+    check("judged over all of them", between(2 * networks), JUDGED)
+    check("a window in which container judges", said(nothing), "done")
+    check("opens", said(many(2, 2 * networks), timeout=600), "done")
+    check("judged in it", (namespaces(), between(2 * networks)), (2, JUDGED))
+    Genl().ask(packets.ROLLBACK)
+    check("rolled back: open, and given back", (namespaces(), between(2 * networks)), (0, OPEN))
+
+
+def try_reload(networks):
+    check("%d networks: unloaded from container" % networks, said(many(2, networks)), "done")
+    unload()
+    check("is open", between(networks), OPEN)
+    check("loaded closed", load(), (0, False))
+    check("is closed", between(networks), CLOSED_WAYS)
+    check("container from closed, in a window", said(many(2, networks), timeout=600), "done")
+    check("judges", (namespaces(), between(networks)), (2, JUDGED))
+    Genl().ask(packets.ROLLBACK)
+    check("rolled back to closed", (namespaces(), between(networks)), (0, CLOSED_WAYS))
+    check("container for good", said(many(2, networks)), "done")
+    check("judges", (namespaces(), between(networks)), (2, JUDGED))
+    unload()
+
+
+def test_placements():
+    for networks, tries in (
+        (1, [try_placements, try_reload]),
+        (10, [try_roll_back]),  # of a container that has 20 in the end
+        (40, [try_placements]),
+        (100, [try_reload]),
+    ):
+        bridge_settings("0")
+        check("%d networks: it loads" % networks, load(closed=""), (0, False))
+        containers_up(networks)
+        for ns in CONTAINERS:
+            serve(ns, 9000)
+        for one in tries:
+            one(networks)
+        if loaded():
+            unload()
+        containers_down()
 
 
 def test_frames():
@@ -230,6 +377,80 @@ def test_roll_back_to_closed():
     everything.commit(Genl())
     check("committed for good: open", both(try_udp, "a", "b", 9000), ("open", "open"))
     unload()
+
+
+# A seal while the module is being unloaded.
+
+DELETE_MODULE = 176 if os.uname().machine == "x86_64" else 106
+#: Seconds that a request waits only while a commit holds the lock that it needs.
+STUCK = 0.2
+
+
+def begin_long(g, endpoints=100000):
+    """A transaction whose commit holds that lock for long: it compares each endpoint's link with all patterns."""
+    ruleset = known(Ruleset(guards=(*("b*t*0*%d" % i for i in range(1, 31)), "bwt0", "bwt1")))
+    bridge = ifindex("bwt0")
+    one = struct.pack("=III", A, bridge, 0)
+    many = b"".join(struct.pack("!I", (11 << 24) + i) + one for i in range(endpoints))
+    steps, _ = requests(ruleset, 0)
+    for _, cmd, payload in steps:
+        g.ask(cmd, payload)
+    for at in range(0, len(many), 16 * 4000):
+        g.ask(packets.ADD, packets.nla(packets.S_EP4, many[at : at + 16 * 4000]))
+
+
+class Sealer(threading.Thread):
+    """Asks for the seal of a generation that is still to come, until the answer is another one than that it is not there."""
+
+    def __init__(self, generation):
+        super().__init__(daemon=True)
+        self.g, self.generation = Genl(), generation
+        self.since = self.said = None
+
+    def run(self):
+        expect = packets.nla(packets.A_EXPECT, struct.pack("=Q", self.generation))
+        while self.said is None:
+            self.since = time.monotonic()
+            try:
+                self.g.ask(packets.SEAL, expect)
+                self.said = "sealed"
+            except packets.Refused as e:
+                if e.number not in (errno.ESTALE, errno.EBUSY):
+                    self.said = e.words or errno.errorcode[e.number]
+            time.sleep(0)
+
+    def is_stuck(self):
+        return self.said is None and self.since is not None and time.monotonic() - self.since > STUCK
+
+
+def seal_while_unloading():
+    """What the seal's answer was, and whether the module went."""
+    known(Ruleset()).commit(Genl())
+    g = Genl()
+    begin_long(g)
+    generation = Genl().generation()
+    expect = packets.nla(packets.A_EXPECT, struct.pack("=Q", generation))
+    commit = threading.Thread(target=lambda: g.ask(packets.COMMIT, expect), daemon=True)
+    sealer = Sealer(generation + 1)
+    commit.start()
+    sealer.start()
+    while not sealer.is_stuck() and sealer.said is None:
+        time.sleep(0.01)
+    if sealer.is_stuck():
+        LIBC.syscall(DELETE_MODULE, b"bridgewarden", os.O_NONBLOCK)
+    sealer.join()
+    commit.join()
+    g.close()
+    sealer.g.close()
+    return sealer.said, not loaded()
+
+
+def test_seal_while_unloading():
+    """The seal waits for a commit when the unloading begins: it must not be promised."""
+    check("it loads", load(closed=""), (0, False))
+    check(
+        "the seal is refused, the module goes", seal_while_unloading(), ("the module is being unloaded", True)
+    )
 
 
 # Each allocation refused.
@@ -320,7 +541,7 @@ def refuse_each(log, outcomes):
 def test_refusals():
     """A load fails as a whole, for want of what the host itself needs, or it closes everything."""
     outcomes = Counter()
-    container_up(17)
+    containers_up(17)
     bridge_settings("0")
     for to in OTHERS:
         check("without the module %s:%d is not refused" % to, refused_at_once(*to), False)
@@ -328,7 +549,7 @@ def test_refusals():
         with stacks_told():
             refuse_each(KernelLog(), outcomes)
     finally:
-        container_down()
+        containers_down()
     for (where, said), number in sorted(outcomes.items()):
         print("# %s: %s %d times" % (where, said, number))
     check("some were refused in the module itself", any(where != "before" for where, _ in outcomes), True)
@@ -337,14 +558,17 @@ def test_refusals():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-faults", action="store_true")
+    parser.add_argument("only", nargs="*", help="tests, without test_; default: all")
     args = parser.parse_args()
     if not KO:
         sys.exit("BW_KO names no file: the module's .ko")
     faults = os.path.exists("/proc/self/fail-nth") and not args.no_faults
     if faults:
         set_up()
-    tests = [test_words, test_many_networks, test_frames, test_roll_back_to_closed, *[test_refusals] * faults]
-    container_down()
+    tests = [test_words, test_many_networks, test_placements, test_frames, test_roll_back_to_closed]
+    tests += [test_refusals] * faults + [test_seal_while_unloading]
+    tests = [test for test in tests if not args.only or test.__name__[5:] in args.only]
+    containers_down()
     saved = packets.world_up()
     try:
         for where in ("a", "b", "c", "w", None):
@@ -357,7 +581,7 @@ def main():
             print("# " + test.__name__, flush=True)
             test()
     finally:
-        container_down()
+        containers_down()
         if not loaded():
             run("insmod", KO)
         Ruleset(guards=(), defaults=(0,) * 6).commit(Genl())

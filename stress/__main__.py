@@ -35,6 +35,7 @@ def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
         {"script": "inside.py", "arguments": []},
         {"script": "bareports.py", "arguments": []},
         {"script": "neighbours.py", "arguments": []},
+        {"script": "crossings.py", "arguments": []},
         {"script": "loading.py", "arguments": []},
         {"script": "contexts.py", "arguments": []},
         {"script": "traces.py", "arguments": []},

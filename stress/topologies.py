@@ -28,6 +28,7 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("inside.py", [], []),
     ("bareports.py", [], []),
     ("neighbours.py", [], []),
+    ("crossings.py", [], ["--each"]),
     ("loading.py", ["--no-faults"], ["--no-faults"]),
     ("contexts.py", [], []),
     ("traces.py", [], []),

@@ -36,6 +36,7 @@ def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
         {"script": "bareports.py", "arguments": []},
         {"script": "neighbours.py", "arguments": []},
         {"script": "links.py", "arguments": []},
+        {"script": "crossings.py", "arguments": []},
         {"script": "loading.py", "arguments": []},
         {"script": "contexts.py", "arguments": []},
         {"script": "traces.py", "arguments": []},

@@ -24,7 +24,7 @@ SCRIPTS = CHECKOUT / "kmod" / "tests"
 MODULES = (
     "br_netfilter", "nf_conntrack", "nf_reject_ipv4", "nf_reject_ipv6", "nfnetlink_log", "nfnetlink_queue", "nf_conntrack_ftp",
     "veth", "macvlan", "ipvlan", "nf_tables", "nft_chain_nat", "nft_ct", "nft_flow_offload", "nf_flow_table_inet",
-    "vxlan", "ipip", "ip_vs", "ip_vs_rr",
+    "vxlan", "ipip", "ip_vs", "ip_vs_rr", "ip_gre", "sit", "ip6_tunnel", "8021q", "vrf", "mpls_router",
 )  # fmt: skip
 _COMMAND_LINE = (
     "console=ttyS0 oops=panic loglevel=5 mitigations=off rdinit=/init panic=-1 no_timer_check nokaslr random.trust_cpu=on"

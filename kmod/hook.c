@@ -400,18 +400,21 @@ static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
 }
 
 /*
- * Bridged packets come without an in-device, and multicast that was routed; the
- * host's own do, too. Returns whether the packet passes through the host.
+ * Bridged packets come without an in-device, and multicast that was routed. The
+ * host's own were not received; ip6_output() shows the device they leave by as
+ * the in-device of its neighbour discovery. Returns whether the packet passes
+ * through the host.
  */
 static bool bw_in_dev(const struct sk_buff *skb, const struct nf_hook_state *hs,
 		      const struct net_device **in)
 {
 	*in = hs->in;
-	if (hs->in || nf_bridge_get_physoutif(skb))
+	if (nf_bridge_get_physoutif(skb))
 		return true;
 	if (!skb->skb_iif)
 		return false;
-	*in = dev_get_by_index_rcu(hs->net, skb->skb_iif);
+	if (!hs->in)
+		*in = dev_get_by_index_rcu(hs->net, skb->skb_iif);
 	return true;
 }
 

@@ -299,6 +299,7 @@ TARGETS = {
     "w by the parent": Target(SHIM_MAC, of("w"), ("egress",)),
     "m, from outside": Target("bwt-w", of("m"), ("direct to m",)),
     "m": Target("m", of("m"), ("from host",)),
+    "c, from host": Target("c", of("c"), ("from host",)),
     "host": Target("bwt0", OWN, ("host",)),
     "host, outside address": Target("bwt0", OUTSIDE, ("host",)),
     "w": Target("bwt0", of("w"), ("egress",)),
@@ -1124,9 +1125,9 @@ class Run:
         self.probe.read(at_ports, at_stacks)
         return [self.where(frame, n, at_ports, at_stacks) for frame, n in zip(frames, serials)], counts
 
-    def alone(self, frame):
+    def alone(self, frame, patience=0.05):
         """What is wrong with a frame that is sent alone: '' or words."""
-        (found,), counts = self.send([frame], 0.05 if not self.policy.queue else None)
+        (found,), counts = self.send([frame], patience if not self.policy.queue else None)
         if (found, counts) in frame.possible(self.policy):
             return ""
         places, want = frame.expected(self.policy)
@@ -1281,6 +1282,19 @@ def under(topology, policy, g, probe, every, each):
     check("%s: %s: %d frames" % (topology.name, policy.name, len(every)), dict(list(faults.items())[:4]), {})
 
 
+def test_host_asks(g, probe):
+    """The host's own neighbour solicitation: its output device is the in-device of IPv6's POST_ROUTING, and no container sent it."""
+    probe.open_sockets(None)
+    neighbours(probe)
+    frame = Frame(row("c, from host", "c", ("from host",), sender="host"), "plain", "udp", 6)
+    for policy in (UNGUARDED, ALLOWED, AUDITED, ALLOWED_LATE):
+        policy.commit(g)
+        batch(["neigh del %s dev bwt1" % V6["c"]])
+        fault = Run(g, probe, policy).alone(frame, packets.WAIT)
+        check("%s: the host asks for a neighbour and finds it" % policy.name, fault, "")
+    neighbours(probe)
+
+
 WORLD_SYSCTLS = {
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/all/send_redirects": "0",
@@ -1350,6 +1364,9 @@ def main():
                 if not wanted or any(word in topology.name for word in wanted):
                     print("# test_%s" % re.sub(r"\W+", "_", topology.name), flush=True)
                     test_topology(topology, g, probe, each)
+            if not wanted or "host_asks" in wanted:
+                print("# test_host_asks", flush=True)
+                test_host_asks(g, probe)
             Ruleset(guards=(), defaults=OPEN).commit(g)
     finally:
         for table in (("ip6", "bwr"), ("inet", "bwc")):

@@ -28,6 +28,7 @@ from packets import (
     Ruleset,
     batch,
     batch_if_there,
+    both,
     bridge_settings,
     check,
     connect,
@@ -131,6 +132,8 @@ def test_renamed_guard(g):
     rename("bwt0", "bwx0")
     try:
         Ruleset(guards=("bwt0", "bwt1"), defaults=(DENY,) * 6).commit(g)
+        carries = packets.until(lambda: both(try_udp, "a", "w", 9000) == ("open", "open"))
+        check("its new name stops nothing", carries, True)
         with offloading("bwx0") as flows:
             check("over a link without a guard they work", talks(flows), [True] * 4)
             rename("bwx0", "bwt0")

@@ -56,7 +56,7 @@ kmod: venv  ## the module against the oldest and newest kernel: -W1, sparse
 sanity: venv  ## ansible-test sanity: two minutes the first time
 	$(BIN)/python tests/run.py sanity
 
-topologies: venv  ## the kernel's scripts on a target's own kernel without a disk, as JUnit: two minutes (TARGET=trixie)
+topologies: venv  ## the kernel's scripts on a target's own kernel without a disk, as JUnit: five minutes (TARGET=trixie)
 	$(BIN)/python tests/run.py topologies-$(TARGET)
 
 scenario: venv  ## one molecule scenario (SCENARIO=default, oldest, newest, boot, life): minutes

@@ -61,7 +61,7 @@ def topologies(target: str, full: bool = False) -> Stage:
     """Of a target that is not `full` the image is there already, and nobody builds its module at the same time."""
     needs = () if full else ("images", "kmod-build")
     return Stage(
-        f"topologies-{target}", f"python -m stress.topologies {target}", 4, "topologies", needs, full
+        f"topologies-{target}", f"python -m stress.topologies {target}", 6, "topologies", needs, full
     )
 
 
@@ -69,7 +69,7 @@ def topologies(target: str, full: bool = False) -> Stage:
 #: longest as soon as there are images, by the worker that made them, and many short ones last. Budgets are about half more than an idle
 #: machine takes with an empty cache.
 STAGES = (
-    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", 8, "vm"),
+    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", 7, "vm"),
     Stage("ruff", "ruff check . && ruff format --check --diff .", 1, "lint"),
     Stage("mypy", "tests/tools/mypy.sh", 2, "lint"),
     Stage("yamllint", "yamllint --strict .", 1, "lint"),
@@ -80,9 +80,9 @@ STAGES = (
     Stage("kmod-order", "python tests/tools/kmod_order.py", 1, "lint"),
     Stage("kmod-doc", "python tests/tools/kmod_doc.py", 1, "lint"),
     Stage("usage", "python tests/usage.py --check", 1, "lint"),
-    molecule("default", 35),
-    molecule("oldest", 26),
-    Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 3, needs=("images",)),
+    molecule("default", 34),
+    molecule("oldest", 25),
+    Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 2, needs=("images",)),
     topologies(OLDEST),
     topologies(DEFAULT),
     topologies(NEWEST),
@@ -90,8 +90,8 @@ STAGES = (
     Stage(
         "kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml", 3
     ),
-    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 4),
-    Stage("sanity", "tests/tools/sanity.sh", 5),
+    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 3),
+    Stage("sanity", "tests/tools/sanity.sh", 4),
     topologies("bookworm", full=True),
     molecule("newest", 45, full=True),
     molecule("boot", 20, full=True),

@@ -58,7 +58,7 @@ int bw_memo_init(void)
 	int cpu;
 
 	get_random_bytes(&bw_memo_seed, sizeof(bw_memo_seed));
-	bw_memo_seed |= 1;
+	bw_memo_seed = BW_MEMO_RATIO << 32 | (u32)bw_memo_seed | 1;
 	for_each_possible_cpu(cpu) {
 		struct bw_memo *memo = kvmalloc_node(BW_MEMO_SIZE << BW_MEMO_BITS,
 						     GFP_KERNEL | __GFP_ZERO,

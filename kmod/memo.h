@@ -108,8 +108,14 @@ static __always_inline u64 bw_memo_addr6(const struct nf_conn *ct,
 	return word;
 }
 
-/* Odd, and no two hosts' the same: drawn before there is an entry. */
+/*
+ * Odd; drawn before there is an entry. The golden ratio above, which spreads
+ * consecutive numbers evenly (Knuth, TAOCP volume 3, section 6.4), and random
+ * below, so that nobody can tell which flows share a slot.
+ */
 BW_API u64 bw_memo_seed;
+
+#define BW_MEMO_RATIO	0x9e3779b9ULL
 
 /* By the top bits of a product. */
 static __always_inline struct bw_memo *bw_memo_at(u64 key)
@@ -118,19 +124,24 @@ static __always_inline struct bw_memo *bw_memo_at(u64 key)
 }
 
 /*
- * Addresses are in network order, so that the byte in which neighbours differ is
- * the topmost of a word: a product's top bits would hang on that byte's low bits
- * alone. It is rotated down.
+ * Addresses are in network order. Swapped, clients of one network are consecutive
+ * numbers; otherwise they would differ in bits that few bits of a product hang on.
  */
+static __always_inline u64 bw_memo_number(u64 addr)
+{
+	return (__force u64)cpu_to_be64(addr);
+}
+
 static __always_inline struct bw_memo *bw_memo_at4(u64 flow, u64 addr)
 {
-	return bw_memo_at(flow + rol64(addr, 8));
+	return bw_memo_at(flow + bw_memo_number(addr));
 }
 
 static __always_inline struct bw_memo *bw_memo_at6(u64 flow, u64 a, u64 b,
 						   u64 c, u64 d)
 {
-	return bw_memo_at(flow + (a ^ rol64(b, 8)) + rol64(c ^ rol64(d, 8), 27));
+	return bw_memo_at(flow + (a ^ bw_memo_number(b)) +
+			  rol64(c ^ bw_memo_number(d), 27));
 }
 
 /* m->when == bw_memo_when(), written so that most packets copy no epoch. */

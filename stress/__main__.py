@@ -69,6 +69,11 @@ def main() -> None:
         action="store_true",
         help="switch that checker off: every allocation costs it a callback of RCU, more than an emulated processor can run under load",
     )
+    parser.add_argument(
+        "--one-thread",
+        action="store_true",
+        help="both emulated processors share a thread: the emulator, not the kernel, dies of code that is patched while another runs it",
+    )
     parser.add_argument("--no-build", action="store_true", help="use the module of the last build")
     parser.add_argument("only", nargs="*", help="scripts of kmod/tests without .py; default: all")
     args = parser.parse_args()
@@ -80,7 +85,7 @@ def main() -> None:
     made = plan(args.seconds, args.only, args.kernel == "debug")
     with (OUT / "console.log").open("w") as log:
         more = f"{RCU} kmemleak=off" if args.no_kmemleak else RCU
-        records = diskless.run(kernel, made, log, parallel=True, more=more)
+        records = diskless.run(kernel, made, log, parallel=not args.one_thread, more=more)
     done, reports = diskless.scripts(records), diskless.reports(records)
     options = kernel.options - ({"DEBUG_KMEMLEAK"} if args.no_kmemleak else set())
     summary = {

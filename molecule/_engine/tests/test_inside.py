@@ -82,8 +82,6 @@ def tried(bench: Bench) -> Any:
     found: dict[str, Any] = {}
     try:
         bench.sh(command=SETTINGS.format(0))
-        bench.commit()
-        found["forward"] = reach()
         bench.commit(placement="container")
         found["closed"] = reach()
         rules = [{"name": way, "ports": ["8080/tcp", "7300/tcp"], **words} for way, words in RULES.items()]
@@ -96,6 +94,9 @@ def tried(bench: Bench) -> Any:
         found["explained"] = bench.explain(
             flows=[["mac2", "mac1", "8080/tcp", False], ["ip1", "ip2", "8080/tcp", False]]
         )
+        # Last: what is dropped on the bridge is neighbour discovery, too, and others would find its failures.
+        bench.commit()
+        found["forward"] = reach()
     finally:
         away(bench)
     return found
@@ -105,7 +106,8 @@ def tried(bench: Bench) -> Any:
 def test_the_host_never_sees_it(tried: Any, way: str) -> None:
     """Everything is denied, and all of it passes: the other placements do not reach these. What crosses a guarded bridge unseen is
     dropped there."""
-    assert tried["forward"][way] == ("timeout timeout" if way == "same bridge" else "open open")
+    got = tried["forward"][way]
+    assert "open" not in got if way == "same bridge" else got == "open open"
 
 
 @pytest.mark.parametrize("way", WAYS)

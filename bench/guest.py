@@ -23,6 +23,7 @@ from typing import Any, Callable
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "lib"), str(HERE)]
 
+# The packages lie beside this file in the machine: they can be found from here on only.
 from bench import peers, swap  # noqa: E402
 from bench.flows import FLOWS, Flow  # noqa: E402
 

@@ -41,6 +41,8 @@ static unsigned int bw_bridged_refuse(const struct bw_state *st, struct sk_buff 
 
 	if (bw_bridged_has_header(skb, f))
 		now.pf = f->family == AF_INET ? NFPROTO_IPV4 : NFPROTO_IPV6;
+	if (st->closed)
+		reason = BW_REASON_CLOSED;
 	local_bh_disable();
 	verdict = bw_verdict_builtin(st, skb, &now, reason);
 	local_bh_enable();
@@ -71,10 +73,9 @@ bw_bridged_unseen(void *priv, struct sk_buff *skb, const struct nf_hook_state *h
 	bw_frame_read(skb, &f);
 	if (f.kind == BW_FRAME_OTHER)
 		return NF_ACCEPT;
-	if (st->closed)
-		return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_CLOSED);
 	/* The receiver's own namespace judges it. */
-	if (st->placement == BW_PLACEMENT_CONTAINER && f.kind == BW_FRAME_IP && !stacked)
+	if (st->placement == BW_PLACEMENT_CONTAINER && f.kind == BW_FRAME_IP && !stacked &&
+	    !st->closed)
 		return NF_ACCEPT;
 	return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_UNSEEN);
 }
@@ -136,8 +137,7 @@ static unsigned int bw_bridged_local_in(void *priv, struct sk_buff *skb,
 	if (f.kind == BW_FRAME_OTHER)
 		return NF_ACCEPT;
 	if (stacked || f.kind == BW_FRAME_WRAPPED)
-		return bw_bridged_refuse(st, skb, hs, &f, st->closed ? BW_REASON_CLOSED :
-								      BW_REASON_UNSEEN);
+		return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_UNSEEN);
 	/* The rest has its verdict, one, from the IP hooks. */
 	if (st->closed || st->mode == BW_MODE_AUDIT ||
 	    nf_bridge_get_physinif(skb) == hs->in->ifindex ||
@@ -159,10 +159,8 @@ static unsigned int bw_bridged_local_out(void *priv, struct sk_buff *skb,
 	bw_frame_read(skb, &f);
 	if (f.kind == BW_FRAME_OTHER)
 		return NF_ACCEPT;
-	if (st->closed)
-		reason = BW_REASON_CLOSED;
-	else if (f.family == AF_INET6 && bw_bridged_has_header(skb, &f) &&
-		 bw_packet_is_neighbour(skb, NFPROTO_IPV6))
+	if (f.family == AF_INET6 && bw_bridged_has_header(skb, &f) &&
+	    bw_packet_is_neighbour(skb, NFPROTO_IPV6))
 		reason = BW_REASON_BARE_PORT_NEIGHBOUR;
 	return bw_bridged_refuse(st, skb, hs, &f, reason);
 }

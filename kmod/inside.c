@@ -11,14 +11,13 @@
 #include <linux/netfilter_ipv4.h>
 #include <linux/rtnetlink.h>
 #include <linux/tcp.h>
-#include <net/addrconf.h>
 #include <net/netns/generic.h>
-#include <net/route.h>
 
 #include "inside.h"
 #include "l4.h"
 #include "lock.h"
 #include "neighbour.h"
+#include "origin.h"
 #include "packet.h"
 #include "register.h"
 #include "state.h"
@@ -54,16 +53,6 @@ static bool bw_inside_from_neighbour(const struct sk_buff *skb,
 	       !ether_addr_equal(eth_hdr(skb)->h_source, bridge->dev_addr);
 }
 
-static bool bw_inside_is_host(const struct bw_party *p)
-{
-	struct in6_addr v6;
-
-	if (p->family == AF_INET)
-		return inet_addr_type(&init_net, p->addr.v4) == RTN_LOCAL;
-	memcpy(&v6, &p->addr, sizeof(v6));
-	return ipv6_chk_addr(&init_net, &v6, NULL, 0);
-}
-
 /* The other side: known by its address, or at least as a neighbour. */
 static void bw_inside_set_peer(const struct bw_state *st, struct bw_party *p,
 			       const struct bw_inside_dev *at, bool neighbour)
@@ -78,7 +67,7 @@ static void bw_inside_set_peer(const struct bw_state *st, struct bw_party *p,
 	/* From the one to the other kind of link packets come from outside. */
 	if (loc && bw_port_is_child(loc->port) == bw_port_is_child(at->port))
 		bw_party_set(p, BW_KIND_GUARDED, 0, 0);
-	else if (bw_inside_is_host(p))
+	else if (bw_address_is_host(p->family, &p->addr))
 		bw_party_set(p, BW_KIND_HOST, 0, 0);
 	else
 		bw_party_set(p, BW_KIND_WORLD, 0, 0);

@@ -33,19 +33,34 @@ static bool bw_origin_by_port(int physin, struct bw_origin *o)
 	return true;
 }
 
+bool bw_address_is_host(u8 family, const union bw_addr *addr)
+{
+	struct in6_addr v6;
+
+	if (family == AF_INET)
+		return inet_addr_type(&init_net, addr->v4) == RTN_LOCAL;
+	memcpy(&v6, addr, sizeof(v6));
+	return ipv6_chk_addr(&init_net, &v6, NULL, 0);
+}
+
 /*
  * A copy of the host's own multicast, dev_loopback_xmit() in net/core/dev.c.
  * Multicast that is routed may come back the same way, with its sender's address.
  */
 static bool bw_origin_is_own_copy(const struct sk_buff *skb, u8 pf)
 {
+	union bw_addr from = { .v6 = { 0, 0 } };
+
 	if (likely(skb->pkt_type != PACKET_LOOPBACK))
 		return false;
 	if (pf == NFPROTO_IPV4)
-		return !ip_hdr(skb)->saddr ||
-		       inet_addr_type(&init_net, ip_hdr(skb)->saddr) == RTN_LOCAL;
-	return ipv6_addr_any(&ipv6_hdr(skb)->saddr) ||
-	       ipv6_chk_addr(&init_net, &ipv6_hdr(skb)->saddr, NULL, 0);
+		from.v4 = ip_hdr(skb)->saddr;
+	else
+		memcpy(&from, &ipv6_hdr(skb)->saddr, sizeof(from));
+	/* The host has sent before it had an address. */
+	if (!from.v6[0] && !from.v6[1])
+		return true;
+	return bw_address_is_host(pf == NFPROTO_IPV4 ? AF_INET : AF_INET6, &from);
 }
 
 bool bw_origin_find(const struct sk_buff *skb, const struct net_device *in, u8 pf,

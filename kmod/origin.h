@@ -11,6 +11,7 @@
 #include <linux/skbuff.h>
 
 #include "api.h"
+#include "classify.h"
 #include "guard.h"
 #include "uapi/bridgewarden.h"
 
@@ -32,6 +33,12 @@ struct bw_origin {
  */
 BW_API bool bw_origin_find(const struct sk_buff *skb, const struct net_device *in, u8 pf,
 			   struct bw_origin *o);
+
+/*
+ * Whether an address is one of the host's, on whatever device. Context: any, RCU
+ * read-side critical section.
+ */
+BW_API bool bw_address_is_host(u8 family, const union bw_addr *addr);
 
 /*
  * Whether the device alone and the bridge port tell a packet's origin, so that a

@@ -90,7 +90,8 @@ def search_path() -> str:
 
 def printable(text: str) -> str:
     """One line without control characters: a name may hold what it likes, a log line may not."""
-    if text.isprintable():  # nearly always, and a letter at a time is slow: the agent does this to every line of a diff
+    # Nearly always; and a letter at a time is slow, where the agent does this to every line of a diff.
+    if text.isprintable():
         return text
     words = " ".join(text.splitlines())
     return "".join(letter if letter.isprintable() else "?" for letter in words)

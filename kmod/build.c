@@ -26,6 +26,7 @@
 #include "counters.c"
 #include "guard.c"
 #include "state.c"
+#include "pickedup.h"
 #include "memo.c"
 #include "reason.c"
 

@@ -31,6 +31,10 @@
  * that has no address yet is the container whose port it speaks from; as
  * responder its link-local address is looked up like a group's.
  *
+ * A TCP connection that conntrack picked up in the middle has no known
+ * initiator: conntrack takes who spoke first after its entry was lost. Both ways
+ * round are looked up, see bw_decide_picked_up().
+ *
  * Cache lines touched per packet, by design, besides the packet and its
  * conntrack entry (three lines of that: tuples and status), which are hot:
  *   - remembered (memo.h), as most packets are: a byte for each device, the
@@ -277,6 +281,11 @@ static __always_inline void bw_decide(struct bw_decision *d, u32 index,
 	d->log = log;
 }
 
+static bool bw_refuses(u8 action)
+{
+	return action == BW_ACTION_DENY || action == BW_ACTION_REJECT;
+}
+
 /*
  * What answers may as well begin: a rule that refuses that holds, because the
  * two cannot be told apart. See bw_read_own_ports().
@@ -292,8 +301,119 @@ static noinline void bw_refuse_back(const struct bw_rules *r, const struct bw_qu
 	if (!span || span->rule == BW_RULE_NONE)
 		return;
 	action = span->rule >> BW_SPAN_ACTION & 3;
-	if (action == BW_ACTION_DENY || action == BW_ACTION_REJECT)
+	if (bw_refuses(action))
 		bw_decide(d, span->rule & BW_SPAN_INDEX, action, span->rule & BW_SPAN_LOG);
+}
+
+/* One of the two ways round in which a picked-up connection may have begun. */
+struct bw_way {
+	u32 verdict;	/* as in a span; BW_RULE_NONE: the default decides */
+	u32 reason;	/* of the default */
+	u8 action;	/* of the rule, or of the default */
+	u8 class;
+};
+
+/* from: the side that would have begun it. */
+static void bw_way_find(const struct bw_rules *r, const struct bw_query *q,
+			const struct bw_decision *d, u8 from, bool direct, struct bw_way *w)
+{
+	const struct bw_nl_span *span;
+
+	w->verdict = BW_RULE_NONE;
+	w->reason = 0;
+	w->action = BW_ACTION_ALLOW;
+	w->class = bw_class_by_kind[q->side[from].kind][q->side[!from].kind];
+	if (w->class == BW_CLASS_NONE)
+		return;
+	span = bw_span_find(r, r->identity[d->identity[from]].row,
+			    r->identity[d->identity[!from]].column,
+			    from == BW_INITIATOR ? q->service : q->back);
+	if (span)
+		w->verdict = direct ? span->direct : span->rule;
+	if (w->verdict != BW_RULE_NONE) {
+		w->action = w->verdict >> BW_SPAN_ACTION & 3;
+		return;
+	}
+	w->reason = direct ? BW_REASON_DIRECT : BW_REASON_DEFAULT_INGRESS + w->class;
+	w->action = direct ? BW_ACTION_DENY : r->defaults[w->class];
+}
+
+/* How much a way's rule counts against the other's: refusals, queue, allow, none. */
+static u8 bw_way_weight(const struct bw_way *w)
+{
+	if (w->verdict == BW_RULE_NONE)
+		return 0;
+	if (bw_refuses(w->action))
+		return 3;
+	return w->action == BW_ACTION_QUEUE ? 2 : 1;
+}
+
+/*
+ * Which side's way decides where no rule matches either. own: the side that
+ * conntrack takes for the initiator. Its default is enough where its port is one
+ * that clients have: then the other way round nobody would serve there.
+ */
+static u8 bw_way_by_default(const struct bw_endpoints *e, const struct bw_query *q,
+			    const struct bw_way w[2], u8 own)
+{
+	u16 client = own == BW_INITIATOR ? q->back : q->service;
+
+	if (bw_refuses(w[own].action) || !bw_refuses(w[!own].action))
+		return own;
+	if (client >= BW_CLIENT_PORTS && !bw_bit_test(e->server_port, client))
+		return own;
+	return !own;
+}
+
+/*
+ * A connection without a known initiator. A rule that refuses it either way
+ * round wins, else one that queues or allows it either way round: that stream
+ * lives on. Without a rule, what was revoked must not come back because its
+ * server spoke first, but what the policy allows by default shall outlive the
+ * loss of its entry.
+ */
+static noinline void bw_decide_picked_up(const struct bw_rules *r, const struct bw_endpoints *e,
+					 const struct bw_query *q, bool direct,
+					 struct bw_decision *d)
+{
+	u8 weight, other, side = BW_INITIATOR;
+	u32 first = d->identity[BW_INITIATOR];
+	struct bw_way w[2];
+
+	bw_way_find(r, q, d, BW_INITIATOR, direct, &w[BW_INITIATOR]);
+	bw_way_find(r, q, d, BW_RESPONDER, false, &w[BW_RESPONDER]);
+	weight = bw_way_weight(&w[BW_INITIATOR]);
+	other = bw_way_weight(&w[BW_RESPONDER]);
+	if (other > weight)
+		side = BW_RESPONDER;
+	else if (!weight)
+		side = bw_way_by_default(e, q, w, q->flags & BW_Q_TURNED ? BW_RESPONDER :
+									  BW_INITIATOR);
+	if (side == BW_RESPONDER) {
+		d->identity[BW_INITIATOR] = d->identity[BW_RESPONDER];
+		d->identity[BW_RESPONDER] = first;
+	}
+	d->class = w[side].class;
+	if (w[side].verdict == BW_RULE_NONE)
+		bw_decide(d, w[side].reason, w[side].action, false);
+	else
+		bw_decide(d, w[side].verdict & BW_SPAN_INDEX, w[side].action,
+			  w[side].verdict & BW_SPAN_LOG);
+}
+
+/*
+ * Both ends hold the connection open: each learns by a reset, when it sends, that
+ * it is over, and begins another, whose initiator is known. Nothing answers an
+ * ICMP error.
+ */
+static noinline void bw_classify_picked_up(const struct bw_rules *r, const struct bw_endpoints *e,
+					   const struct bw_query *q, bool direct,
+					   struct bw_decision *d)
+{
+	if (q->back)
+		bw_decide_picked_up(r, e, q, direct, d);
+	if (bw_refuses(d->action) && !(q->flags & BW_Q_ERROR))
+		d->action = BW_ACTION_REJECT;
 }
 
 void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
@@ -340,7 +460,9 @@ void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 	else
 		bw_decide(d, BW_REASON_DEFAULT_INGRESS + d->class,
 			  r->defaults[d->class], false);
-	if (unlikely(q->back) && d->action == BW_ACTION_ALLOW)
+	if (unlikely(q->flags & BW_Q_PICKED_UP))
+		bw_classify_picked_up(r, e, q, direct, d);
+	else if (unlikely(q->back) && d->action == BW_ACTION_ALLOW)
 		bw_refuse_back(r, q, d);
 }
 
@@ -393,5 +515,7 @@ bool bw_published_resolve(const struct bw_endpoints *e, struct bw_query *q)
 	to->port = 0;
 	q->service = bw_service(proto, p->to_port);
 	q->flags &= ~BW_Q_DIRECT;
+	/* A socket that listens has not begun it. */
+	q->back = 0;
 	return true;
 }

@@ -39,11 +39,17 @@ enum bw_side {
 #define BW_Q_ERROR	BIT(1)	/* ICMP error: source is the outer header's */
 #define BW_Q_DHCP	BIT(2)	/* to or from a DHCP client that has no address yet */
 #define BW_Q_OWN_PORTS	BIT(3)	/* service is this packet's, not its connection's */
+#define BW_Q_PICKED_UP	BIT(4)	/* TCP, and nobody has seen the connection begin */
+#define BW_Q_TURNED	BIT(5)	/* with PICKED_UP: the responder spoke first */
+
+/* Where clients' ports begin, by Linux' default for them. */
+#define BW_CLIENT_PORTS	32768
 
 struct bw_query {
 	struct bw_party side[2];	/* by enum bw_side */
 	u32 service;			/* proto << 16 | port */
-	u32 back;			/* the responder's, if it began a connection; 0: no */
+	/* The service if the responder began the connection; 0: it did not. */
+	u32 back;
 	u8 sender;			/* enum bw_side: whose packet this is */
 	u8 flags;			/* BW_Q_* */
 	union bw_addr source;		/* with BW_Q_ERROR only */
@@ -161,6 +167,8 @@ struct bw_endpoints {
 	u32 n_published;
 	/* Whether any socket on this host port is published: one cheap look. */
 	unsigned long published_port[BW_BIT_WORDS(BW_PORTS)];
+	/* TCP ports that published sockets have on the host or in a container. */
+	unsigned long server_port[BW_BIT_WORDS(BW_PORTS)];
 	/* Whether a link or port with these low bits occurs in v4 or v6. */
 	unsigned long ifindex_used[BW_BIT_WORDS(BW_PORTS)];
 };

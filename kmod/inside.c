@@ -93,7 +93,7 @@ static void bw_inside_set_parties(const struct bw_state *st, struct bw_query *q,
 	bw_party_set(own, BW_KIND_GUARDED, at->link, at->port);
 	bw_inside_set_peer(st, peer, at, neighbour);
 	/* The host alone knows what was published; here all is DNATed by now. */
-	q->flags = 0;
+	q->flags &= BW_Q_PICKED_UP;
 	if (q->side[BW_RESPONDER].kind == BW_KIND_HOST)
 		bw_published_resolve(st->endpoints, q);
 }

@@ -3,7 +3,8 @@
  * What a CPU remembers of its own verdicts at FORWARD: of packets that a rule
  * or a default lets pass, all the classifier looked at, and the counter. The
  * next packet that looks the same passes for one cache line. Never remembered is
- * what is dropped, logged, queued, or speaks for another connection.
+ * what is dropped, logged, queued, picked up by conntrack in its middle, or speaks
+ * for another connection.
  *
  * An entry holds as long as bw_epoch is its own. Whoever changes what a verdict
  * may hang on (rules, endpoints, guards, placement) makes the change first and a
@@ -21,6 +22,7 @@
 
 #include "api.h"
 #include "counters.h"
+#include "pickedup.h"
 
 #define BW_MEMO_BITS	10	/* entries of each CPU */
 #define BW_MEMO_SIZE	64	/* bytes of an entry: one line */
@@ -183,6 +185,14 @@ static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 	}
 	if (m->flow != flow || m->addr[0] != a ||
 	    m->ends != ends || !bw_memo_is_of(m, skb, epoch))
+		return false;
+	/*
+	 * Not to store it is not enough: the key has no client's port, so that a
+	 * revoked connection, picked up with its ends exchanged, can look like one
+	 * that conntrack saw begin. Of other protocols the first test reads what
+	 * is there, and the second knows it.
+	 */
+	if (bw_ct_may_be_picked_up(ct) && bw_ct_is_picked_up(ct))
 		return false;
 	bw_count_in(m->count, skb->len);
 	return true;

@@ -15,6 +15,7 @@
 #include "l4.h"
 #include "neighbour.h"
 #include "packet.h"
+#include "pickedup.h"
 
 /* The packet's own transport, where no connection speaks for it. */
 struct bw_header {
@@ -278,9 +279,6 @@ static bool bw_tuple_lacks_ports(const struct nf_conn *ct)
 	return false;
 }
 
-/* Where clients' ports begin, by Linux' default for them. */
-#define BW_CLIENT_PORTS	32768
-
 /*
  * The service from the packet itself. What the answering side sends may as well
  * begin a connection the other way round, to a port that is no client's: q->back.
@@ -347,6 +345,47 @@ static void bw_read_outside(const struct nf_conn *ct, u8 pf,
 	if (bw_l4_has_ports(original->dst.protonum) && !(q->flags & BW_Q_OWN_PORTS))
 		q->service = bw_service(original->dst.protonum,
 					ntohs(original->dst.u.all));
+}
+
+/* The other way round, for a connection whose initiator nobody knows. */
+static void bw_turn(struct bw_query *q)
+{
+	const struct bw_party initiator = q->side[BW_INITIATOR];
+	u32 service = q->service;
+
+	q->side[BW_INITIATOR] = q->side[BW_RESPONDER];
+	q->side[BW_RESPONDER] = initiator;
+	q->service = q->back;
+	q->back = service;
+	q->sender = !q->sender;
+	q->flags |= BW_Q_TURNED;
+}
+
+/*
+ * Of a connection picked up in the middle, what it would be had the other end
+ * begun it. Where the packet was addressed to a published port, it is no
+ * question who began it: the other end would have spoken from another port. The
+ * host is always the responder, since a socket of docker-proxy may be its end.
+ */
+static noinline void bw_read_picked_up(const struct nf_conn *ct, unsigned int where,
+				       struct bw_query *q)
+{
+	__be16 port = ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u.tcp.port;
+	u8 receiver = !q->sender, host = BW_NOBODY, own = BW_NOBODY;
+
+	q->flags |= BW_Q_PICKED_UP;
+	if (ct->status & IPS_DST_NAT)
+		return;
+	/* A container that translates addresses itself: see bw_read_outside(). */
+	if (where & (BW_INSIDE_IN | BW_INSIDE_OUT))
+		own = where & BW_INSIDE_OUT ? q->sender : receiver;
+	if (own == BW_INITIATOR)
+		port = ct->tuplehash[IP_CT_DIR_REPLY].tuple.dst.u.tcp.port;
+	q->back = bw_service(IPPROTO_TCP, ntohs(port));
+	if (where & (BW_FROM_HOST | BW_TO_HOST))
+		host = where & BW_FROM_HOST ? q->sender : receiver;
+	if (host == BW_INITIATOR)
+		bw_turn(q);
 }
 
 /*
@@ -421,6 +460,8 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 	bw_mark_dhcp(q, pf, ntohs(original->src.u.all));
 	if (unlikely(where & (BW_INSIDE_IN | BW_INSIDE_OUT)))
 		bw_read_outside(ct, pf, where, q);
+	if (unlikely(bw_ct_is_picked_up(ct)))
+		bw_read_picked_up(ct, where, q);
 	return BW_READ_QUERY;
 }
 
@@ -475,7 +516,10 @@ bool bw_packet_host_port(const struct sk_buff *skb,
 		*port = dir == IP_CT_DIR_ORIGINAL ? h.port : h.from_port;
 		return true;
 	}
-	*port = CTINFO2DIR(ctinfo) == dir ?
-		ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all) : 0;
+	*port = 0;
+	if (CTINFO2DIR(ctinfo) == dir)
+		*port = ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all);
+	else if (unlikely(bw_ct_is_picked_up(ct)))
+		*port = ntohs(ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u.all);
 	return true;
 }

@@ -10,6 +10,7 @@
 
 #ifdef __KERNEL__
 
+#include <linux/in.h>
 #include <linux/kernel.h>
 #include <linux/mm.h>
 #include <linux/random.h>

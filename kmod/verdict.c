@@ -9,6 +9,7 @@
 #include <linux/icmpv6.h>
 #include <linux/jiffies.h>
 #include <linux/percpu.h>
+#include <linux/tcp.h>
 #include <net/netfilter/ipv4/nf_reject.h>
 #include <net/netfilter/ipv6/nf_reject.h>
 #include <net/netfilter/nf_conntrack.h>
@@ -127,15 +128,36 @@ static void bw_reject6(struct sk_buff *skb, const struct nf_hook_state *hs,
 	}
 }
 
+/* Whether the packet belongs to a connection that its sender holds open. */
+static bool bw_is_of_open(const struct sk_buff *skb, const struct bw_l4 *l4)
+{
+	const struct tcphdr *tcp;
+	struct tcphdr buffer;
+
+	if (l4->proto != IPPROTO_TCP)
+		return false;
+	tcp = skb_header_pointer(skb, l4->offset, sizeof(buffer), &buffer);
+	return tcp && !tcp->syn;
+}
+
+/*
+ * The answer goes to the sender alone. To reset the receiver as well, a segment
+ * would have to reach it with the sequence number that the sender chose: 32 bits
+ * a packet past a refusal. The receiver is answered when it sends.
+ */
 static unsigned int bw_reject(struct sk_buff *skb,
 			      const struct nf_hook_state *hs)
 {
 	struct bw_l4 l4;
+	bool found;
 
-	/* The sender's call fails; from POST_ROUTING nothing can be answered. */
-	if (hs->hook == NF_INET_LOCAL_OUT || hs->hook == NF_INET_POST_ROUTING)
+	/* From here nothing can be answered. */
+	if (hs->hook == NF_INET_POST_ROUTING)
 		return NF_DROP_ERR(-ECONNREFUSED);
-	bw_l4_find(skb, hs->pf, &l4);
+	found = bw_l4_find(skb, hs->pf, &l4);
+	/* The sender's call fails; but TCP sends again what a connection has to say. */
+	if (hs->hook == NF_INET_LOCAL_OUT && !(found && bw_is_of_open(skb, &l4)))
+		return NF_DROP_ERR(-ECONNREFUSED);
 	if (hs->pf == NFPROTO_IPV4)
 		bw_reject4(skb, hs, l4.proto);
 	else

@@ -260,6 +260,10 @@ void test_random_draft(struct test_draft *t)
 	for (i = 0; i < ENDPOINTS6; i++)
 		if (test_below(2))
 			test_endpoint6(t, addrs6[i], test_below(ids), 1 + test_below(2), test_below(3));
+	for (i = 0; i < 6; i++)
+		if (!test_below(3))
+			test_publish(t, "0.0.0.0", test_below(2) ? IPPROTO_TCP : IPPROTO_UDP,
+				     i < 3 ? 32768 + i : 80 + i, "10.0.0.1", 32768 + 4 * i);
 	if (test_below(4)) {
 		test_cell4(t, "0.0.0.0", test_below(ids), test_below(ids));
 		test_cell6(t, "::", test_below(ids), test_below(ids));
@@ -289,9 +293,13 @@ void test_random_query(struct bw_query *q)
 	random_party(&q->side[0], v6);
 	random_party(&q->side[1], test_below(20) ? v6 : !v6);
 	q->sender = test_below(3);
-	q->flags = test_below(16);
+	q->flags = test_below(64);
 	q->back = test_below(3) ? 0 : test_below(24);
+	if (q->back && !test_below(2))
+		q->back += 32768;
 	random_party(&source, q->sender < 2 ? q->side[q->sender].family == AF_INET6 : v6);
 	q->source = source.addr;
 	q->service = test_below(30) ? test_below(24) : BW_SERVICE_MAX;
+	if (q->service < 24 && !test_below(4))
+		q->service += 32768;
 }

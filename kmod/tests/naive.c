@@ -115,9 +115,9 @@ static bool party(const struct bw_draft *d, const struct bw_query *q, int side, 
 	return false;
 }
 
-static u8 class_of(const struct bw_query *q)
+static u8 class_of(u8 from, u8 to)
 {
-	switch (q->side[0].kind * 3 + q->side[1].kind) {
+	switch (from * 3 + to) {
 	case BW_KIND_WORLD * 3 + BW_KIND_GUARDED:
 		return BW_CLASS_INGRESS;
 	case BW_KIND_GUARDED * 3 + BW_KIND_WORLD:
@@ -160,8 +160,101 @@ static void deny(struct bw_decision *out, u32 reason)
 	out->action = BW_ACTION_DENY;
 }
 
-void naive_classify(const struct bw_draft *d, const struct bw_query *q,
-		    struct bw_decision *out)
+/* One of the two ways round in which a picked-up connection may have begun. */
+struct way {
+	u8 class;
+	u32 rule;	/* BW_RULE_NONE: the default */
+	u8 action;
+	u32 reason;	/* of the default */
+	u16 client;	/* port of the side that began it */
+};
+
+static struct way way_of(const struct bw_draft *d, const struct bw_query *q,
+			 const struct bw_decision *ids, int from, bool direct)
+{
+	const struct bw_nl_identity *id = d->data[BW_S_IDENTITY];
+	const struct bw_nl_rule *rules = d->data[BW_S_RULE];
+	u32 service = from ? q->back : q->service, other = from ? q->service : q->back;
+	struct way w = { .rule = BW_RULE_NONE, .client = other };
+
+	w.class = class_of(q->side[from].kind, q->side[!from].kind);
+	if (w.class == BW_CLASS_NONE) {
+		w.action = BW_ACTION_ALLOW;
+		return w;
+	}
+	w.rule = rule_for(d, id[ids->identity[from]].row, id[ids->identity[!from]].column,
+			  service, direct);
+	w.action = w.rule != BW_RULE_NONE ? rules[w.rule].action :
+		   direct ? BW_ACTION_DENY : d->defaults[w.class];
+	w.reason = direct ? BW_REASON_DIRECT : w.class;
+	return w;
+}
+
+static bool refuses(u8 action)
+{
+	return action == BW_ACTION_DENY || action == BW_ACTION_REJECT;
+}
+
+static bool serves(const struct bw_draft *d, u16 port)
+{
+	const struct bw_nl_publish *p = d->data[BW_S_PUBLISH];
+	u32 i;
+
+	for (i = 0; i < d->count[BW_S_PUBLISH]; i++)
+		if (p[i].proto == 6 && (p[i].host_port == port || p[i].to_port == port))
+			return true;
+	return false;
+}
+
+/* The way that decides; w[0] is the query's. */
+static const struct way *decisive(const struct bw_draft *d, const struct bw_query *q,
+				  const struct way w[2])
+{
+	const struct way *own = &w[!!(q->flags & BW_Q_TURNED)], *other = &w[own == w];
+	int i;
+
+	for (i = 0; i < 2; i++)
+		if (w[i].rule != BW_RULE_NONE && refuses(w[i].action))
+			return &w[i];
+	for (i = 0; i < 2; i++)
+		if (w[i].rule != BW_RULE_NONE && w[i].action == BW_ACTION_QUEUE)
+			return &w[i];
+	for (i = 0; i < 2; i++)
+		if (w[i].rule != BW_RULE_NONE)
+			return &w[i];
+	if (refuses(own->action))
+		return own;
+	if (own->client >= 32768 && !serves(d, own->client))
+		return own;
+	return refuses(other->action) ? other : own;
+}
+
+static void classify_picked_up(const struct bw_draft *d, const struct bw_query *q,
+			       struct bw_decision *out, bool direct)
+{
+	const struct bw_nl_rule *rules = d->data[BW_S_RULE];
+	const struct way w[2] = { way_of(d, q, out, 0, direct), way_of(d, q, out, 1, false) };
+	const struct way *chosen = decisive(d, q, w);
+	u32 first = out->identity[0];
+
+	out->class = chosen->class;
+	out->action = chosen->action;
+	out->index = chosen->rule != BW_RULE_NONE ? BW_REASON_MAX + chosen->rule : chosen->reason;
+	out->log = chosen->rule != BW_RULE_NONE && rules[chosen->rule].flags & BW_RULE_F_LOG;
+	if (chosen != w) {
+		out->identity[0] = out->identity[1];
+		out->identity[1] = first;
+	}
+}
+
+/* Both ends hear of it, but nobody answers an error. */
+static void reset(const struct bw_query *q, struct bw_decision *out)
+{
+	if (q->flags & BW_Q_PICKED_UP && !(q->flags & BW_Q_ERROR) && refuses(out->action))
+		out->action = BW_ACTION_REJECT;
+}
+
+static void classify(const struct bw_draft *d, const struct bw_query *q, struct bw_decision *out)
 {
 	const struct bw_nl_identity *id = d->data[BW_S_IDENTITY];
 	const struct bw_nl_rule *rules = d->data[BW_S_RULE];
@@ -170,7 +263,7 @@ void naive_classify(const struct bw_draft *d, const struct bw_query *q,
 	int i;
 
 	memset(out, 0, sizeof(*out));
-	out->class = class_of(q);
+	out->class = class_of(q->side[0].kind, q->side[1].kind);
 	if (out->class == BW_CLASS_NONE)
 		return;
 	spoofed = party(d, q, 0, &out->identity[0]);
@@ -184,6 +277,10 @@ void naive_classify(const struct bw_draft *d, const struct bw_query *q,
 			return;
 		}
 	direct = out->class == BW_CLASS_INGRESS && q->flags & BW_Q_DIRECT;
+	if (q->flags & BW_Q_PICKED_UP && q->back) {
+		classify_picked_up(d, q, out, direct);
+		return;
+	}
 	rule = rule_for(d, id[out->identity[0]].row, id[out->identity[1]].column,
 			q->service, direct);
 	if (rule != BW_RULE_NONE) {
@@ -199,12 +296,19 @@ void naive_classify(const struct bw_draft *d, const struct bw_query *q,
 	if (!q->back || out->action != BW_ACTION_ALLOW)
 		return;
 	rule = rule_for(d, id[out->identity[1]].row, id[out->identity[0]].column, q->back, false);
-	if (rule == BW_RULE_NONE ||
-	    (rules[rule].action != BW_ACTION_DENY && rules[rule].action != BW_ACTION_REJECT))
+	if (rule == BW_RULE_NONE || !refuses(rules[rule].action))
 		return;
 	out->index = BW_REASON_MAX + rule;
 	out->action = rules[rule].action;
 	out->log = rules[rule].flags & BW_RULE_F_LOG;
+}
+
+void naive_classify(const struct bw_draft *d, const struct bw_query *q,
+		    struct bw_decision *out)
+{
+	classify(d, q, out);
+	if (out->index != BW_REASON_SPOOFED && out->index != BW_REASON_UNMANAGED)
+		reset(q, out);
 }
 
 bool naive_agrees(const struct bw_decision *a, const struct bw_decision *b)

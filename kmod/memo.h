@@ -170,6 +170,13 @@ static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 
 	if (unlikely(!ct))
 		return false;
+	/*
+	 * Not to store it is not enough: the key has no client's port, so that a
+	 * revoked connection, picked up with its ends exchanged, can look like one
+	 * that conntrack saw begin. First, because ct need not be kept for it.
+	 */
+	if (bw_ct_may_be_picked_up(ct) && bw_ct_is_picked_up(ct))
+		return false;
 	flow = bw_memo_flow(ct, ctinfo, six);
 	if (six) {
 		a = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 0);
@@ -185,14 +192,6 @@ static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 	}
 	if (m->flow != flow || m->addr[0] != a ||
 	    m->ends != ends || !bw_memo_is_of(m, skb, epoch))
-		return false;
-	/*
-	 * Not to store it is not enough: the key has no client's port, so that a
-	 * revoked connection, picked up with its ends exchanged, can look like one
-	 * that conntrack saw begin. Of other protocols the first test reads what
-	 * is there, and the second knows it.
-	 */
-	if (bw_ct_may_be_picked_up(ct) && bw_ct_is_picked_up(ct))
 		return false;
 	bw_count_in(m->count, skb->len);
 	return true;

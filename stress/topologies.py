@@ -29,6 +29,7 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("bareports.py", [], []),
     ("neighbours.py", [], []),
     ("links.py", [], []),
+    ("pickedup.py", [], []),
     ("crossings.py", [], ["--each"]),
     ("loading.py", ["--no-faults"], ["--no-faults"]),
     ("contexts.py", [], []),

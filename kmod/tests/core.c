@@ -317,6 +317,71 @@ static void test_back(void)
 	test_clear(&t);
 }
 
+/* The office's connection to a container, whichever of them spoke first. */
+static struct bw_decision ask_picked_up(const struct built *b, u8 flags, bool server_first,
+					u16 office, u16 port)
+{
+	struct bw_query q = { .flags = BW_Q_PICKED_UP | flags };
+	struct bw_decision d;
+
+	test_party(&q.side[server_first], "10.10.0.1", W, 0, 0);
+	test_party(&q.side[!server_first], "172.18.0.2", G, 10, 0);
+	q.service = TCP(server_first ? office : port);
+	q.back = TCP(server_first ? port : office);
+	bw_classify(b->r, b->e, &q, &d);
+	return d;
+}
+
+static void test_picked_up(void)
+{
+	struct test_draft t;
+	struct bw_decision d;
+	struct built b;
+
+	example(&t);
+	test_rule(&t, 102, BW_ACTION_DENY, BW_RULE_F_LOG);
+	test_span(&t, TCP(22), TCP(22), 2, 2);
+	test_block(&t, 3, 1);
+	test_pair(&t, 3, 6, 3);	/* web -> office: no ssh */
+	CHECK(build(&b, &t));
+	d = ask_picked_up(&b, 0, false, 40000, 443);	/* office -> web */
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_MAX && d.identity[0] == 6);
+	d = ask_picked_up(&b, 0, true, 40000, 443);	/* the same: an allow either way round */
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_MAX && d.identity[0] == 6);
+	CHECK(d.class == BW_CLASS_INGRESS && d.identity[1] == 3);
+	d = ask_picked_up(&b, BW_Q_DIRECT, true, 40000, 443);	/* counts not, turned round */
+	CHECK(d.action == BW_ACTION_ALLOW);
+	d = ask_picked_up(&b, 0, false, 22, 443);	/* a refusal either way round wins */
+	CHECK(d.action == BW_ACTION_REJECT && d.index == BW_REASON_MAX + 2 && d.log);
+	CHECK(d.class == BW_CLASS_EGRESS && d.identity[0] == 3);
+	d = ask_picked_up(&b, BW_Q_ERROR, true, 22, 443);	/* nobody answers an error */
+	CHECK(d.action == BW_ACTION_DENY && d.index == BW_REASON_MAX + 2 && d.log);
+	d = ask_picked_up(&b, 0, false, 40000, 8080);	/* what was revoked does not come back */
+	CHECK(d.action == BW_ACTION_REJECT && d.index == BW_REASON_DEFAULT_INGRESS);
+	d = ask_picked_up(&b, 0, true, 40000, 8080);	/* nor because its server spoke first */
+	CHECK(d.action == BW_ACTION_REJECT && d.index == BW_REASON_DEFAULT_INGRESS);
+	d = ask_picked_up(&b, 0, true, 443, 40000);	/* egress by default lives on */
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_DEFAULT_EGRESS);
+	d = ask_picked_up(&b, 0, true, 25, 32767);	/* not from a server's port */
+	CHECK(d.action == BW_ACTION_REJECT && d.index == BW_REASON_DEFAULT_INGRESS);
+	demolish(&b);
+	test_publish(&t, "0.0.0.0", 6, 8444, "172.18.0.2", 40000);
+	CHECK(build(&b, &t));
+	d = ask_picked_up(&b, 0, true, 25, 40000);
+	CHECK(d.action == BW_ACTION_REJECT && d.index == BW_REASON_DEFAULT_INGRESS);
+	d = ask_picked_up(&b, 0, true, 25, 40001);
+	CHECK(d.action == BW_ACTION_ALLOW);
+	d = ask_picked_up(&b, BW_Q_TURNED, false, 25, 40001);	/* the same, written down turned */
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_DEFAULT_EGRESS);
+	demolish(&b);
+	t.d.defaults[BW_CLASS_INGRESS] = BW_ACTION_ALLOW;	/* both defaults */
+	CHECK(build(&b, &t));
+	d = ask_picked_up(&b, 0, true, 25, 40000);
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_DEFAULT_EGRESS);
+	demolish(&b);
+	test_clear(&t);
+}
+
 static void publish_query(struct bw_query *q, const char *to, u32 service)
 {
 	memset(q, 0xa5, sizeof(*q));	/* leftovers behind an IPv4 address */
@@ -542,7 +607,7 @@ static void test_no_memory(void)
 
 static void test_against_twin(void)
 {
-	u32 seen[BW_REASON_MAX + 1] = {};
+	u32 seen[BW_REASON_MAX + 1] = {}, turned = 0;
 	struct bw_decision got, want;
 	struct test_draft t;
 	struct bw_query q;
@@ -557,6 +622,8 @@ static void test_against_twin(void)
 			naive_classify(&t.d, &q, &want);
 			bw_classify(b.r, b.e, &q, &got);
 			CHECK(naive_agrees(&got, &want));
+			turned += q.flags & BW_Q_PICKED_UP && q.back && got.action == BW_ACTION_ALLOW &&
+				  got.class != BW_CLASS_NONE && q.side[0].kind != q.side[1].kind;
 			seen[got.index < BW_REASON_MAX ? got.index : BW_REASON_MAX]++;
 		}
 		demolish(&b);
@@ -566,7 +633,7 @@ static void test_against_twin(void)
 	for (i = 0; i <= BW_REASON_DEFAULT_HOST_INGRESS; i++)
 		CHECK(seen[i] > 1000);
 	CHECK(seen[BW_REASON_UNMANAGED] > 1000 && seen[BW_REASON_SPOOFED] > 1000);
-	CHECK(seen[BW_REASON_DIRECT] > 1000 && seen[BW_REASON_MAX] > 1000);
+	CHECK(seen[BW_REASON_DIRECT] > 1000 && seen[BW_REASON_MAX] > 1000 && turned > 1000);
 }
 
 /* Whatever is sent: refused, or built and searched without a stray access. */
@@ -670,6 +737,7 @@ static const struct {
 	{ "ICMP errors", test_errors },
 	{ "DHCP clients without an address", test_dhcp },
 	{ "answers that may begin a connection", test_back },
+	{ "picked up in the middle: both ways round", test_picked_up },
 	{ "published sockets", test_published },
 	{ "endpoints close with link and port", test_closing },
 	{ "host ingress is judged only where it matters", test_host_ingress },

@@ -26,7 +26,8 @@ void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
 	/* These are judged by themselves alone. */
 	if (!epoch || !ct || ctinfo == IP_CT_RELATED ||
 	    ctinfo == IP_CT_RELATED_REPLY ||
-	    ct->status & (IPS_TEMPLATE | IPS_EXPECTED) || bw_ct_is_picked_up(ct))
+	    ct->status & (IPS_TEMPLATE | IPS_EXPECTED) ||
+	    bw_ct_may_be_picked_up(ct))
 		return;
 	k.when = bw_memo_when(skb, epoch);
 	k.flow = bw_memo_flow(ct, ctinfo, hs->pf != NFPROTO_IPV4);

@@ -173,9 +173,9 @@ static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 	/*
 	 * Not to store it is not enough: the key has no client's port, so that a
 	 * revoked connection, picked up with its ends exchanged, can look like one
-	 * that conntrack saw begin. First, because ct need not be kept for it.
+	 * that conntrack saw begin.
 	 */
-	if (bw_ct_may_be_picked_up(ct) && bw_ct_is_picked_up(ct))
+	if (bw_ct_may_be_picked_up(ct))
 		return false;
 	flow = bw_memo_flow(ct, ctinfo, six);
 	if (six) {

@@ -40,7 +40,8 @@ BW_API bool bw_packet_is_neighbour(const struct sk_buff *skb, u8 pf);
 /*
  * For a packet to the host (dir: original) or of its own (reply): the local port
  * its connection goes to, 0 where it is one that the host began, and whether
- * conntrack knows; of one picked up in the middle the host's port. Context: any; the network header is in the linear part.
+ * conntrack knows; the host's port of a connection that was picked up in the middle.
+ * Context: any; the network header is in the linear part.
  */
 BW_API bool bw_packet_host_port(const struct sk_buff *skb,
 				enum ip_conntrack_dir dir, u16 *port);

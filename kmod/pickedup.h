@@ -15,8 +15,10 @@
 #include "api.h"
 
 /*
- * false: it is not, by one test of one byte. Of other protocols that byte is
- * whatever is there. No READ_ONCE(), which costs an instruction more: one byte.
+ * For the memo, by one test of one byte: never false where bw_ct_is_picked_up() is
+ * true. Also true for a flow that was offloaded, and of other protocols where that
+ * byte is left over from another entry: they are judged in full. Without
+ * READ_ONCE(), which would cost an instruction: it is one byte.
  */
 static __always_inline bool bw_ct_may_be_picked_up(const struct nf_conn *ct)
 {

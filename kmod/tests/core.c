@@ -326,6 +326,7 @@ static struct bw_decision ask_picked_up(const struct built *b, u8 flags, bool se
 
 	test_party(&q.side[server_first], "10.10.0.1", W, 0, 0);
 	test_party(&q.side[!server_first], "172.18.0.2", G, 10, 0);
+	inet_pton(AF_INET, "172.18.0.2", &q.source);
 	q.service = TCP(server_first ? office : port);
 	q.back = TCP(server_first ? port : office);
 	bw_classify(b->r, b->e, &q, &d);

@@ -46,7 +46,11 @@ from packets import (
 
 CONTAINER = 2
 ANY_PORT = (TCP << 16, TCP << 16 | 65535)
-TIMEOUTS = ("nf_conntrack_tcp_timeout_established", "nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream")
+TIMEOUTS = (
+    "nf_conntrack_tcp_timeout_established",
+    "nf_conntrack_udp_timeout",
+    "nf_conntrack_udp_timeout_stream",
+)
 
 
 def sysctl(name, value):
@@ -175,7 +179,9 @@ def test_lost(g):
     try:
         lose(flows)
         before = g.counters()
-        check("where nothing is picked up, the next segment is dropped", say(flows, "server"), ["silence"] * 2)
+        check(
+            "where nothing is picked up, the next segment is dropped", say(flows, "server"), ["silence"] * 2
+        )
         check("as invalid", grew(g, before, INVALID), True)
     finally:
         sysctl("nf_conntrack_tcp_loose", loose)
@@ -324,7 +330,9 @@ def test_egress(g):
 def test_placements(g):
     """Each placement, entries lost; in placement container those of the containers' own namespaces, which see a flow in its middle first."""
     for placement, refused in ((FORWARD, "reset"), (POSTROUTING, "silence")):
-        rules = known(Ruleset(defaults=defaults(), placement=placement).rule(A, B, tcp(7030)).rule(B, A, tcp(7031)))
+        rules = known(
+            Ruleset(defaults=defaults(), placement=placement).rule(A, B, tcp(7030)).rule(B, A, tcp(7031))
+        )
         rules.commit(g)
         flows = [Flow("a", V["b"], 7030, "b") for V in (V4, V6)]
         revoked = [Flow("b", V["a"], 7031, "a") for V in (V4, V6)]

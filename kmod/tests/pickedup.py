@@ -249,7 +249,7 @@ def test_memo(g):
             revoked = Flow("w", V["a"], 7010, "a", source=7011)
             lose([revoked], lambda: known(Ruleset(defaults=defaults())).commit(g))
             passing = Flow("a", V["w"], 7011, "w")
-            check("egress by default", [passing.talks() for _ in range(3)], [True] * 3)
+            check("egress by default, IPv4 and IPv6 in turn", [passing.talks() for _ in range(3)], [True] * 3)
             more = [Flow("a", V["w"], 7011, "w") for _ in range(2)]  # their first packets, too
             check("the revoked one beside it: its server speaks", revoked.says("server"), "reset")
             check("its client speaks", revoked.says("client"), "reset")
@@ -351,10 +351,10 @@ def test_placements(g):
         lambda: known(Ruleset(defaults=defaults(), placement=CONTAINER).rule(A, B, tcp(7030))).commit(g),
     )
     check("into placement container, allowed: the server", say(flows, "server"), ["heard"] * 2)
-    check("allowed: the client", say(flows, "client"), ["heard"] * 2)
-    check("revoked: the server's word arrives outside", say(revoked, "server"), ["reset"] * 2)
-    check("revoked: the client's does not", say(revoked, "client"), ["reset"] * 2)
-    check("egress by default", say(out, "client"), ["heard"] * 2)
+    check("into placement container, allowed: the client", say(flows, "client"), ["heard"] * 2)
+    check("into placement container, revoked: the server", say(revoked, "server"), ["reset"] * 2)
+    check("into placement container, revoked: the client", say(revoked, "client"), ["reset"] * 2)
+    check("into placement container, egress by default", say(out, "client"), ["heard"] * 2)
     closing(flows + revoked + out)
 
 

@@ -17,6 +17,7 @@ import time
 
 import loading
 import packets
+from neighbours import SCTP, crc32c
 from packets import (
     ALLOW,
     DENY,
@@ -385,6 +386,31 @@ def test_udp(g):
         client.close()
 
 
+def sctp(ports, tag, chunk):
+    """One packet, as bytes behind the IP header."""
+    head = struct.pack("!HHI", *ports, tag)
+    return head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk
+
+
+def test_sctp(g):
+    """Of an SCTP association conntrack takes up its beginning only: what comes in its middle is invalid, whoever sends it."""
+    known(Ruleset(defaults=defaults())).commit(g)
+    with inside("a"):
+        container = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
+    with inside("w"):
+        outside = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
+    init = struct.pack("!BBHIIHHI", 1, 0, 20, 0x1234, 65536, 1, 1, 7)
+    data = struct.pack("!BBHIHHI4s", 0, 3, 20, 7, 0, 0, 0, b"word")
+    container.sendto(sctp((7050, 7051), 0, init), (V4["w"], 0))
+    check("SCTP, egress by default: an association begins", comes(outside) and len(outside.recv(100)), 52)
+    before = g.counters()
+    container.sendto(sctp((7052, 7053), 0x1234, data), (V4["w"], 0))
+    check("data of an association that nobody has seen begin", comes(outside), False)
+    check("it is invalid", grew(g, before, INVALID), True)
+    container.close()
+    outside.close()
+
+
 TESTS = [
     test_lost,
     test_revoked,
@@ -394,6 +420,7 @@ TESTS = [
     test_egress,
     test_placements,
     test_udp,
+    test_sctp,
 ]
 
 

@@ -367,21 +367,21 @@ def datagram(frm, to, address, port):
 
 def test_udp(g):
     """UDP has no mark: a revoked flow is refused while its entry lives, and then judged by who speaks."""
-    for egress, want in ((ALLOW, True), (DENY, False)):
-        known(Ruleset(defaults=defaults(egress=egress)).rule(WORLD, A, udp(7040), direct=True)).commit(g)
-        server = listen("a", 7040, socket.SOCK_DGRAM)
+    for egress, want, port in ((ALLOW, True, 7040), (DENY, False, 7042)):
+        known(Ruleset(defaults=defaults(egress=egress)).rule(WORLD, A, udp(port), direct=True)).commit(g)
+        server = listen("a", port, socket.SOCK_DGRAM)
         with inside("w"):
             client = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        client.bind(("::", 7041))
+        client.bind(("::", port + 1))
         said = "UDP, egress %s by default" % ("allowed" if want else "denied")
-        check("%s: allowed" % said, datagram(client, server, V6["a"], 7040), True)
-        check("%s: answered" % said, datagram(server, client, V6["w"], 7041), True)
+        check("%s: allowed" % said, datagram(client, server, V6["a"], port), True)
+        check("%s: answered" % said, datagram(server, client, V6["w"], port + 1), True)
         known(Ruleset(defaults=defaults(egress=egress))).commit(g)
-        check("%s: revoked" % said, datagram(server, client, V6["w"], 7041), False)
+        check("%s: revoked" % said, datagram(server, client, V6["w"], port + 1), False)
         with forgetful():
-            datagram(client, server, V6["a"], 7040)
+            datagram(client, server, V6["a"], port)
             time.sleep(2.2)
-        check("%s: revoked, without an entry" % said, datagram(server, client, V6["w"], 7041), want)
+        check("%s: revoked, without an entry" % said, datagram(server, client, V6["w"], port + 1), want)
         server.close()
         client.close()
 

@@ -19,7 +19,6 @@
 
 #define BW_GUARD_FREE	0
 #define BW_GUARD_GONE	U32_MAX	/* no interface number: those are positive ints */
-#define BW_GUARD_DEPTH	8	/* of devices on devices: MAX_NEST_DEV of the kernel */
 
 BW_DATA bool bw_guard_map[1 << BW_GUARD_BITS];
 BW_DATA union bw_guard_slot bw_guard_slots[BW_GUARD_SLOTS];
@@ -272,20 +271,30 @@ bool bw_guard_update(struct net_device *dev)
 	return bw_guard_update_below(dev, BW_GUARD_DEPTH);
 }
 
-int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
+/* stacked: those on a guarded link, too. */
+static int bw_guard_walk(int (*fn)(u32 ifindex, void *arg), void *arg, bool stacked)
 {
 	u32 i;
 	int err;
 
 	lockdep_assert_held(&bw_mutex);
 	for (i = 0; i < BW_GUARD_SLOTS; i++) {
-		/* Not those that are stacked on one. */
 		if (!bw_guard_is_held(i) ||
-		    bw_guard_slots[i].link != bw_guard_slots[i].ifindex)
+		    (!stacked && bw_guard_slots[i].link != bw_guard_slots[i].ifindex))
 			continue;
 		err = fn(bw_guard_slots[i].ifindex, arg);
 		if (err)
 			return err;
 	}
 	return 0;
+}
+
+int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
+{
+	return bw_guard_walk(fn, arg, false);
+}
+
+int bw_guard_for_each_device(int (*fn)(u32 ifindex, void *arg), void *arg)
+{
+	return bw_guard_full ? -EOVERFLOW : bw_guard_walk(fn, arg, true);
 }

@@ -14,6 +14,7 @@
 #define BW_GUARD_BITS	16
 #define BW_GUARD_LINKS	4096	/* held exactly; beyond: by their bit alone */
 #define BW_GUARD_SLOTS	(2 * BW_GUARD_LINKS)
+#define BW_GUARD_DEPTH	8	/* of devices on devices: MAX_NEST_DEV of the kernel */
 
 struct bw_guards {
 	u32 n;
@@ -113,5 +114,11 @@ BW_API bool bw_guard_remove(u32 ifindex);
  * is returned. Context: bw_mutex is held.
  */
 BW_API int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg);
+
+/*
+ * The same for each device whose traffic belongs to a guarded link, the link
+ * included. -EOVERFLOW: not all of them are held exactly, and fn is not called.
+ */
+BW_API int bw_guard_for_each_device(int (*fn)(u32 ifindex, void *arg), void *arg);
 
 #endif /* _BW_GUARD_H */

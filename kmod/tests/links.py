@@ -51,13 +51,20 @@ X = 6
 
 
 def flowtable(bridge):
+    """Its counter: packets of FORWARD, which those of an offloaded flow do not pass."""
     return (
         """table inet bwf {
       flowtable f { hook ingress priority 0; devices = { %s, bwt-a, bwt-w }; }
-      chain late { type filter hook forward priority 10; meta l4proto { tcp, udp } flow add @f; }
+      chain late { type filter hook forward priority 10; meta l4proto { tcp, udp } counter flow add @f; }
     }"""
         % bridge
     )
+
+
+def forwarded():
+    """What that counter says."""
+    said = subprocess.run(["nft", "list", "chain", "inet", "bwf", "late"], check=True, stdout=subprocess.PIPE)
+    return int(said.stdout.decode().split("counter packets ")[1].split()[0])
 
 
 @contextlib.contextmanager
@@ -89,6 +96,39 @@ def seen_after(g, flows, action):
     time.sleep(0.5)  # flows end in a work item
     works = all(talk(s) for s in flows)
     return works, settled(lambda: egress(g)) - before
+
+
+def forwarded_after(flows, action):
+    """As seen_after(), of flows that are none of ours."""
+    before = settled(forwarded)
+    action()
+    time.sleep(0.5)
+    works = all(talk(s) for s in flows)
+    return works, settled(forwarded) - before
+
+
+def guard_comes_and_goes():
+    batch(["link add bwt2 type bridge", "link del bwt2"])
+
+
+def test_others_flows(g):
+    """Between links that nobody guards, whatever changes beside them."""
+    unguarded = Ruleset(guards=("bwt1", "bwt2"))
+    unguarded.commit(g)
+    with offloading() as flows:
+        still = packets.until(lambda: forwarded_after(flows, lambda: None) == (True, 0))
+        check("others' flows: nothing happens, no hook sees them", still, True)
+        check("a commit: none either", forwarded_after(flows, lambda: unguarded.commit(g)), (True, 0))
+        unguarded.commit(g, timeout=60)
+        check("a roll back: none either", forwarded_after(flows, lambda: g.ask(packets.ROLLBACK)), (True, 0))
+    with offloading(families=(V6,)) as flows:  # see test_others_links()
+        still = packets.until(lambda: forwarded_after(flows, lambda: None) == (True, 0))
+        check("others' flows of IPv6: no hook sees them", still, True)
+        check(
+            "a guarded link comes and goes: none either",
+            forwarded_after(flows, guard_comes_and_goes),
+            (True, 0),
+        )
 
 
 def come_and_go():
@@ -294,6 +334,7 @@ def test_full_namespace_renamed(g):
 
 TESTS = (
     test_others_links,
+    test_others_flows,
     test_renamed_guard,
     test_full_namespace,
     test_full_namespace_attached,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Dumps. Each message takes the lock anew and goes on at cb->args[0]; a commit in
- * between is flagged, so that the reader starts again.
+ * Dumps. Each message takes the lock anew and goes on at cb->args[0]; a commit, a
+ * roll back, or an endpoint that closes in between is flagged, so that the reader
+ * starts again.
  */
 #include "lock.h"
+#include "memo.h"
 #include "nl.h"
 #include "nl_dump.h"
 #include "reason.h"
@@ -21,8 +23,12 @@ static int bw_nl_dump(struct sk_buff *skb, struct netlink_callback *cb,
 		return -EINVAL;
 	mutex_lock(&bw_mutex);
 	st = bw_state_locked();
-	/* A commit in between flags the dump as interrupted: read it again. */
-	cb->seq = bw_state_generation(st) + 1;
+	/*
+	 * A change in between flags the dump as interrupted: read it again. Not by
+	 * the generation, which a commit and its roll back leave as it was. Odd,
+	 * because 0 would mean that there is nothing to compare with.
+	 */
+	cb->seq = 2 * bw_epoch + 1;
 	if (st)
 		while (!put(skb, cb, st))
 			cb->args[0]++;

@@ -11,7 +11,8 @@
 
 /*
  * Handlers of genetlink's dumps. Return the length of a part, 0 at the end, or a
- * negative errno; a dump that a commit interrupts is flagged (NLM_F_DUMP_INTR).
+ * negative errno; a dump during which what is in force changes is flagged
+ * (NLM_F_DUMP_INTR).
  * Context: process; take bw_mutex.
  */
 BW_API int bw_nl_dump_rules(struct sk_buff *skb, struct netlink_callback *cb);

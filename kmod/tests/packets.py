@@ -57,6 +57,8 @@ NONE = 0xFFFFFFFF
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 UNMANAGED, SPOOFED, INVALID, DIRECT, NEIGHBOUR, HOST_ERROR = 6, 7, 8, 10, 11, 12
 UNSEEN, UNPLACED = 16, 17
+#: A dump's parts are not of one moment.
+DUMP_INTR = 0x10
 #: The number of rule 0.
 RULE = 64
 ANY = (0, 0xFFFFFF)
@@ -1717,6 +1719,56 @@ def test_seal(g):
     check("nothing else changed", g.generation(), generation)
 
 
+def parts(g, cmd):
+    """A dump, part by part: (the flags of its messages, how many there were before the end)."""
+    g.raw(cmd, flags=0x301)
+    while True:
+        data, at, kinds, flags = g.s.recv(1 << 20), 0, [], 0
+        while at < len(data):
+            length, kind, its = struct.unpack_from("=IHH", data, at)
+            kinds.append(kind)
+            flags |= its
+            at += (length + 3) & ~3
+        yield flags, sum(kind >= 16 for kind in kinds)
+        if 3 in kinds:
+            return
+
+
+def roll_back_at_once(g, ruleset):
+    ruleset.commit(g, timeout=60)
+    g.ask(ROLLBACK)
+
+
+def test_dump(g):
+    """What is in force changes while a dump goes on, and changes back: the dump is flagged, because what it read may be of both."""
+    many, other = known(Ruleset()), known(Ruleset())
+    for i in range(2000):
+        many.endpoint(
+            "10.201.%d.%d" % (8 + i // 250, 1 + i % 250), "fd00:201::8:%x" % i, B, ifindex("bwt0"), 0
+        )
+    many.commit(g)
+    undisturbed = list(parts(g, ENDPOINTS))
+    check("a dump in several parts", len(undisturbed) > 3, True)
+    flags = [flags & DUMP_INTR for flags, _ in undisturbed]
+    check("is flagged by none of them if nothing changes", any(flags), False)
+    other_g = Genl()
+    for said, change in (
+        ("a commit", lambda: other.commit(other_g)),
+        ("a commit and its roll back", lambda: roll_back_at_once(other_g, other)),
+        ("two commits, the second of the same rules", lambda: (other.commit(other_g), many.commit(other_g))),
+    ):
+        many.commit(g)
+        generation = g.generation()
+        dump = parts(g, ENDPOINTS)
+        next(dump)
+        change()
+        flags = [flags & DUMP_INTR for flags, _ in dump]
+        check("%s between two parts: the dump is flagged" % said, any(flags), True)
+        if "roll back" in said:
+            check("although the generation is the same", g.generation(), generation)
+    other_g.close()
+
+
 def test_swap(g):
     """Replacing the ruleset loses nothing that both allow and leaks nothing that neither does."""
     swap(g, FORWARD)
@@ -1772,6 +1824,7 @@ TESTS = (
     test_offload,
     test_log,
     test_hooks,
+    test_dump,
     test_swap,
     test_swap_placement,
     test_refusals,

@@ -11,6 +11,7 @@
 #include <linux/netfilter_ipv4.h>
 #include <linux/rtnetlink.h>
 #include <linux/tcp.h>
+#include <net/ipv6.h>
 #include <net/netns/generic.h>
 
 #include "inside.h"
@@ -85,6 +86,20 @@ static bool bw_inside_is_reset(const struct sk_buff *skb, u8 pf)
 	return tcp && tcp->rst && skb->len == l4.offset + tcp->doff * 4;
 }
 
+/*
+ * Longest ICMP error, with its IP header, that a kernel sends: icmp_send() keeps to
+ * RFC 1812 section 4.3.2.3, icmp6_send() to RFC 4443 section 2.4.
+ */
+#define BW_ERROR4_LONGEST	576
+#define BW_ERROR6_LONGEST	IPV6_MIN_MTU
+
+static bool bw_inside_is_short_error(const struct sk_buff *skb, u8 pf, const struct bw_query *q)
+{
+	unsigned int longest = pf == NFPROTO_IPV4 ? BW_ERROR4_LONGEST : BW_ERROR6_LONGEST;
+
+	return q->flags & BW_Q_ERROR && skb->len - skb_network_offset(skb) <= longest;
+}
+
 /* How a query looks from inside. */
 static void bw_inside_set_parties(const struct bw_state *st, struct bw_query *q,
 				  const struct bw_inside_dev *at, struct bw_party *own,
@@ -129,14 +144,20 @@ static unsigned int bw_inside_judge_in(const struct bw_state *st,
 	if (unlikely(reason >= 0))
 		return bw_verdict_builtin(st, skb, hs,
 					  bw_inside_neighbour(st, skb, hs->pf, reason, at, true));
-	error = q.flags & BW_Q_ERROR;
-	/* Whoever reports an error is not the one it is judged by. */
+	/*
+	 * Who reports an error is not who it is judged by. A longer one than any
+	 * kernel sends is more than a report: its sender is.
+	 */
+	error = bw_inside_is_short_error(skb, hs->pf, &q);
 	bw_inside_set_parties(st, &q, at, bw_receiver(&q), bw_sender(&q),
 			      !error && bw_inside_from_neighbour(skb, at));
 	bw_classify(st->rules, st->endpoints, &q, &d);
-	/* Who is refused shall learn of it: others' refusals come by here. */
+	/*
+	 * Who is refused shall learn of it: others' refusals come by here, to either
+	 * end of a connection.
+	 */
 	if (unlikely(d.action != BW_ACTION_ALLOW) &&
-	    (error || (q.sender == BW_RESPONDER && bw_inside_is_reset(skb, hs->pf))))
+	    (error || bw_inside_is_reset(skb, hs->pf)))
 		return bw_verdict_builtin(st, skb, hs, BW_REASON_HOST_ERROR);
 	return bw_verdict(st, skb, hs, &d);
 }

@@ -187,6 +187,27 @@ def test_same_bridge(g):
     bridge_settings("0")
 
 
+def test_errors(g):
+    """A refusal comes back, and no more by way of it than a kernel's own refusal has."""
+    for V, longest in packets.LONGEST_ERROR:
+        head = 2 * (20 if V is V4 else 40) + 16
+        where = "IPv%d: " % (4 if V is V4 else 6)
+        judged_inside(Ruleset().rule(B, A, udp(7100))).commit(g)
+        asking, outside = packets.Asking("b", "a", 7100, V), packets.Asking("b", "w", 7101, V)
+        check(where + "an allowed connection's error, long", asking.told("a", 1400), 1400 - head)
+        asking.close()
+        judged_inside(Ruleset()).commit(g)
+        asking = packets.Asking("b", "a", 7102, V)
+        check(
+            where + "a denied connection's, as long as a kernel's", asking.told("a", longest), longest - head
+        )
+        check(where + "longer", asking.told("a", longest + 1), 0)
+        check(where + "of a connection to the outside, by its server", outside.told("w", 1400), 1400 - head)
+        check(where + "by a neighbour, long", outside.told("a", longest + 1), 0)
+        asking.close()
+        outside.close()
+
+
 def test_routed(g):
     judged_inside(
         Ruleset().rule(WORLD, A, tcp(8080)).rule(A, C, udp(9000)).rule(A, C, tcp(8081), REJECT)
@@ -466,6 +487,7 @@ def test_stress(g):
 
 TESTS = (
     test_same_bridge,
+    test_errors,
     test_routed,
     test_proxy,
     test_revoke,

@@ -1719,6 +1719,88 @@ def test_seal(g):
     check("nothing else changed", g.generation(), generation)
 
 
+#: Longest ICMP error of a host's own kernel, whole: RFC 1812 section 4.3.2.3, RFC 4443 section 2.4.
+LONGEST_ERROR = ((V4, 576), (V6, 1280))
+
+
+class Asking:
+    """A UDP socket whose datagrams somebody reports on; it is told what an error carries, and needs no privilege for that."""
+
+    def __init__(self, ns, to, port, V):
+        self.V, self.ns, self.to, self.port = V, ns, to, port
+        with inside(ns):
+            self.s = socket.socket(socket.AF_INET if V is V4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        recverr = (socket.IPPROTO_IP, 11) if V is V4 else (socket.IPPROTO_IPV6, 25)
+        self.s.setsockopt(*recverr, 1)
+        self.s.connect((V[to], port))
+
+    def told(self, reporter, length):
+        """Bytes that it gets by an error of that length, with its IP header, which `reporter` sends about its datagram. 0: none."""
+        with contextlib.suppress(OSError):
+            self.s.send(b"question")
+        while comes(self.s, 0.2):  # of an earlier one
+            self.heard()
+        with inside(reporter):
+            raw = socket.socket(self.s.family, socket.SOCK_RAW, ICMP if self.V is V4 else ICMP6)
+        with raw:
+            raw.sendto(self.error(length), (self.V[self.ns], 0))
+        return self.heard() if comes(self.s) else 0
+
+    def heard(self):
+        with contextlib.suppress(OSError):
+            return len(self.s.recvmsg(4096, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)[0])
+        with contextlib.suppress(OSError):
+            self.s.recv(4096, socket.MSG_DONTWAIT)
+        return 0
+
+    def error(self, length):
+        """A port unreachable, without IP header, that quotes the datagram and goes on with whatever there is room for."""
+        family, size = (socket.AF_INET, 20) if self.V is V4 else (socket.AF_INET6, 40)
+        ends = [socket.inet_pton(family, self.V[end]) for end in (self.ns, self.to)]
+        more = length - 2 * size - 16
+        udp_header = struct.pack("!HHHH", self.s.getsockname()[1], self.port, 8 + more, 0)
+        if self.V is V6:
+            quoted = struct.pack("!IHBB16s16s", 6 << 28, 8 + more, UDP, 64, *ends)
+            # The kernel fills in its checksum.
+            return struct.pack("!BBHI", 1, 4, 0, 0) + quoted + udp_header + b"x" * more
+        quoted = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + more, 1, 0, 64, UDP, 0, *ends)
+        said = quoted + udp_header + b"x" * more
+        return struct.pack("!BBHI", 3, 3, checksum(struct.pack("!BBHI", 3, 3, 0, 0) + said), 0) + said
+
+    def close(self):
+        self.s.close()
+
+
+def checksum(data):
+    """Of the internet, RFC 1071."""
+    total = sum(struct.unpack("!%dH" % (len(data + b"\0") // 2), (data + b"\0")[: len(data) + len(data) % 2]))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def test_errors(g):
+    """What a container may pass on by ICMP errors: it is what the connection may, that they quote."""
+    for placement in (FORWARD, POSTROUTING):
+        for V, longest in LONGEST_ERROR:
+            head = 2 * (20 if V is V4 else 40) + 16
+            where = "placement %d, IPv%d: " % (placement, 4 if V is V4 else 6)
+            known(Ruleset(placement=placement).rule(B, A, udp(7100))).commit(g)
+            asking, outside = Asking("b", "a", 7100, V), Asking("b", "w", 7101, V)
+            check(where + "an allowed connection's error", asking.told("a", longest), longest - head)
+            check(where + "its server may say as much in other ways", asking.told("a", 1400), 1400 - head)
+            known(Ruleset(placement=placement)).commit(g)
+            check(where + "a denied connection's, revoked", asking.told("a", longest), 0)
+            asking.close()
+            asking = Asking("b", "a", 7102, V)
+            check(where + "a denied connection's, never allowed", asking.told("a", longest), 0)
+            check(
+                where + "of a connection to the outside, by its server", outside.told("w", 1400), 1400 - head
+            )
+            check(where + "by a neighbour", outside.told("a", longest), 0)
+            asking.close()
+            outside.close()
+
+
 def parts(g, cmd):
     """A dump, part by part: (the flags of its messages, how many there were before the end)."""
     g.raw(cmd, flags=0x301)
@@ -1824,6 +1906,7 @@ TESTS = (
     test_offload,
     test_log,
     test_hooks,
+    test_errors,
     test_dump,
     test_swap,
     test_swap_placement,

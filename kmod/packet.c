@@ -8,6 +8,7 @@
 #include <linux/icmpv6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/tcp.h>
 #include <net/ipv6.h>
 #include <net/ndisc.h>
 #include <net/netfilter/nf_conntrack.h>
@@ -361,20 +362,39 @@ static void bw_turn(struct bw_query *q)
 	q->flags |= BW_Q_TURNED;
 }
 
+/* Of an entry of TCP: false for an ICMP error, true for what cannot be read. */
+static bool bw_has_syn(const struct sk_buff *skb, u8 pf)
+{
+	const struct tcphdr *tcp;
+	struct tcphdr buffer;
+	struct bw_l4 l4;
+
+	if (!bw_l4_find(skb, pf, &l4))
+		return true;
+	if (l4.proto != IPPROTO_TCP)
+		return false;
+	tcp = skb_header_pointer(skb, l4.offset, sizeof(buffer), &buffer);
+	return !tcp || tcp->syn;
+}
+
 /*
  * Of a connection picked up in the middle, what it would be had the other end
  * begun it. Where the packet was addressed to a published port, it is no
- * question who began it: the other end would have spoken from another port. The
- * host is always the responder, since a socket of docker-proxy may be its end.
+ * question who began it: the other end would have spoken from another port. Nor
+ * is it where a SYN is: conntrack lets it and its answer pass within the entry,
+ * so that a server could begin connections under the rule that lets it serve.
+ * The host is always the responder, since a socket of docker-proxy may be its
+ * end.
  */
-static noinline void bw_read_picked_up(const struct nf_conn *ct, unsigned int where,
+static noinline void bw_read_picked_up(const struct sk_buff *skb, u8 pf,
+				       const struct nf_conn *ct, unsigned int where,
 				       struct bw_query *q)
 {
 	__be16 port = ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u.tcp.port;
 	u8 receiver = !q->sender, host = BW_NOBODY, own = BW_NOBODY;
 
 	q->flags |= BW_Q_PICKED_UP;
-	if (ct->status & IPS_DST_NAT)
+	if (ct->status & IPS_DST_NAT || bw_has_syn(skb, pf))
 		return;
 	/* A container that translates addresses itself: see bw_read_outside(). */
 	if (where & (BW_INSIDE_IN | BW_INSIDE_OUT))
@@ -461,7 +481,7 @@ static int bw_read_tracked(const struct sk_buff *skb, u8 pf, unsigned int where,
 	if (unlikely(where & (BW_INSIDE_IN | BW_INSIDE_OUT)))
 		bw_read_outside(ct, pf, where, q);
 	if (unlikely(bw_ct_is_picked_up(ct)))
-		bw_read_picked_up(ct, where, q);
+		bw_read_picked_up(skb, pf, ct, where, q);
 	return BW_READ_QUERY;
 }
 

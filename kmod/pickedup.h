@@ -32,13 +32,15 @@ static __always_inline bool bw_ct_may_be_picked_up(const struct nf_conn *ct)
  *
  * tcp_new() marks what does not begin with a SYN: both directions' windows are
  * taken liberally, and no window scaling has been seen. A flow that is offloaded
- * becomes liberal later on, but has its SYN's options; without window scaling at
- * either end it looks picked up, which is the stricter of the two. Nothing else
- * in the kernel sets the flag; a process can over ctnetlink, as conntrackd does
- * for entries that it takes over.
+ * (nft, act_ct), or that a newer kernel's Open vSwitch tracks, becomes liberal
+ * later on, but has its SYN's options; without window scaling at either end it
+ * looks picked up, which is the stricter of the two. The sysctl
+ * nf_conntrack_tcp_be_liberal sets no flag. Root can over ctnetlink, as conntrackd
+ * does for entries that it takes over.
  *
  * An entry never gets the mark later, and loses it only when its initiator sends
- * a SYN and that is answered: a connection of that initiator.
+ * a SYN and that is answered: a connection of that initiator. bw_read_picked_up()
+ * takes a SYN for what it is while the entry still has the mark.
  *
  * Context: any; the entry's lock is not needed to read two bytes.
  * Return: true if the entry's initiator need not be the connection's.

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -23,6 +24,8 @@ from packets import (
     DENY,
     FORWARD,
     HOST,
+    ICMP,
+    ICMP6,
     INVALID,
     POSTROUTING,
     TCP,
@@ -34,13 +37,16 @@ from packets import (
     Genl,
     Ruleset,
     at_once,
+    attrs,
     bridge_settings,
     check,
     comes,
     grew,
     inside,
     known,
+    nla,
     rest,
+    run,
     tcp,
     udp,
 )
@@ -54,9 +60,9 @@ TIMEOUTS = (
 )
 
 
-def sysctl(name, value):
+def sysctl(name, value, folder="netfilter"):
     """The value before."""
-    with open("/proc/sys/net/netfilter/" + name, "r+") as f:
+    with open("/proc/sys/net/%s/%s" % (folder, name), "r+") as f:
         before = f.read().strip()
         f.seek(0)
         f.write(str(value))
@@ -76,9 +82,9 @@ def listen(ns, port, kind=socket.SOCK_STREAM):
 class Flow:
     """Both ends of a connection."""
 
-    def __init__(self, ns, address, port, server, source=0):
+    def __init__(self, ns, address, port, server, source=0, to_port=0):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = listen(server, port)
+        listener = listen(server, to_port or port)
         with inside(ns):
             self.client = socket.socket(family, socket.SOCK_STREAM)
         if source:
@@ -152,6 +158,48 @@ def lose(flows, before_wait=lambda: None):
         raise RuntimeError("a flow was down already: %r" % good)
 
 
+CTNETLINK = 1 << 8
+CT_GET, CT_DELETE = CTNETLINK | 1, CTNETLINK | 2
+CTA_ORIG, CTA_REPLY, CTA_ID, CTA_TUPLE_IP = 1, 2, 12, 1
+
+
+def flush(ns=None):
+    """As conntrack -F."""
+    with inside(ns):
+        n = packets.Netfilter()
+    n.send(CT_DELETE, 0, b"")
+    n.s.close()
+
+
+def entries(n):
+    """Of a namespace's conntrack: (family, attributes) each."""
+    n.send(CT_GET, 0, b"", 0x301)
+    while True:
+        data, at = n.s.recv(1 << 20), 0
+        while at < len(data):
+            length, kind = struct.unpack_from("=IH", data, at)
+            if kind == 3:
+                return
+            yield data[at + 16], attrs(data[at + 20 : at + length])
+            at += (length + 3) & ~3
+
+
+def delete(*addresses):
+    """As dockerd deletes entries in the host's namespace, by an address that either tuple has: how many."""
+    n = packets.Netfilter()
+    wanted = {socket.inet_pton(socket.AF_INET6 if ":" in one else socket.AF_INET, one) for one in addresses}
+    found = []
+    for family, entry in entries(n):
+        ends = [attrs(attrs(entry[tuple_][0])[CTA_TUPLE_IP][0]) for tuple_ in (CTA_ORIG, CTA_REPLY)]
+        if wanted & {value for end in ends for values in end.values() for value in values}:
+            found.append((family, entry))
+    for family, entry in found:
+        said = nla(CTA_ORIG | 0x8000, entry[CTA_ORIG][0]) + nla(CTA_ID, entry[CTA_ID][0])
+        n.s.send(struct.pack("=IHHIIBBH", 20 + len(said), CT_DELETE, 1, 1, 0, family, 0, 0) + said)
+    n.s.close()
+    return len(found)
+
+
 def closing(flows):
     for flow in flows:
         flow.close()
@@ -197,6 +245,8 @@ def revoke(g, what, before, after, flows, end, want):
     first, other = (end, "client" if end == "server" else "server")
     for said, got in zip(flows, say(made, first)):
         check("%s: %s, the %s speaks first" % (what, said, first), got, want)
+    others = [getattr(flow, other) for flow in made]
+    check("%s: no %s has heard of it" % (what, other), select.select(others, [], [], 0)[0], [])
     # Whose own reset has not gone through learns it by its own word.
     for said, got in zip(flows, say(made, other)):
         check("%s: %s, the %s speaks then" % (what, said, other), got, "reset")
@@ -260,23 +310,43 @@ def test_memo(g):
         os.sched_setaffinity(0, processors)
 
 
-def unseen(flows):
-    """Connections that began before same-bridge traffic reached netfilter."""
+def switched_off(do):
+    """do() while same-bridge traffic does not reach netfilter."""
     bridge_settings("0")
     try:
+        return do()
+    finally:
+        bridge_settings("1")
+
+
+def unloaded(do):
+    """do() without br_netfilter, as on a host that nothing has hardened. It is loaded with its switches on."""
+    run("rmmod", "br_netfilter")
+    try:
+        return do()
+    finally:
+        run("modprobe", "br_netfilter")
+        bridge_settings("1")
+
+
+def unseen(flows, when=switched_off):
+    """Connections that began before same-bridge traffic reached netfilter."""
+
+    def begin():
         made = [Flow(*flow) for flow in flows]
         good = [flow.talks() for flow in made]
         rest()
-    finally:
-        bridge_settings("1")
+        return made, good
+
+    made, good = when(begin)
     if not all(good):
         raise RuntimeError("a flow was down already: %r" % good)
     return made
 
 
-def first_commit(g, said, ruleset, want, between=lambda: None):
+def first_commit(g, said, ruleset, want, between=lambda: None, when=switched_off):
     Ruleset(guards=(), defaults=(ALLOW,) * 6).commit(g)
-    flows = unseen([("a", V["b"], 5432, "b") for V in (V4, V6)])
+    flows = unseen([("a", V["b"], 5432, "b") for V in (V4, V6)], when)
     between()
     g = Genl()
     ruleset.commit(g)
@@ -292,6 +362,82 @@ def reload_module():
         raise RuntimeError("the module does not load again: %s" % failed)
 
 
+SYN, ACK = 0x02, 0x10
+#: An option that a receiver without the key drops in silence (RFC 2385), where it would reset what it does not know.
+UNSIGNED = b"\x13\x12" + bytes(16) + b"\x01\x01"
+
+
+def segment(V, address, frm, ports, seq, flags, options=b"", data=b""):
+    """TCP from a namespace to an address, as bytes behind the IP header. IPv6's checksum is the kernel's to fill in."""
+    offset = (20 + len(options)) // 4 << 4
+    said = (
+        struct.pack("!HHIIBBHHH", *ports, seq, 1 if flags & ACK else 0, offset, flags, 65535, 0, 0)
+        + options
+        + data
+    )
+    if V is V6:
+        return said
+    pseudo = socket.inet_aton(V4[frm]) + socket.inet_aton(address) + struct.pack("!HH", TCP, len(said))
+    return said[:16] + struct.pack("!H", packets.checksum(pseudo + said)) + said[18:]
+
+
+def raw_tcp(ns, V):
+    family = socket.AF_INET if V is V4 else socket.AF_INET6
+    with inside(ns):
+        s = socket.socket(family, socket.SOCK_RAW, TCP)
+    if V is V6:
+        s.setsockopt(socket.IPPROTO_IPV6, 7, 16)  # IPV6_CHECKSUM: where in the payload
+    return s
+
+
+def begins(V, frm, to, ports, stray):
+    """Whether `to` answers a SYN with a SYN/ACK that gets back, where a stray segment came before it. The SYN has data, so that conntrack
+    finds its answer no answer to it and keeps the entry of the stray segment."""
+    listener = listen(to, ports[1])
+    raw, answers = raw_tcp(frm, V), 0
+    address = V.get(to, "10.201.0.1" if V is V4 else "fd00:201::1")
+    if stray:
+        raw.sendto(segment(V, address, frm, ports, 1000, ACK, UNSIGNED), (address, 0))
+    raw.sendto(segment(V, address, frm, ports, 2000, SYN, data=b"x"), (address, 0))
+    while comes(raw):
+        got = raw.recv(4096)
+        got = got[20:] if V is V4 else got
+        answers += struct.unpack_from("!HH", got) == ports[::-1] and got[13] & (SYN | ACK) == SYN | ACK
+    raw.close()
+    listener.close()
+    return answers > 0
+
+
+def test_begins(g):
+    """Who serves may not begin a connection of its own from its service's port, by letting conntrack pick one up first."""
+    shut = defaults(egress=DENY, from_host=DENY)
+    ways = {"a neighbour": ("b", "a"), "the outside": ("a", "w"), "the host": ("a", None)}
+    who = {"a": A, "b": B, "w": WORLD, None: HOST}
+    port = 7100
+    for placement in (FORWARD, POSTROUTING, CONTAINER):
+        bridge_settings("0" if placement == CONTAINER else "1")
+        for said, (frm, to) in ways.items():
+            said = "placement %d, to %s" % (placement, said)
+            serves = known(Ruleset(defaults=shut, placement=placement))
+            serves.rule(who[to], who[frm], tcp(7060), direct=True)
+            for V in (V4, V6):
+                known(Ruleset(defaults=(ALLOW,) * 6, placement=placement)).commit(g)
+                check(
+                    "%s: it begins where nothing is denied" % said,
+                    begins(V, frm, to, (7060, port), False),
+                    True,
+                )
+                serves.commit(g)
+                check(
+                    "%s: not where it only serves" % said, begins(V, frm, to, (7060, port + 1), False), False
+                )
+                check(
+                    "%s: nor behind a stray segment" % said, begins(V, frm, to, (7060, port + 2), True), False
+                )
+                port += 3
+    bridge_settings("1")
+
+
 def test_first_commit(g):
     """A stream that a rule allows survives the first hardening, one that none allows is reset."""
     allowed = known(Ruleset(defaults=defaults()).rule(A, B, tcp(5432)))
@@ -303,6 +449,17 @@ def test_first_commit(g):
         known(Ruleset(defaults=defaults()).rule(A, B, tcp(5432)).rule(B, A, ANY_PORT, DENY)),
         "reset",
     )
+    with open("/proc/modules") as f:
+        module = any(line.startswith("br_netfilter ") for line in f)
+    if module:
+        first_commit(g, "allowed, br_netfilter loaded only now", allowed, "heard", when=unloaded)
+        first_commit(
+            g,
+            "no rule, br_netfilter loaded only now",
+            known(Ruleset(defaults=defaults())),
+            "reset",
+            when=unloaded,
+        )
     g.close()
     first_commit(Genl(), "allowed, module loaded anew", allowed, "heard", reload_module)
 
@@ -359,6 +516,228 @@ def test_placements(g):
     closing(flows + revoked + out)
 
 
+def test_deleted(g):
+    """Entries that are deleted while their connections live, by conntrack -F and as dockerd does for a container that joins a network."""
+    ways = {"flushed": flush, "deleted by address": lambda: delete(V4["a"], V6["a"])}
+    for placement in (FORWARD, POSTROUTING, CONTAINER):
+        refused = "silence" if placement == POSTROUTING else "reset"
+        after = known(Ruleset(defaults=defaults(), placement=placement).rule(A, B, tcp(7202)))
+        before = known(Ruleset(defaults=defaults(), placement=placement).rule(A, B, tcp(7202)))
+        before.rule(WORLD, A, tcp(7201), direct=True)
+        for how, lose_them in ways.items():
+            for first in ("server", "client"):
+                before.commit(g)
+                allowed = [Flow("a", V["b"], 7202, "b") for V in (V4, V6)]
+                revoked = [Flow("w", V["a"], 7201, "a") for V in (V4, V6)]
+                egress = [Flow("a", V["w"], 7203, "w") for V in (V4, V6)]
+                flows = allowed + revoked + egress
+                good = [flow.talks() for flow in flows]
+                rest()
+                after.commit(g)
+                lose_them()
+                said = "placement %d, %s, the %s speaks first: " % (placement, how, first)
+                check(said + "all were up", good, [True] * 6)
+                got = say(flows, first)
+                check(said + "a rule allows it", got[:2], ["heard"] * 2)
+                check(said + "revoked", got[2:4], [refused] * 2)
+                want = "heard" if first == "client" else refused
+                check(said + "a default allows it", got[4:], [want] * 2)
+                closing(flows)
+
+
+FLOWTABLE = """table inet bwf {
+  flowtable f { hook ingress priority 0; devices = { bwt0, bwt-a, bwt-w }; }
+  chain late { type filter hook forward priority 10; meta l4proto { tcp, udp } flow add @f; }
+}"""
+
+
+def carried(g, flows):
+    """Whether the flows talk and the hooks see nothing of it."""
+    for _ in range(3):
+        [flow.talks() for flow in flows]
+    before = packets.settled(g.counters)
+    good = [flow.talks() for flow in flows]
+    rest()
+    return all(good) and packets.grown(g, before, packets.RULE) == 0
+
+
+def test_offloaded(g):
+    """Flows in a flowtable, revoked: they have an entry that conntrack saw begin, until that is lost too."""
+    allow = known(Ruleset(defaults=defaults()).rule(WORLD, A, tcp(7301), direct=True))
+    deny = known(Ruleset(defaults=defaults()).rule(WORLD, B, tcp(1)))
+    subprocess.run(["nft", "-f", "-"], input=FLOWTABLE.encode(), check=True)
+    try:
+        for first in ("server", "client"):
+            for scaling, want in (("1", "silence"), ("0", "reset")):
+                with inside("w"):
+                    sysctl("tcp_window_scaling", scaling, "ipv4")
+                allow.commit(g)
+                flows = [Flow("w", V["a"], 7301, "a") for V in (V4, V6)]
+                said = "offloaded, %s window scaling, the %s speaks: " % (("no", "with")[int(scaling)], first)
+                check(said + "no hook sees it", carried(g, flows), True)
+                allow.commit(g)
+                check(said + "what is allowed goes on", say(flows, first), ["heard"] * 2)
+                check(said + "no hook sees it any more", carried(g, flows), True)
+                deny.commit(g)
+                check(said + "revoked", say(flows, first), [want] * 2)
+                flush()
+                if want == "silence":
+                    check(said + "revoked, without its entry", say(flows, first), ["reset"] * 2)
+                closing(flows)
+    finally:
+        run("nft", "delete", "table", "inet", "bwf")
+        with inside("w"):
+            sysctl("tcp_window_scaling", 1, "ipv4")
+
+
+def test_reloaded(g):
+    """Connections over an unload and a load: entries stay, and so does what conntrack knows of them."""
+    known(Ruleset(defaults=defaults()).rule(A, B, tcp(7402)).rule(WORLD, A, tcp(7401), direct=True)).commit(g)
+    allowed = [Flow("a", V["b"], 7402, "b") for V in (V4, V6)]
+    revoked = [Flow("w", V["a"], 7401, "a") for V in (V4, V6)]
+    check("they talk", [flow.talks() for flow in allowed + revoked], [True] * 4)
+    rest()
+    g.close()
+    reload_module()
+    g = Genl()
+    known(Ruleset(defaults=defaults()).rule(A, B, tcp(7402))).commit(g)
+    check("loaded anew, allowed: the server", say(allowed, "server"), ["heard"] * 2)
+    check("loaded anew, revoked: the server", say(revoked, "server"), ["silence"] * 2)
+    flush()
+    check("their entries go, revoked: the server", say(revoked, "server"), ["reset"] * 2)
+    check("their entries go, revoked: the client", say(revoked, "client"), ["reset"] * 2)
+    check("their entries go, allowed: the client", say(allowed, "client"), ["heard"] * 2)
+    closing(allowed + revoked)
+    g.close()
+
+
+def test_limits(g):
+    """What the documents say is not covered, or decides between the two ways round."""
+    cases = {
+        # name: rules before, rules after, flow, who speaks first, want
+        "a rule lets the server open connections to the client's port": (
+            known(Ruleset(defaults=defaults(egress=DENY))).rule(WORLD, A, tcp(7501), direct=True),
+            known(Ruleset(defaults=defaults(egress=DENY))).rule(A, WORLD, ANY_PORT),
+            [("w", V["a"], 7501, "a") for V in (V4, V6)],
+            {"server": "heard", "client": "heard"},
+        ),
+        "it serves on an unpublished port of a client's": (
+            known(Ruleset(defaults=defaults())).rule(WORLD, A, tcp(40502), direct=True),
+            known(Ruleset(defaults=defaults())),
+            [("w", V["a"], 40502, "a") for V in (V4, V6)],
+            {"server": "heard", "client": "reset"},
+        ),
+        "only direct was revoked": (
+            known(Ruleset(defaults=defaults())).rule(WORLD, A, tcp(7503), direct=True),
+            known(Ruleset(defaults=defaults())).rule(WORLD, A, tcp(7503)),
+            [("w", V["a"], 7503, "a") for V in (V4, V6)],
+            {"server": "heard", "client": "reset"},
+        ),
+        "both defaults allow": (
+            known(Ruleset(defaults=defaults())).rule(A, B, tcp(7504)),
+            known(Ruleset(defaults=defaults(inter=ALLOW))),
+            [("a", V["b"], 7504, "b", 7505) for V in (V4, V6)],
+            {"server": "heard", "client": "heard"},
+        ),
+        "to a published port, allowed": (
+            known(Ruleset(defaults=defaults())).rule(WORLD, A, tcp(8080)),
+            known(Ruleset(defaults=defaults())).rule(WORLD, A, tcp(8080)),
+            [("w", address, 18080, "a", 0, 8080) for address in ("10.203.0.1", "fd00:203::1")],
+            {"client": "heard"},
+        ),
+        "to a published port, revoked": (
+            known(Ruleset(defaults=defaults())).rule(WORLD, A, tcp(8080)),
+            known(Ruleset(defaults=defaults())),
+            [("w", address, 18080, "a", 0, 8080) for address in ("10.203.0.1", "fd00:203::1")],
+            {"client": "reset"},
+        ),
+    }
+    for said, (before, after, ends, firsts) in cases.items():
+        for first, want in firsts.items():
+            before.commit(g)
+            flows = [Flow(*one) for one in ends]
+            check("%s: they talk" % said, [flow.talks() for flow in flows], [True] * len(flows))
+            rest()
+            after.commit(g)
+            flush()
+            check("%s: the %s speaks first" % (said, first), say(flows, first), [want] * len(flows))
+            closing(flows)
+
+
+def report(V, frm, to, ports):
+    """What comes back from an ICMP error that `frm` sends to `to` about a segment of its: errors and segments."""
+    family, size, protocol = (socket.AF_INET, 20, ICMP) if V is V4 else (socket.AF_INET6, 40, ICMP6)
+    ends = [socket.inet_pton(family, V[end]) for end in (to, frm)]
+    quoted = struct.pack("!HHI", *ports, 1)
+    if V is V6:
+        said = (
+            struct.pack("!BBHI", 1, 0, 0, 0)
+            + struct.pack("!IHBB16s16s", 6 << 28, 20, TCP, 64, *ends)
+            + quoted
+        )
+    else:
+        quoted = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, TCP, 0, *ends) + quoted
+        said = (
+            struct.pack("!BBHI", 3, 1, packets.checksum(struct.pack("!BBHI", 3, 1, 0, 0) + quoted), 0)
+            + quoted
+        )
+    with inside(frm):
+        icmp = socket.socket(family, socket.SOCK_RAW, protocol)
+    segments = raw_tcp(frm, V)
+    icmp.sendto(said, (V[to], 0))
+    found = []
+    while comes(icmp):
+        got = icmp.recv(4096)[0 if V is V6 else size :]
+        found += [got[0]] if got[0] in (1, 3) else []
+    while comes(segments, 0.05):
+        got = segments.recv(4096)[0 if V is V6 else size :]
+        found += [got] if struct.unpack_from("!HH", got) == ports else []
+    icmp.close()
+    segments.close()
+    return found
+
+
+def test_about(g):
+    """An ICMP error about a picked-up connection is judged by it, and answered by nobody."""
+    for V in (V4, V6):
+        said = "IPv%d: " % (4 if V is V4 else 6)
+        known(Ruleset(defaults=defaults()).rule(WORLD, A, tcp(7801), direct=True)).commit(g)
+        flow = Flow("w", V["a"], 7801, "a")
+        ports = (7801, flow.client.getsockname()[1])
+        check(said + "it talks", flow.talks(), True)
+        rest()
+        flush()
+        check(said + "it is picked up", flow.says("client"), "heard")
+        rest()
+        before = g.counters()
+        check(said + "an error about it is not answered", report(V, "w", "a", ports), [])
+        check(said + "it passes by the connection's rule", grew(g, before, packets.RULE), True)
+        known(Ruleset(defaults=defaults())).commit(g)
+        before = g.counters()
+        check(said + "revoked, an error about it is not answered", report(V, "w", "a", ports), [])
+        check(said + "it is refused as the connection is", grew(g, before, packets.DIRECT), True)
+        check(said + "which is", flow.says("client"), "reset")
+        closing([flow])
+
+
+def test_queued(g):
+    """A rule that queues one way round queues whoever speaks."""
+    known(Ruleset(defaults=defaults()).rule(A, B, tcp(7601))).commit(g)
+    flows = [Flow("a", V["b"], 7601, "b") for V in (V4, V6)]
+    check("they talk", [flow.talks() for flow in flows], [True] * 2)
+    rest()
+    known(Ruleset(defaults=defaults()).queue(A, B, tcp(7601), 7)).commit(g)
+    flush()
+    listener = packets.Listener(7)
+    try:
+        check("queued and accepted: the server speaks first", say(flows, "server"), ["heard"] * 2)
+        check("by way of its queue", packets.queue_seen(7) > 0, True)
+        check("the client speaks then", say(flows, "client"), ["heard"] * 2)
+    finally:
+        listener.kill()
+    closing(flows)
+
+
 def datagram(frm, to, address, port):
     """Whether it arrives."""
     frm.sendto(b"word", (address, port))
@@ -367,23 +746,38 @@ def datagram(frm, to, address, port):
 
 def test_udp(g):
     """UDP has no mark: a revoked flow is refused while its entry lives, and then judged by who speaks."""
-    for egress, want, port in ((ALLOW, True, 7040), (DENY, False, 7042)):
-        known(Ruleset(defaults=defaults(egress=egress)).rule(WORLD, A, udp(port), direct=True)).commit(g)
-        server = listen("a", port, socket.SOCK_DGRAM)
-        with inside("w"):
-            client = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        client.bind(("::", port + 1))
-        said = "UDP, egress %s by default" % ("allowed" if want else "denied")
-        check("%s: allowed" % said, datagram(client, server, V6["a"], port), True)
-        check("%s: answered" % said, datagram(server, client, V6["w"], port + 1), True)
-        known(Ruleset(defaults=defaults(egress=egress))).commit(g)
-        check("%s: revoked" % said, datagram(server, client, V6["w"], port + 1), False)
-        with forgetful():
-            datagram(client, server, V6["a"], port)
-            time.sleep(2.2)
-        check("%s: revoked, without an entry" % said, datagram(server, client, V6["w"], port + 1), want)
-        server.close()
-        client.close()
+    port = 7040
+    for egress, want in ((ALLOW, True), (DENY, False)):
+        for V, any_address in ((V4, "0.0.0.0"), (V6, "::")):
+            known(Ruleset(defaults=defaults(egress=egress)).rule(WORLD, A, udp(port), direct=True)).commit(g)
+            server = listen("a", port, socket.SOCK_DGRAM)
+            with inside("w"):
+                client = socket.socket(socket.AF_INET if V is V4 else socket.AF_INET6, socket.SOCK_DGRAM)
+            client.bind((any_address, port + 1))
+            back = V6["w"] if V is V6 else "::ffff:" + V4["w"]
+            said = "UDP over IPv%d, egress %s by default" % (
+                4 if V is V4 else 6,
+                "allowed" if want else "denied",
+            )
+            check("%s: allowed" % said, datagram(client, server, V["a"], port), True)
+            check("%s: answered" % said, datagram(server, client, back, port + 1), True)
+            known(Ruleset(defaults=defaults(egress=egress))).commit(g)
+            check("%s: revoked" % said, datagram(server, client, back, port + 1), False)
+            if V is V4:
+                flush()
+            else:
+                with forgetful():
+                    datagram(client, server, V["a"], port)
+                    time.sleep(2.2)
+            check(
+                "%s: revoked, without an entry, the client" % said,
+                datagram(client, server, V["a"], port),
+                False,
+            )
+            check("%s: the server" % said, datagram(server, client, back, port + 1), want)
+            server.close()
+            client.close()
+            port += 2
 
 
 def sctp(ports, tag, chunk):
@@ -392,23 +786,39 @@ def sctp(ports, tag, chunk):
     return head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk
 
 
+def heartbeat(ports, tag):
+    return sctp(ports, tag, struct.pack("!BBHHH8s", 4, 0, 16, 1, 12, b"anything"))
+
+
 def test_sctp(g):
-    """Of an SCTP association conntrack takes up its beginning only: what comes in its middle is invalid, whoever sends it."""
-    known(Ruleset(defaults=defaults())).commit(g)
-    with inside("a"):
-        container = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
-    with inside("w"):
-        outside = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
-    init = struct.pack("!BBHIIHHI", 1, 0, 20, 0x1234, 65536, 1, 1, 7)
+    """Of an SCTP association conntrack takes up its beginning, or a heartbeat of either end: other chunks in its middle are invalid."""
     data = struct.pack("!BBHIHHI4s", 0, 3, 20, 7, 0, 0, 0, b"word")
-    container.sendto(sctp((7050, 7051), 0, init), (V4["w"], 0))
-    check("SCTP, egress by default: an association begins", comes(outside) and len(outside.recv(100)), 52)
-    before = g.counters()
-    container.sendto(sctp((7052, 7053), 0x1234, data), (V4["w"], 0))
-    check("data of an association that nobody has seen begin", comes(outside), False)
-    check("it is invalid", grew(g, before, INVALID), True)
-    container.close()
-    outside.close()
+    init = struct.pack("!BBHIIHHI", 1, 0, 20, 0x1234, 65536, 1, 1, 7)
+    for V, family, more in ((V4, socket.AF_INET, 20), (V6, socket.AF_INET6, 0)):
+        known(Ruleset(defaults=defaults())).commit(g)
+        ends = []
+        for ns in ("a", "w"):
+            with inside(ns):
+                ends.append(socket.socket(family, socket.SOCK_RAW, SCTP))
+        container, outside = ends
+        said = "SCTP over IPv%d: " % (4 if V is V4 else 6)
+        container.sendto(sctp((7050, 7051), 0, init), (V["w"], 0))
+        check(said + "an association begins", comes(outside) and len(outside.recv(100)), 32 + more)
+        before = g.counters()
+        container.sendto(sctp((7052, 7053), 0x1234, data), (V["w"], 0))
+        check(said + "data of an association that nobody has seen begin", comes(outside), False)
+        check(said + "it is invalid", grew(g, before, INVALID), True)
+        outside.sendto(heartbeat((7054, 7052), 0x1234), (V["a"], 0))
+        check(said + "the client's heartbeat, no rule", comes(container), False)
+        container.sendto(heartbeat((7052, 7053), 0x1234), (V["w"], 0))
+        check(said + "the server's, egress by default", comes(outside) and len(outside.recv(100)), 28 + more)
+        container.sendto(sctp((7052, 7053), 0x1234, data), (V["w"], 0))
+        check(said + "data behind it", comes(outside) and len(outside.recv(100)), 32 + more)
+        known(Ruleset(defaults=defaults(egress=DENY))).commit(g)
+        container.sendto(heartbeat((7056, 7057), 0x1234), (V["w"], 0))
+        check(said + "the server's, egress denied", comes(outside), False)
+        for s in ends:
+            s.close()
 
 
 TESTS = [
@@ -416,9 +826,16 @@ TESTS = [
     test_revoked,
     test_host_ingress,
     test_memo,
+    test_begins,
     test_first_commit,
     test_egress,
     test_placements,
+    test_deleted,
+    test_offloaded,
+    test_reloaded,
+    test_limits,
+    test_about,
+    test_queued,
     test_udp,
     test_sctp,
 ]

@@ -92,7 +92,6 @@ static unsigned int bw_bridged_forward(void *priv, struct sk_buff *skb,
 	return bw_bridged_unseen(priv, skb, hs);
 }
 
-/* The sender's address, of a frame whose port br_netfilter has not noted. */
 static bool bw_bridged_source(const struct sk_buff *skb, const struct bw_frame *f,
 			      union bw_addr *source)
 {
@@ -138,9 +137,13 @@ static unsigned int bw_bridged_local_in(void *priv, struct sk_buff *skb,
 		return NF_ACCEPT;
 	if (stacked || f.kind == BW_FRAME_WRAPPED)
 		return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_UNSEEN);
-	/* The rest has its verdict, one, from the IP hooks. */
+	/*
+	 * The rest has its verdict, one, from the IP hooks. Not so what the host
+	 * itself answers before FORWARD (no hop left, longer than the MTU, no route,
+	 * a redirect): its error would take to the owner of a spoofed address what
+	 * the sender may not say to it.
+	 */
 	if (st->closed || st->mode == BW_MODE_AUDIT ||
-	    nf_bridge_get_physinif(skb) == hs->in->ifindex ||
 	    !bw_bridged_is_spoofed(st, skb, &f, link, hs->in->ifindex))
 		return NF_ACCEPT;
 	return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_SPOOFED);

@@ -1801,6 +1801,98 @@ def test_errors(g):
             outside.close()
 
 
+def spoofed_frame(mac, V, source, target, hops, length):
+    """A UDP datagram in an Ethernet frame from that MAC address to the bridge; source and target: (end, port)."""
+    with open("/sys/class/net/bwt0/address") as handle:
+        head = bytes.fromhex(handle.read().strip().replace(":", "")) + mac
+    family, size = (socket.AF_INET, 20) if V is V4 else (socket.AF_INET6, 40)
+    ends = [socket.inet_pton(family, V[end]) for end, _port in (source, target)]
+    data = SECRET.ljust(length - size - 8, b"z")
+    said = struct.pack("!HHHH", source[1], target[1], 8 + len(data), 0)
+    if V is V4:
+        # Don't fragment: a router has to answer one that is too long.
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 1, 0x4000, hops, UDP, 0, *ends)
+        ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+        return head + b"\x08\x00" + ip + said + data
+    pseudo = b"".join(ends) + struct.pack("!II", 8 + len(data), UDP)
+    said = said[:6] + struct.pack("!H", checksum(pseudo + said + data) or 0xFFFF)
+    return (
+        head
+        + b"\x86\xdd"
+        + struct.pack("!IHBB16s16s", 6 << 28, 8 + len(data), UDP, hops, *ends)
+        + said
+        + data
+    )
+
+
+SECRET = b"what a says to b"
+#: What the host answers by itself before it forwards anything: (how it is called, to whom, hop limit, length).
+HOST_ERRORS = (
+    ("no hop left", "w", 1, 400),
+    ("longer than the route's MTU", "w", 64, 1450),
+    ("no route", "n", 64, 400),
+    ("a neighbour: the router is not needed", "c", 64, 400),
+)
+
+
+def told_by_host(V, to, hops, length):
+    """Whether b hears what a sends under b's address, in the host's own error about it."""
+    asking = Asking("b", to, 7101, V)
+    with inside("a"):
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sender.bind(("eth0", 0))
+    try:
+        with contextlib.suppress(OSError):
+            asking.s.send(b"question")
+        while comes(asking.s, 0.2):
+            asking.heard()
+        mac = sender.getsockname()[4]
+        frame = spoofed_frame(mac, V, ("b", asking.s.getsockname()[1]), (to, 7101), hops, length)
+        for _ in range(3):
+            sender.send(frame)
+        while comes(asking.s, 0.5):
+            with contextlib.suppress(OSError):
+                if asking.s.recvmsg(4096, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)[0].startswith(
+                    SECRET
+                ):
+                    return True
+            with contextlib.suppress(OSError):
+                asking.s.recv(4096, socket.MSG_DONTWAIT)
+        return False
+    finally:
+        sender.close()
+        asking.close()
+
+
+def test_host_errors(g):
+    """A container must not talk to another by what the host answers to packets under its address."""
+    V4["n"], V6["n"] = "203.0.113.9", "2001:db8:ffff::9"
+    run("ip", "link", "set", "bwt-w", "mtu", "1400")
+    free = Ruleset(guards=(), defaults=(ALLOW,) * 6)
+    for dev in ("all", "bwt0"):
+        with open("/proc/sys/net/ipv4/conf/%s/send_redirects" % dev, "w") as f:
+            f.write("1")
+    try:
+        for what, to, hops, length in HOST_ERRORS:
+            for V in (V4, V6):
+                name = "IPv%d: %s" % (4 if V is V4 else 6, what)
+                free.commit(g)
+                # An error to one address a second or so, by the kernel's own limit.
+                heard = until(lambda: told_by_host(V, to, hops, length), 10)  # noqa: B023
+                if to == "c" and not heard:
+                    print("# %s: not without a guard either (a redirect is an offer)" % name)
+                    continue
+                check(name + ": without a guard b hears it", heard, True)
+                known(Ruleset()).commit(g)
+                before = g.counters()
+                time.sleep(1.1)
+                heard = told_by_host(V, to, hops, length)
+                check(name + ": with one it does not", heard, False)
+                check(name + ": it is counted as what it is", grew(g, before, SPOOFED), True)
+    finally:
+        del V4["n"], V6["n"]
+
+
 def parts(g, cmd):
     """A dump, part by part: (the flags of its messages, how many there were before the end)."""
     g.raw(cmd, flags=0x301)
@@ -1907,6 +1999,7 @@ TESTS = (
     test_log,
     test_hooks,
     test_errors,
+    test_host_errors,
     test_dump,
     test_swap,
     test_swap_placement,

@@ -19,6 +19,7 @@
 #include "state.h"
 #include "trace.h"
 #include "txn.h"
+#include "verdict.h"
 #include "version.h"
 #include "window.h"
 
@@ -62,6 +63,7 @@ static int __init bw_init(void)
 {
 	int err;
 
+	bw_log_init();
 	err = bw_memo_init();
 	if (err)
 		return err;

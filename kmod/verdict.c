@@ -7,8 +7,12 @@
 #include <linux/hash.h>
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
+#include <linux/jhash.h>
 #include <linux/jiffies.h>
+#include <linux/netfilter_bridge.h>
 #include <linux/percpu.h>
+#include <linux/random.h>
+#include <linux/string.h>
 #include <linux/tcp.h>
 #include <net/netfilter/ipv4/nf_reject.h>
 #include <net/netfilter/ipv6/nf_reject.h>
@@ -21,29 +25,80 @@
 #include "trace.h"
 #include "verdict.h"
 
-#define BW_LOG_PER_SECOND	100	/* of each CPU */
+/*
+ * Lines a second that each CPU writes: of one kind (an initiator, a rule or reason,
+ * and where the packet came in); of all that came in there, which no sender can
+ * choose; and of all. No sender alone can have all of them.
+ */
+#define BW_LOG_KIND	50
+#define BW_LOG_SENDER	100
+#define BW_LOG_ALL	400
 
+#define BW_LOG_BUCKETS	256	/* power of two */
+
+/*
+ * Kinds and senders that fall together share a bucket, for a second: then they are
+ * spread anew, by a seed that nobody knows, so that none hides another for long.
+ */
 struct bw_log_window {
 	unsigned long start;	/* jiffies */
-	u32 written;
+	u16 all;
+	u16 sender[BW_LOG_BUCKETS];
+	u16 kind[BW_LOG_BUCKETS];
 	u64 swallowed;
 };
 
 static DEFINE_PER_CPU(struct bw_log_window, bw_log_window);
+static u32 bw_log_seed __read_mostly;
 
-static bool bw_log_within_rate(void)
+void __init bw_log_init(void)
+{
+	get_random_bytes(&bw_log_seed, sizeof(bw_log_seed));
+}
+
+static void bw_log_window_begin(struct bw_log_window *w)
+{
+	w->start = jiffies;
+	w->all = 0;
+	memset(w->sender, 0, sizeof(w->sender));
+	memset(w->kind, 0, sizeof(w->kind));
+}
+
+static u16 *bw_log_bucket(u16 *buckets, u32 hash)
+{
+	return &buckets[hash % BW_LOG_BUCKETS];
+}
+
+/* By device or bridge port, not by what the packet says of itself. */
+static u32 bw_log_sender(const struct bw_log_window *w, const struct sk_buff *skb,
+			 const struct nf_hook_state *hs)
+{
+	u32 at = nf_bridge_get_physinif(skb);
+
+	if (!at && hs->in)
+		at = hs->in->ifindex;
+	return jhash_3words(at, hs->net->ns.inum, (u32)w->start, bw_log_seed);
+}
+
+static bool bw_log_within_rate(const struct sk_buff *skb, const struct nf_hook_state *hs,
+			       const struct bw_decision *d)
 {
 	struct bw_log_window *w = this_cpu_ptr(&bw_log_window);
+	u16 *sender, *kind;
+	u32 hash;
 
-	if (time_after_eq(jiffies, w->start + HZ)) {
-		w->start = jiffies;
-		w->written = 0;
-	}
-	if (w->written >= BW_LOG_PER_SECOND) {
+	if (time_after_eq(jiffies, w->start + HZ))
+		bw_log_window_begin(w);
+	hash = bw_log_sender(w, skb, hs);
+	sender = bw_log_bucket(w->sender, hash);
+	kind = bw_log_bucket(w->kind, jhash_2words(d->identity[BW_INITIATOR], d->index, hash));
+	if (*kind >= BW_LOG_KIND || *sender >= BW_LOG_SENDER || w->all >= BW_LOG_ALL) {
 		WRITE_ONCE(w->swallowed, w->swallowed + 1);
 		return false;
 	}
-	w->written++;
+	++*kind;
+	++*sender;
+	w->all++;
 	return true;
 }
 
@@ -86,7 +141,7 @@ static void bw_log(const struct bw_state *st, const struct sk_buff *skb,
 		.u.ulog.group = st->log_group,
 	};
 
-	if (!bw_log_within_rate())
+	if (!bw_log_within_rate(skb, hs, d))
 		return;
 	/* The host's listener is told, whichever namespace it is in. */
 	nf_log_packet(&init_net, hs->pf, hs->hook, skb, hs->in, hs->out, &info,

@@ -11,6 +11,9 @@
 
 #include "state.h"
 
+/* Draws the seed of the log's rate limit. Context: loading, before any hook. */
+BW_API void bw_log_init(void);
+
 /* Log lines the rate limit has kept back since load. Context: any. */
 BW_API u64 bw_log_swallowed(void);
 

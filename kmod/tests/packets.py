@@ -13,6 +13,7 @@ rulesets, though it removes them all at the end.
     each also under fd00:201::, fd00:202::, fd00:203::
 """
 
+import collections
 import contextlib
 import ctypes
 import errno
@@ -1629,6 +1630,69 @@ def test_log(g):
     log.close()
 
 
+#: Rules that the loud one breaks, by turns.
+LOUD = 12
+
+
+def loud(ports, cpu, stop):
+    """From c, as fast as it can."""
+    os.sched_setaffinity(0, {cpu})
+    with inside("c"):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with s:
+        while not stop.is_set():
+            for port in ports:
+                with contextlib.suppress(OSError):
+                    s.sendto(b"x", (V4["a"], port))
+
+
+def quiet(count, cpu):
+    """From a, now and then."""
+    os.sched_setaffinity(0, {cpu})
+    with udp_to("a", V4["b"], 9001) as s:
+        for _ in range(count):
+            s.send(b"x")
+            time.sleep(0.1)
+
+
+def test_log_apart(g):
+    """Who is denied all the time does not keep others' denials out of the log. All on one CPU, whose limit it is."""
+    log, cpu, count = Log(7), min(os.sched_getaffinity(0)), 30
+    rules = Ruleset(log=(7, 0)).rule(A, B, udp(9001), DENY, log=True)
+    for n in range(LOUD):
+        rules.rule(C, A, udp(9100 + n), DENY, log=True)
+    known(rules).commit(g)
+    mine = "bridgewarden: deny inter_container rule rule 0"
+
+    def seen(ports):
+        stop = threading.Event()
+        others = threading.Thread(target=loud, args=(ports, cpu, stop))
+        one = threading.Thread(target=quiet, args=(count, cpu))
+        if ports:
+            others.start()
+            time.sleep(0.3)
+        one.start()
+        one.join()
+        stop.set()
+        if ports:
+            others.join()
+        return collections.Counter(log.prefixes())
+
+    check("alone, each is logged", seen(())[mine], count)
+    for words, ports in (("one rule", [9100]), ("many", [9100 + n for n in range(LOUD)])):
+        before = struct.unpack("=Q", g.ask(INFO)[0][A_SWALLOWED][0])[0]
+        found = seen(ports)
+        cut = struct.unpack("=Q", g.ask(INFO)[0][A_SWALLOWED][0])[0] - before
+        print("# %d of %d, %d others, %d cut" % (found[mine], count, sum(found.values()) - found[mine], cut))
+        # Two that fall into one bucket are spread anew after a second: ten of them.
+        check(
+            "beside one who breaks %s all the time as well" % words,
+            (cut > 100, found[mine] >= count - 10),
+            (True, True),
+        )
+    log.close()
+
+
 AHEAD = """table inet bwx {
   chain i { type filter hook input priority -2147483648; }
   chain f { type filter hook forward priority -2147483648; }
@@ -1997,6 +2061,7 @@ TESTS = (
     test_reject_bare_bridge,
     test_offload,
     test_log,
+    test_log_apart,
     test_hooks,
     test_errors,
     test_host_errors,

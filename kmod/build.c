@@ -37,6 +37,7 @@
 #include "origin.c"
 
 /* Traces. */
+#include "owner.h"
 #include "trace_event.h"
 #include "trace_read.c"
 #include "trace_term.c"

@@ -79,9 +79,10 @@ static int bw_nl_draft_read(struct bw_txn *txn, struct genl_info *info)
 	return 0;
 }
 
-static struct bw_txn *bw_nl_txn(struct genl_info *info)
+static struct bw_txn *bw_nl_txn(const struct sk_buff *skb, struct genl_info *info)
 {
-	struct bw_txn *txn = bw_txn_find(info->snd_portid);
+	struct bw_owner who = bw_owner_of(skb, info);
+	struct bw_txn *txn = bw_txn_find(&who);
 
 	if (!txn)
 		NL_SET_ERR_MSG(info->extack,
@@ -91,6 +92,7 @@ static struct bw_txn *bw_nl_txn(struct genl_info *info)
 
 int bw_nl_begin(struct sk_buff *skb, struct genl_info *info)
 {
+	struct bw_owner who = bw_owner_of(skb, info);
 	struct bw_txn *txn;
 	int err;
 
@@ -98,7 +100,7 @@ int bw_nl_begin(struct sk_buff *skb, struct genl_info *info)
 	if (err)
 		return err;
 	mutex_lock(&bw_txn_mutex);
-	txn = bw_txn_open(info->snd_portid);
+	txn = bw_txn_open(&who);
 	if (IS_ERR(txn)) {
 		err = PTR_ERR(txn);
 		if (err == -EBUSY)
@@ -125,7 +127,7 @@ int bw_nl_add(struct sk_buff *skb, struct genl_info *info)
 	if (err)
 		return err;
 	mutex_lock(&bw_txn_mutex);
-	txn = bw_nl_txn(info);
+	txn = bw_nl_txn(skb, info);
 	err = txn ? bw_nl_draft_read(txn, info) : -ENOENT;
 	mutex_unlock(&bw_txn_mutex);
 	return err;
@@ -160,30 +162,31 @@ static int bw_nl_commit_read(const struct bw_txn *txn, struct genl_info *info,
 }
 
 /* A transaction outlives a dry run and a commit that failed. */
-static int bw_nl_commit_draft(struct genl_info *info, u64 *generation)
+static int bw_nl_commit_draft(const struct sk_buff *skb, struct genl_info *info,
+			      struct bw_commit *c, u64 *generation)
 {
 	struct bw_fault f = { .section = BW_S_NONE };
-	struct bw_commit c = {};
 	struct bw_state *st;
 	struct bw_txn *txn;
 	int err;
 
-	txn = bw_nl_txn(info);
+	txn = bw_nl_txn(skb, info);
 	if (!txn)
 		return -ENOENT;
-	err = bw_nl_commit_read(txn, info, &c);
+	err = bw_nl_commit_read(txn, info, c);
 	if (err)
 		return err;
 	st = bw_state_new(&txn->draft, &f);
-	if (!st || bw_commit_state(st, &txn->draft, &c, generation, &f))
+	if (!st || bw_commit_state(st, &txn->draft, c, generation, &f))
 		return bw_nl_report(info->extack, &f);
-	if (!c.dry_run)
+	if (!c->dry_run)
 		bw_txn_close(txn);
 	return 0;
 }
 
 int bw_nl_commit(struct sk_buff *skb, struct genl_info *info)
 {
+	struct bw_commit c = {};
 	struct sk_buff *reply;
 	u64 generation;
 	void *header;
@@ -197,7 +200,7 @@ int bw_nl_commit(struct sk_buff *skb, struct genl_info *info)
 	if (!reply)
 		return -ENOMEM;
 	mutex_lock(&bw_txn_mutex);
-	err = bw_nl_commit_draft(info, &generation);
+	err = bw_nl_commit_draft(skb, info, &c, &generation);
 	mutex_unlock(&bw_txn_mutex);
 	if (!err)
 		err = nla_put_u64_64bit(reply, BW_ATTR_GENERATION, generation,
@@ -214,7 +217,7 @@ int bw_nl_abort(struct sk_buff *skb, struct genl_info *info)
 	if (err)
 		return err;
 	mutex_lock(&bw_txn_mutex);
-	txn = bw_nl_txn(info);
+	txn = bw_nl_txn(skb, info);
 	if (txn)
 		bw_txn_close(txn);
 	mutex_unlock(&bw_txn_mutex);

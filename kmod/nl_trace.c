@@ -52,9 +52,10 @@ static int bw_nl_put_trace(struct sk_buff *reply, const struct bw_trace_report *
 }
 
 static int bw_nl_trace_reply(struct sk_buff *skb, struct genl_info *info,
-			     int (*fn)(struct genl_info *info,
+			     int (*fn)(const struct bw_owner *who, struct genl_info *info,
 				       struct bw_trace_report *r))
 {
+	struct bw_owner who = bw_owner_of(skb, info);
 	struct bw_trace_report r;
 	struct sk_buff *reply;
 	void *header;
@@ -66,7 +67,7 @@ static int bw_nl_trace_reply(struct sk_buff *skb, struct genl_info *info,
 	reply = bw_nl_reply_new(info, NLMSG_DEFAULT_SIZE, &header);
 	if (!reply)
 		return -ENOMEM;
-	err = fn(info, &r);
+	err = fn(&who, info, &r);
 	if (!err)
 		err = bw_nl_put_trace(reply, &r);
 	else if (err == -ENOENT)
@@ -74,7 +75,7 @@ static int bw_nl_trace_reply(struct sk_buff *skb, struct genl_info *info,
 	return bw_nl_reply_send(info, reply, header, err);
 }
 
-static int bw_nl_trace_do_begin(struct genl_info *info,
+static int bw_nl_trace_do_begin(const struct bw_owner *who, struct genl_info *info,
 				struct bw_trace_report *r)
 {
 	struct bw_trace_request request = {};
@@ -84,20 +85,22 @@ static int bw_nl_trace_do_begin(struct genl_info *info,
 	err = bw_nl_trace_request_read(info, &request);
 	if (err)
 		return err;
-	err = bw_trace_begin(info->snd_portid, &request, r, &why);
+	err = bw_trace_begin(who, &request, r, &why);
 	if (why && info->extack)
 		info->extack->_msg = why;
 	return err;
 }
 
-static int bw_nl_trace_do_get(struct genl_info *info, struct bw_trace_report *r)
+static int bw_nl_trace_do_get(const struct bw_owner *who, struct genl_info *info,
+			      struct bw_trace_report *r)
 {
-	return bw_trace_get(info->snd_portid, r);
+	return bw_trace_get(who, r);
 }
 
-static int bw_nl_trace_do_end(struct genl_info *info, struct bw_trace_report *r)
+static int bw_nl_trace_do_end(const struct bw_owner *who, struct genl_info *info,
+			      struct bw_trace_report *r)
 {
-	return bw_trace_end(info->snd_portid, r);
+	return bw_trace_end(who, r);
 }
 
 int bw_nl_trace_begin(struct sk_buff *skb, struct genl_info *info)

@@ -32,7 +32,7 @@
 struct bw_trace {
 	struct rcu_head rcu;
 	u32 id;
-	u32 portid;
+	struct bw_owner owner;
 	u32 rate;
 	u32 events;
 	unsigned long until;	/* jiffies */
@@ -306,14 +306,14 @@ static struct bw_trace *bw_trace_at(int i)
 					 lockdep_is_held(&bw_trace_mutex));
 }
 
-static int bw_trace_find(u32 portid)
+static int bw_trace_find(const struct bw_owner *who)
 {
 	struct bw_trace *t;
 	int i;
 
 	for (i = 0; i < BW_MAX_TRACES; i++) {
 		t = bw_trace_at(i);
-		if (t && t->portid == portid)
+		if (t && t->owner.sk == who->sk)
 			return i;
 	}
 	return -ENOENT;
@@ -376,7 +376,8 @@ static void bw_trace_copy_terms(struct bw_trace *t, const struct bw_trace_reques
 			t->term[t->n_term++] = request->term[i];
 }
 
-static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *request)
+static struct bw_trace *bw_trace_new(const struct bw_owner *who,
+				     const struct bw_trace_request *request)
 {
 	struct bw_trace *t = kzalloc(struct_size(t, term, request->n_term),
 				     GFP_KERNEL_ACCOUNT);
@@ -385,7 +386,7 @@ static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *
 		return NULL;
 	bw_trace_last_id = bw_trace_last_id + 1 ? : 1;
 	t->id = bw_trace_last_id;
-	t->portid = portid;
+	t->owner = bw_owner_get(who);
 	t->rate = request->rate;
 	t->events = request->events;
 	t->until = jiffies + request->seconds * HZ;
@@ -396,11 +397,19 @@ static struct bw_trace *bw_trace_new(u32 portid, const struct bw_trace_request *
 	return t;
 }
 
-static int bw_trace_slot(u32 portid, const char **why)
+/* Takes NULL; no packet uses it any more. */
+static void bw_trace_free(struct bw_trace *t)
+{
+	if (t)
+		bw_owner_put(&t->owner);
+	kfree(t);
+}
+
+static int bw_trace_slot(const struct bw_owner *who, const char **why)
 {
 	int i;
 
-	if (bw_trace_find(portid) >= 0) {
+	if (bw_trace_find(who) >= 0) {
 		*why = "this socket has a trace already";
 		return -EEXIST;
 	}
@@ -411,21 +420,21 @@ static int bw_trace_slot(u32 portid, const char **why)
 	return -EUSERS;
 }
 
-static int bw_trace_start(u32 portid, const struct bw_trace_request *request,
+static int bw_trace_start(const struct bw_owner *who, const struct bw_trace_request *request,
 			  struct bw_trace_report *r, const char **why)
 {
-	int slot = bw_trace_slot(portid, why), err;
+	int slot = bw_trace_slot(who, why), err;
 	struct bw_trace *t;
 
 	if (slot < 0)
 		return slot;
-	t = bw_trace_new(portid, request);
+	t = bw_trace_new(who, request);
 	if (!t)
 		return -ENOMEM;
 	if (!bw_trace_on) {
 		err = register_pernet_subsys(&bw_trace_pernet);
 		if (err) {
-			kfree(t);
+			bw_trace_free(t);
 			return err;
 		}
 		bw_trace_on = true;
@@ -436,7 +445,7 @@ static int bw_trace_start(u32 portid, const struct bw_trace_request *request,
 	return 0;
 }
 
-int bw_trace_begin(u32 portid, const struct bw_trace_request *request,
+int bw_trace_begin(const struct bw_owner *who, const struct bw_trace_request *request,
 		   struct bw_trace_report *r, const char **why)
 {
 	u32 i;
@@ -449,38 +458,43 @@ int bw_trace_begin(u32 portid, const struct bw_trace_request *request,
 		return -EINVAL;
 	}
 	mutex_lock(&bw_trace_mutex);
-	err = bw_trace_start(portid, request, r, why);
+	err = bw_trace_start(who, request, r, why);
 	mutex_unlock(&bw_trace_mutex);
 	return err;
 }
 
-int bw_trace_get(u32 portid, struct bw_trace_report *r)
+int bw_trace_get(const struct bw_owner *who, struct bw_trace_report *r)
 {
 	int slot;
 
 	mutex_lock(&bw_trace_mutex);
-	slot = bw_trace_find(portid);
+	slot = bw_trace_find(who);
 	if (slot >= 0)
 		bw_trace_report_fill(bw_trace_at(slot), r);
 	mutex_unlock(&bw_trace_mutex);
 	return slot < 0 ? slot : 0;
 }
 
-int bw_trace_end(u32 portid, struct bw_trace_report *r)
+static void bw_trace_end_at(int slot, struct bw_trace_report *r)
 {
-	struct bw_trace *t;
+	struct bw_trace *t = bw_trace_at(slot);
+
+	cmpxchg(&t->state, BW_TRACE_RUNNING, BW_TRACE_ENDED);
+	bw_trace_report_fill(t, r);
+	RCU_INIT_POINTER(bw_traces[slot], NULL);
+	bw_owner_put(&t->owner);
+	kfree_rcu(t, rcu);
+	schedule_work(&bw_trace_work);
+}
+
+int bw_trace_end(const struct bw_owner *who, struct bw_trace_report *r)
+{
 	int slot;
 
 	mutex_lock(&bw_trace_mutex);
-	slot = bw_trace_find(portid);
-	if (slot >= 0) {
-		t = bw_trace_at(slot);
-		cmpxchg(&t->state, BW_TRACE_RUNNING, BW_TRACE_ENDED);
-		bw_trace_report_fill(t, r);
-		RCU_INIT_POINTER(bw_traces[slot], NULL);
-		kfree_rcu(t, rcu);
-		schedule_work(&bw_trace_work);
-	}
+	slot = bw_trace_find(who);
+	if (slot >= 0)
+		bw_trace_end_at(slot, r);
 	mutex_unlock(&bw_trace_mutex);
 	return slot < 0 ? slot : 0;
 }
@@ -500,15 +514,54 @@ u32 bw_trace_count(void)
 	return n;
 }
 
+/* The trace of a socket that is being closed. bw_trace_mutex is held. */
+static int bw_trace_find_closed(const struct netlink_notify *n)
+{
+	struct bw_trace *t;
+	int i;
+
+	for (i = 0; i < BW_MAX_TRACES; i++) {
+		t = bw_trace_at(i);
+		if (t && bw_owner_closes(&t->owner, n))
+			return i;
+	}
+	return -ENOENT;
+}
+
+/* Whether there is a trace of that port number, without a lock. */
+static bool bw_trace_has_port(u32 portid)
+{
+	const struct bw_trace *t;
+	bool found = false;
+	int i;
+
+	rcu_read_lock();
+	for (i = 0; i < BW_MAX_TRACES && !found; i++) {
+		t = rcu_dereference(bw_traces[i]);
+		found = t && t->owner.portid == portid;
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+/*
+ * Called for every netlink socket of the host that closes: one that owns nothing
+ * must not wait for a trace to start. The socket's own trace started before.
+ */
 static int bw_trace_event(struct notifier_block *nb, unsigned long event,
 			  void *ptr)
 {
 	const struct netlink_notify *n = ptr;
 	struct bw_trace_report r;
+	int slot;
 
-	if (event == NETLINK_URELEASE && n->protocol == NETLINK_GENERIC &&
-	    net_eq(n->net, &init_net))
-		bw_trace_end(n->portid, &r);
+	if (!bw_owner_event(event, n) || !bw_trace_has_port(n->portid))
+		return NOTIFY_DONE;
+	mutex_lock(&bw_trace_mutex);
+	slot = bw_trace_find_closed(n);
+	if (slot >= 0)
+		bw_trace_end_at(slot, &r);
+	mutex_unlock(&bw_trace_mutex);
 	return NOTIFY_DONE;
 }
 
@@ -540,5 +593,5 @@ void bw_trace_exit(void)
 	if (bw_trace_on)
 		unregister_pernet_subsys(&bw_trace_pernet);
 	for (i = 0; i < BW_MAX_TRACES; i++)
-		kfree(gone[i]);
+		bw_trace_free(gone[i]);
 }

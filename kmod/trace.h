@@ -11,6 +11,7 @@
 #include <linux/netfilter.h>
 #include <linux/skbuff.h>
 
+#include "owner.h"
 #include "state.h"
 #include "trace_event.h"
 
@@ -35,10 +36,11 @@ struct bw_trace_report {
  * Return 0 or a negative errno; begin fills in why where there is more to say.
  * -ENOENT: this socket has no trace. Context: process, may sleep.
  */
-BW_API int bw_trace_begin(u32 portid, const struct bw_trace_request *request,
+BW_API int bw_trace_begin(const struct bw_owner *who,
+			  const struct bw_trace_request *request,
 			  struct bw_trace_report *r, const char **why);
-BW_API int bw_trace_get(u32 portid, struct bw_trace_report *r);
-BW_API int bw_trace_end(u32 portid, struct bw_trace_report *r);
+BW_API int bw_trace_get(const struct bw_owner *who, struct bw_trace_report *r);
+BW_API int bw_trace_end(const struct bw_owner *who, struct bw_trace_report *r);
 
 /* How many traces run. Context: process, may sleep. */
 BW_API u32 bw_trace_count(void);

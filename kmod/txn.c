@@ -7,40 +7,44 @@
 #include <linux/err.h>
 #include <linux/netlink.h>
 #include <linux/notifier.h>
-#include <net/net_namespace.h>
+#include <linux/spinlock.h>
 #include <net/netlink.h>
 
 #include "lock.h"
 #include "txn.h"
 
+/* Changed under bw_txn_mutex and the spinlock, read under either. */
 static LIST_HEAD(bw_txns);
+static DEFINE_SPINLOCK(bw_txns_lock);
 static u32 bw_txn_count;
 static size_t bw_txn_bytes;
 
-struct bw_txn *bw_txn_find(u32 portid)
+struct bw_txn *bw_txn_find(const struct bw_owner *who)
 {
 	struct bw_txn *txn;
 
 	lockdep_assert_held(&bw_txn_mutex);
 	list_for_each_entry(txn, &bw_txns, list)
-		if (txn->portid == portid)
+		if (txn->owner.sk == who->sk)
 			return txn;
 	return NULL;
 }
 
-struct bw_txn *bw_txn_open(u32 portid)
+struct bw_txn *bw_txn_open(const struct bw_owner *who)
 {
 	struct bw_txn *txn;
 
-	if (bw_txn_find(portid))
+	if (bw_txn_find(who))
 		return ERR_PTR(-EBUSY);
 	if (bw_txn_count == BW_TXN_MAX)
 		return ERR_PTR(-EUSERS);
 	txn = kvzalloc(sizeof(*txn), GFP_KERNEL_ACCOUNT);
 	if (!txn)
 		return ERR_PTR(-ENOMEM);
-	txn->portid = portid;
+	txn->owner = bw_owner_get(who);
+	spin_lock(&bw_txns_lock);
 	list_add(&txn->list, &bw_txns);
+	spin_unlock(&bw_txns_lock);
 	bw_txn_count++;
 	return txn;
 }
@@ -50,11 +54,14 @@ void bw_txn_close(struct bw_txn *txn)
 	u32 i;
 
 	lockdep_assert_held(&bw_txn_mutex);
+	spin_lock(&bw_txns_lock);
+	list_del(&txn->list);
+	spin_unlock(&bw_txns_lock);
+	bw_owner_put(&txn->owner);
 	for (i = 0; i < BW_S_MAX; i++) {
 		bw_txn_bytes -= (size_t)txn->room[i] * bw_section_types[i].size;
 		kvfree(txn->draft.data[i]);
 	}
-	list_del(&txn->list);
 	bw_txn_count--;
 	kvfree(txn);
 }
@@ -147,17 +154,37 @@ int bw_txn_add_parent(struct bw_txn *txn, const char *pattern, size_t len,
 				  pattern, len, why);
 }
 
+/* The transaction of a socket that is being closed. Either lock is held. */
+static struct bw_txn *bw_txn_find_closed(const struct netlink_notify *n)
+{
+	struct bw_txn *txn;
+
+	list_for_each_entry(txn, &bw_txns, list)
+		if (bw_owner_closes(&txn->owner, n))
+			return txn;
+	return NULL;
+}
+
+/*
+ * Called for every netlink socket of the host that closes: one that owns nothing
+ * must not wait for a commit, which holds the mutex while it builds. Nobody else
+ * sends by a socket that is being closed, so what it owns does not change.
+ */
 static int bw_txn_event(struct notifier_block *nb, unsigned long event,
 			void *ptr)
 {
 	const struct netlink_notify *n = ptr;
 	struct bw_txn *txn;
 
-	if (event != NETLINK_URELEASE || n->protocol != NETLINK_GENERIC ||
-	    !net_eq(n->net, &init_net))
+	if (!bw_owner_event(event, n))
+		return NOTIFY_DONE;
+	spin_lock(&bw_txns_lock);
+	txn = bw_txn_find_closed(n);
+	spin_unlock(&bw_txns_lock);
+	if (!txn)
 		return NOTIFY_DONE;
 	mutex_lock(&bw_txn_mutex);
-	txn = bw_txn_find(n->portid);
+	txn = bw_txn_find_closed(n);
 	if (txn)
 		bw_txn_close(txn);
 	mutex_unlock(&bw_txn_mutex);

@@ -10,13 +10,14 @@
 
 #include "api.h"
 #include "draft.h"
+#include "owner.h"
 
 #define BW_TXN_MAX	16
 #define BW_TXN_BYTES	(512UL << 20)	/* of all open transactions */
 
 struct bw_txn {
 	struct list_head list;
-	u32 portid;
+	struct bw_owner owner;
 	bool has_mode;
 	bool has_defaults;
 	bool has_expect;
@@ -31,8 +32,8 @@ struct bw_txn {
  * many, -ENOMEM. The others return 0 or a negative errno, say why, and have added
  * nothing then. Context: process, may sleep; bw_txn_mutex is held.
  */
-BW_API struct bw_txn *bw_txn_find(u32 portid);
-BW_API struct bw_txn *bw_txn_open(u32 portid);
+BW_API struct bw_txn *bw_txn_find(const struct bw_owner *who);
+BW_API struct bw_txn *bw_txn_open(const struct bw_owner *who);
 BW_API void bw_txn_close(struct bw_txn *txn);
 BW_API int bw_txn_append(struct bw_txn *txn, enum bw_section section,
 			 const void *data, size_t bytes, const char **why);

@@ -73,7 +73,8 @@ class Many(Ruleset):
             made[S_PAIR] = b"".join(struct.pack("=III", i % 1000, i // 1000, i) for i in range(n))
         return list(made.items())
 
-    def commit(self, g, **_):
+    def fill(self, g):
+        """A transaction with all of it."""
         g.ask(
             packets.BEGIN,
             packets.nla(packets.A_MODE, b"\0")
@@ -84,6 +85,9 @@ class Many(Ruleset):
             size = CHUNK // ENTRY[section] * ENTRY[section]
             for at in range(0, len(data), size):
                 g.ask(packets.ADD, packets.nla(section, data[at : at + size]))
+
+    def commit(self, g, **_):
+        self.fill(g)
         began = time.monotonic()
         g.ask(packets.COMMIT, packets.nla(packets.A_EXPECT, struct.pack("=Q", g.generation())))
         return time.monotonic() - began

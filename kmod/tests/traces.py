@@ -17,9 +17,11 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import packets
+from memory import Many
 from packets import (
     ALLOW,
     DENY,
@@ -595,6 +597,55 @@ def test_owner(g):
     check("is killed: the trace is over", gone(), True)
 
 
+#: A netlink port number.
+NUMBER = 4242
+
+
+def unbound():
+    g = Genl()
+    g.s.close()
+    g.s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
+    return g
+
+
+def binds(g):
+    try:
+        g.s.bind((NUMBER, 0))
+    except OSError:
+        return False
+    return True
+
+
+def test_number(g):
+    """A socket's port number is free before the module hears that it closes: who has it next keeps his trace."""
+    large = Many("endpoint", 100_000)
+    slow = Genl()
+    large.fill(slow)
+    old, new = unbound(), unbound()
+    binds(old)
+    old.ask(INFO)
+    expect, over = g.generation(), threading.Event()
+
+    def commit():
+        slow.ask(packets.COMMIT, nla(packets.A_EXPECT, struct.pack("=Q", expect)))
+        over.set()
+
+    committing = threading.Thread(target=commit)
+    closing = threading.Thread(target=old.s.close)
+    committing.start()
+    time.sleep(0.02)
+    closing.start()
+    while not binds(new):
+        pass
+    new.ask(T_BEGIN)
+    check("the other closed, and one began, while a commit ran", over.is_set(), False)
+    committing.join()
+    closing.join()
+    check("it keeps its trace", new.ask(T_GET)[0][T_STATE][0][0], RUNNING)
+    new.close()
+    check("which ends with it", gone(), True)
+
+
 def unprivileged():
     os.setgroups([])
     os.setgid(65534)
@@ -759,6 +810,7 @@ TESTS = (
     test_bounds,
     test_lost,
     test_owner,
+    test_number,
     test_privilege,
     test_verdicts,
     test_churn,

@@ -2,10 +2,12 @@
 /*
  * The commit: compares the expected generation, checks the endpoints against
  * the host's links as they are now, and puts the state in force. Whatever can
- * fail comes before anything is changed.
+ * fail comes before anything is changed, and whatever takes long is done under
+ * our own mutexes only.
  */
 #include <linux/netdevice.h>
 #include <linux/rtnetlink.h>
+#include <linux/sched.h>
 
 #include "commit.h"
 #include "exchange.h"
@@ -24,27 +26,56 @@ enum bw_ep_status {
 	BW_EP_UNGUARDED,	/* the link exists, but nothing guards it */
 };
 
+/* NULL: no guard or parent has the link's name. Under RCU a name may be half new. */
+static const struct net_device *bw_ep_link(const struct bw_guards *g, u32 link)
+{
+	const struct net_device *dev = dev_get_by_index_rcu(&init_net, link);
+
+	return dev && bw_guard_matches(g, dev) ? dev : NULL;
+}
+
+/* RCU, or rtnl, which makes it exact. */
+static enum bw_ep_status bw_ep_status_of_link(const struct bw_state *st, u32 link, u32 port)
+{
+	bool child = bw_port_is_child(port);
+
+	if (link > INT_MAX || !dev_get_by_index_rcu(&init_net, link))
+		return BW_EP_GONE;
+	if (port && !child && !dev_get_by_index_rcu(&init_net, port))
+		return BW_EP_GONE;
+	return bw_ep_link(child ? &st->parents : &st->guards, link) ? BW_EP_VALID :
+								      BW_EP_UNGUARDED;
+}
+
+/*
+ * Without rtnl: there may be many endpoints, and st is the next state, so what
+ * changes behind us changes here too.
+ */
 static enum bw_ep_status bw_ep_status(const struct bw_state *st, u32 link,
 				      u32 port)
 {
-	const struct net_device *dev;
+	enum bw_ep_status status;
 
-	if (link > INT_MAX)
-		return BW_EP_GONE;
-	dev = __dev_get_by_index(&init_net, link);
-	if (!dev)
-		return BW_EP_GONE;
-	if (bw_port_is_child(port)) {
-		if (!bw_guard_matches(&st->parents, dev))
-			return BW_EP_UNGUARDED;
-		return bw_inside_has(link, port) ? BW_EP_VALID : BW_EP_GONE;
+	rcu_read_lock();
+	status = bw_ep_status_of_link(st, link, port);
+	rcu_read_unlock();
+	if (status == BW_EP_UNGUARDED) {
+		rtnl_lock();
+		rcu_read_lock();
+		status = bw_ep_status_of_link(st, link, port);
+		rcu_read_unlock();
+		rtnl_unlock();
 	}
-	if (port && !__dev_get_by_index(&init_net, port))
-		return BW_EP_GONE;
-	return bw_guard_matches(&st->guards, dev) ? BW_EP_VALID : BW_EP_UNGUARDED;
+	if (status == BW_EP_VALID && bw_port_is_child(port)) {
+		mutex_lock(&bw_mutex);
+		if (!bw_inside_has(link, port))
+			status = BW_EP_GONE;
+		mutex_unlock(&bw_mutex);
+	}
+	return status;
 }
 
-/* Closes endpoints that have gone since the draft was made. */
+/* Closes endpoints that have gone since the draft was made. No lock but ours. */
 static int bw_commit_check_endpoints(struct bw_state *st,
 				     const struct bw_draft *d,
 				     struct bw_fault *f)
@@ -55,6 +86,8 @@ static int bw_commit_check_endpoints(struct bw_state *st,
 	u32 i;
 
 	for (i = 0; i < d->count[BW_S_ENDPOINT4]; i++) {
+		if (!(i & 0x3ff))
+			cond_resched();
 		status = bw_ep_status(st, e4[i].link, e4[i].port);
 		f->section = BW_S_ENDPOINT4;
 		if (status == BW_EP_UNGUARDED)
@@ -63,6 +96,8 @@ static int bw_commit_check_endpoints(struct bw_state *st,
 			bw_endpoint_close4(st->endpoints, e4[i].addr);
 	}
 	for (i = 0; i < d->count[BW_S_ENDPOINT6]; i++) {
+		if (!(i & 0x3ff))
+			cond_resched();
 		status = bw_ep_status(st, e6[i].link, e6[i].port);
 		f->section = BW_S_ENDPOINT6;
 		if (status == BW_EP_UNGUARDED)
@@ -76,26 +111,82 @@ unguarded:
 	return bw_fault_set(f, -EINVAL, f->section, i, "its link is not guarded");
 }
 
-/* A dry run fails where the commit would, and keeps nothing. */
-static int bw_commit_prepare(struct bw_state *st, const struct bw_draft *d,
-			     const struct bw_commit *c, struct bw_fault *f)
+/* Takes rtnl and bw_mutex, for moments. On an error st is not the next state. */
+static int bw_commit_prepare(struct bw_state *st, const struct bw_commit *c,
+			     u64 *generation, struct bw_fault *f)
 {
 	int err;
 
-	err = bw_exchange_prepare(st, f);
+	rtnl_lock();
+	mutex_lock(&bw_mutex);
+	*generation = bw_state_generation(bw_state_locked());
+	err = bw_seal_check(f);
+	if (!err)
+		err = bw_state_expect(c->expect, f);
+	if (!err)
+		err = bw_window_check_closed(f);
+	if (!err)
+		err = bw_exchange_prepare(st, f);
+	mutex_unlock(&bw_mutex);
+	rtnl_unlock();
+	return err;
+}
+
+static void bw_commit_cancel(void)
+{
+	rtnl_lock();
+	mutex_lock(&bw_mutex);
+	bw_exchange_cancel();
+	mutex_unlock(&bw_mutex);
+	rtnl_unlock();
+}
+
+static void bw_commit_exchange(struct bw_state *st, u32 timeout)
+{
+	struct bw_state *old = bw_state_locked();
+
+	st->generation = ++bw_last_generation;
+	rtnl_lock();
+	mutex_lock(&bw_mutex);
+	bw_exchange(st, timeout ? old : NULL);
+	if (timeout)
+		bw_window_open(old, timeout);
+	mutex_unlock(&bw_mutex);
+	rtnl_unlock();
+	if (old)
+		bw_state_inherit(st, old);
+	if (!timeout)
+		bw_state_release(old, st);
+	bw_offload_end_soon();
+}
+
+/*
+ * A dry run fails where the commit would, and keeps nothing. What the first step
+ * finds still holds in the last one: bw_exchange_mutex is held.
+ */
+static int bw_commit_locked(struct bw_state *st, const struct bw_draft *d,
+			    const struct bw_commit *c, u64 *generation,
+			    struct bw_fault *f)
+{
+	int err;
+
+	err = bw_commit_prepare(st, c, generation, f);
 	if (err)
 		return err;
 	err = bw_commit_check_endpoints(st, d, f);
-	if (err || c->dry_run)
-		bw_exchange_cancel();
-	return err;
+	if (err || c->dry_run) {
+		bw_commit_cancel();
+		return err;
+	}
+	bw_commit_exchange(st, c->timeout);
+	*generation = st->generation;
+	return 0;
 }
 
 int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 		    const struct bw_commit *c, u64 *generation,
 		    struct bw_fault *f)
 {
-	struct bw_state *old;
 	int err;
 
 	/* Takes rtnl itself. What a dry run checks depends on it, too. */
@@ -107,41 +198,19 @@ int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 					    "containers' namespaces cannot be followed");
 		}
 	}
-	rtnl_lock();
-	mutex_lock(&bw_mutex);
-	old = bw_state_locked();
-	err = bw_seal_check(f);
-	if (!err)
-		err = bw_state_expect(c->expect, f);
-	if (!err)
-		err = bw_window_check_closed(f);
-	if (!err)
-		err = bw_commit_prepare(st, d, c, f);
-	*generation = bw_state_generation(old);
-	if (err || c->dry_run) {
-		mutex_unlock(&bw_mutex);
-		rtnl_unlock();
+	mutex_lock(&bw_exchange_mutex);
+	err = bw_commit_locked(st, d, c, generation, f);
+	mutex_unlock(&bw_exchange_mutex);
+	if (err || c->dry_run)
 		bw_state_free(st);
-		return err;
-	}
-	st->generation = ++bw_last_generation;
-	*generation = st->generation;
-	bw_exchange(st, c->timeout ? old : NULL);
-	if (old)
-		bw_state_inherit(st, old, bw_counters_total);
-	if (c->timeout)
-		bw_window_open(old, c->timeout);
-	else
-		bw_state_free(old);
-	mutex_unlock(&bw_mutex);
-	bw_offload_end();
-	return 0;
+	return err;
 }
 
 int bw_commit_seal(const u64 *expect, struct bw_fault *f)
 {
 	int err;
 
+	mutex_lock(&bw_exchange_mutex);
 	mutex_lock(&bw_mutex);
 	err = bw_window_check_closed(f);
 	if (!err && !bw_state_generation(bw_state_locked()))
@@ -151,5 +220,6 @@ int bw_commit_seal(const u64 *expect, struct bw_fault *f)
 	if (!err)
 		err = bw_seal_set(f);
 	mutex_unlock(&bw_mutex);
+	mutex_unlock(&bw_exchange_mutex);
 	return err;
 }

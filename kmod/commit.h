@@ -16,7 +16,8 @@ struct bw_commit {
 /*
  * Takes st over; on a dry run or a failure st is freed. Returns 0 and the
  * generation in force, or a negative errno with the fault filled in. Context:
- * process, bw_txn_mutex is held; takes rtnl and bw_mutex.
+ * process, bw_txn_mutex is held; takes bw_exchange_mutex, rtnl and bw_mutex. Then,
+ * with no lock held, bw_exchange_settle().
  */
 BW_API int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 			   const struct bw_commit *c, u64 *generation,
@@ -24,7 +25,7 @@ BW_API int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 
 /*
  * No change from now on, and no unloading. Returns 0 or a negative errno with the
- * fault filled in. Context: process; takes bw_mutex.
+ * fault filled in. Context: process; takes bw_exchange_mutex and bw_mutex.
  */
 BW_API int bw_commit_seal(const u64 *expect, struct bw_fault *f);
 

@@ -9,6 +9,7 @@
 #include <linux/topology.h>
 
 #include "counters.h"
+#include "lock.h"
 
 struct bw_counters *bw_counters_new(u32 n)
 {
@@ -20,9 +21,11 @@ struct bw_counters *bw_counters_new(u32 n)
 	if (!c)
 		return NULL;
 	c->n = n;
-	c->base = kvcalloc(n, sizeof(*c->base), GFP_KERNEL_ACCOUNT);
+	/* Both at once, so that an exchange and a roll back need no memory. */
+	c->base = kvcalloc(n, 2 * sizeof(*c->base), GFP_KERNEL_ACCOUNT);
 	if (!c->base)
 		goto fail;
+	c->passed = c->base + n;
 	for_each_possible_cpu(cpu) {
 		c->cpu[cpu] = kvmalloc_node(array_size(n, sizeof(**c->cpu)),
 					    GFP_KERNEL_ACCOUNT | __GFP_ZERO,
@@ -51,7 +54,7 @@ void bw_counters_free(struct bw_counters *c)
 	kvfree(c);
 }
 
-struct bw_total bw_counters_own(const struct bw_counters *c, u32 i)
+static struct bw_total bw_counters_own(const struct bw_counters *c, u32 i)
 {
 	struct bw_total sum = {};
 	int cpu;
@@ -76,7 +79,29 @@ struct bw_total bw_counters_total(const struct bw_counters *c, u32 i)
 {
 	struct bw_total total = bw_counters_own(c, i);
 
+	lockdep_assert_held(&bw_exchange_mutex);
 	total.packets += c->base[i].packets;
 	total.bytes += c->base[i].bytes;
 	return total;
+}
+
+void bw_counters_pass(struct bw_counters *from, u32 i, struct bw_counters *to, u32 j)
+{
+	struct bw_total total = bw_counters_total(from, i);
+
+	to->base[j].packets += total.packets - from->passed[i].packets;
+	to->base[j].bytes += total.bytes - from->passed[i].bytes;
+	from->passed[i] = total;
+}
+
+void bw_counters_pass_nothing(struct bw_counters *c)
+{
+	lockdep_assert_held(&bw_exchange_mutex);
+	memset(c->passed, 0, c->n * sizeof(*c->passed));
+}
+
+void bw_counters_pass_inherited(struct bw_counters *c)
+{
+	lockdep_assert_held(&bw_exchange_mutex);
+	memcpy(c->passed, c->base, c->n * sizeof(*c->passed));
 }

@@ -24,7 +24,8 @@ struct bw_total {
 
 struct bw_counters {
 	u32 n;
-	struct bw_total *base;	/* inherited from the rulesets before */
+	struct bw_total *base;		/* inherited from the rulesets before */
+	struct bw_total *passed;	/* of base and own, what a ruleset after has inherited */
 	struct bw_count *cpu[];
 };
 
@@ -36,12 +37,29 @@ BW_API struct bw_counters *bw_counters_new(u32 n);
 BW_API void bw_counters_free(struct bw_counters *c);
 
 /*
- * The sum over all CPUs of counter i: what this ruleset itself has counted, and
- * that with what it inherited. Context: process; what is inherited changes under
- * bw_mutex.
+ * The sum over all CPUs of counter i, with what it inherited. Context: process;
+ * bw_exchange_mutex is held.
  */
-BW_API struct bw_total bw_counters_own(const struct bw_counters *c, u32 i);
 BW_API struct bw_total bw_counters_total(const struct bw_counters *c, u32 i);
+
+/*
+ * Gives counter j of a ruleset what counter i of the one before has counted or
+ * inherited since it was passed on the last time. Context: process;
+ * bw_exchange_mutex is held.
+ */
+BW_API void bw_counters_pass(struct bw_counters *from, u32 i, struct bw_counters *to, u32 j);
+
+/*
+ * For a roll back: nothing of these counters has been passed on. Context: process;
+ * bw_exchange_mutex is held.
+ */
+BW_API void bw_counters_pass_nothing(struct bw_counters *c);
+
+/*
+ * All that these have inherited has been passed on, since it came from those that
+ * come back. Context: process; bw_exchange_mutex is held.
+ */
+BW_API void bw_counters_pass_inherited(struct bw_counters *c);
 
 /*
  * This CPU's counter i, and counting a packet in it. Context: bottom halves off,

@@ -6,4 +6,5 @@
 #include "lock.h"
 
 BW_DATA struct mutex bw_txn_mutex = __MUTEX_INITIALIZER(bw_txn_mutex);
+BW_DATA struct mutex bw_exchange_mutex = __MUTEX_INITIALIZER(bw_exchange_mutex);
 BW_DATA struct mutex bw_mutex = __MUTEX_INITIALIZER(bw_mutex);

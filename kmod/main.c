@@ -76,9 +76,12 @@ static int __init bw_init(void)
 	err = bw_hook_init(&init_net);
 	if (err)
 		goto link;
-	err = bw_txn_init();
+	err = bw_window_init();
 	if (err)
 		goto hook;
+	err = bw_txn_init();
+	if (err)
+		goto window;
 	err = bw_trace_init();
 	if (err)
 		goto txn;
@@ -93,6 +96,8 @@ trace:
 	bw_trace_exit();
 txn:
 	bw_txn_exit();
+window:
+	bw_window_exit();
 hook:
 	bw_hook_exit(&init_net);
 link:

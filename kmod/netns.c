@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Follows devices. Listed (inside.c) is each device of another namespace that
- * hangs on a link which the state in force, or the saved one, judges: a veth
+ * hangs on a link which the state in force, the saved or the next one judges: a veth
  * whose peer is a port of a guarded bridge, or a child (macvlan, ipvlan) of a
  * guarded parent. A device that cannot be listed must not be up: it cannot be
  * brought up, an up one cannot become a port of a guarded bridge, and a link that
@@ -222,7 +222,8 @@ static int bw_net_sync(struct net_device *dev)
 
 	link = bw_net_link(dev, &port);
 	judged = link && bw_net_judges_now(link, port);
-	kept = link && bw_net_judges(bw_state_saved(), link, port);
+	kept = link && (bw_net_judges(bw_state_saved(), link, port) ||
+			bw_net_judges(bw_state_next(), link, port));
 	if (judged || kept)
 		return bw_inside_list(dev_net(dev), dev->ifindex, link->ifindex, port, judged);
 	bw_inside_unlist(dev_net(dev), dev->ifindex);

@@ -6,6 +6,7 @@
 #include <linux/err.h>
 
 #include "commit.h"
+#include "exchange.h"
 #include "lock.h"
 #include "nl.h"
 #include "nl_commit.h"
@@ -199,9 +200,13 @@ int bw_nl_commit(struct sk_buff *skb, struct genl_info *info)
 	reply = bw_nl_reply_new(info, NLMSG_DEFAULT_SIZE, &header);
 	if (!reply)
 		return -ENOMEM;
+	/* Of states that wait to be freed there is one, however fast commits come. */
+	bw_state_flush();
 	mutex_lock(&bw_txn_mutex);
 	err = bw_nl_commit_draft(skb, info, &c, &generation);
 	mutex_unlock(&bw_txn_mutex);
+	if (!err && !c.dry_run)
+		bw_exchange_settle();
 	if (!err)
 		err = nla_put_u64_64bit(reply, BW_ATTR_GENERATION, generation,
 					BW_ATTR_PAD);

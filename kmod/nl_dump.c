@@ -21,7 +21,7 @@ static int bw_nl_dump(struct sk_buff *skb, struct netlink_callback *cb,
 		return -EPERM;
 	if (nlmsg_attrlen(cb->nlh, GENL_HDRLEN))
 		return -EINVAL;
-	mutex_lock(&bw_mutex);
+	mutex_lock(&bw_exchange_mutex);
 	st = bw_state_locked();
 	/*
 	 * A change in between flags the dump as interrupted: read it again. Not by
@@ -32,7 +32,7 @@ static int bw_nl_dump(struct sk_buff *skb, struct netlink_callback *cb,
 	if (st)
 		while (!put(skb, cb, st))
 			cb->args[0]++;
-	mutex_unlock(&bw_mutex);
+	mutex_unlock(&bw_exchange_mutex);
 	return skb->len;
 }
 

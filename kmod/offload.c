@@ -5,10 +5,12 @@
  * loaded. Flows over guarded links that may stay are offloaded anew by their next
  * packet, so no attempt is made to tell them apart.
  */
+#include <linux/atomic.h>
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/rcupdate.h>
 #include <linux/rtnetlink.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <net/netfilter/nf_flow_table.h>
 
@@ -99,7 +101,7 @@ static bool bw_offload_find(struct bw_offload_devices *list)
 	return found;
 }
 
-void bw_offload_end(void)
+static void bw_offload_end(void)
 {
 	typeof(nf_flow_table_cleanup) *cleanup;
 	struct bw_offload_devices list = {};
@@ -118,18 +120,44 @@ void bw_offload_end(void)
 	symbol_put(nf_flow_table_cleanup);
 }
 
+static atomic_t bw_offload_asked;
+static u32 bw_offload_done;	/* as many of them as have been asked for */
+static DECLARE_WAIT_QUEUE_HEAD(bw_offload_waiting);
+
 static void bw_offload_work_end(struct work_struct *work)
 {
+	u32 asked = atomic_read(&bw_offload_asked);
+
 	/* A packet that was judged before the change may still offload its flow. */
 	synchronize_rcu();
 	bw_offload_end();
+	WRITE_ONCE(bw_offload_done, asked);
+	wake_up_all(&bw_offload_waiting);
 }
 
 static DECLARE_WORK(bw_offload_work, bw_offload_work_end);
 
 void bw_offload_end_soon(void)
 {
+	atomic_inc(&bw_offload_asked);
 	schedule_work(&bw_offload_work);
+}
+
+static bool bw_offload_is_possible(void)
+{
+	if (!symbol_get(nf_flow_table_cleanup))
+		return false;
+	symbol_put(nf_flow_table_cleanup);
+	return true;
+}
+
+void bw_offload_wait(void)
+{
+	u32 asked = atomic_read(&bw_offload_asked);
+
+	if (bw_offload_is_possible())
+		wait_event_timeout(bw_offload_waiting,
+				   (s32)(READ_ONCE(bw_offload_done) - asked) >= 0, HZ);
 }
 
 void bw_offload_exit(void)

@@ -9,15 +9,23 @@
 #include "api.h"
 
 /*
- * When it returns, none is left that began before. Context: process, may sleep;
- * takes rtnl and bw_mutex, and holds neither while it waits for the flowtables.
- */
-BW_API void bw_offload_end(void);
-/*
- * The same a moment later, for those that packets begin before now. Context: any;
- * returns at once.
+ * bw_offload_end_soon() - ends those over guarded links a grace period later.
+ *
+ * So those too that a packet begins which was judged before now. A network card
+ * that carries flows may take seconds to give them back, so nobody who holds a lock
+ * waits for that. Context: any; returns at once.
  */
 BW_API void bw_offload_end_soon(void);
+
+/*
+ * bw_offload_wait() - until the calls before have done so, for a second at most.
+ *
+ * Returns at once where there is no flowtable. Context: process, may sleep; none of
+ * our mutexes is held.
+ */
+BW_API void bw_offload_wait(void);
+
+/* No work of ours is left when it returns. Context: process; unloading only. */
 BW_API void bw_offload_exit(void);
 
 #endif /* _BW_OFFLOAD_H */

@@ -3,11 +3,21 @@
  * The states there are, building and freeing one, and the counters that a new
  * one inherits. Must never decide which state is in force: exchange.c does.
  */
+#include <linux/sched.h>
+#include <linux/workqueue.h>
+
 #include "state.h"
 
 BW_DATA struct bw_state __rcu *bw_state __read_mostly;
 
+/* bw_mutex. */
 static struct bw_state *bw_saved;	/* may be NULL in an open window, too */
+static struct bw_state *bw_next;
+
+static LIST_HEAD(bw_gone);	/* former states, the oldest first; bw_exchange_mutex */
+
+static void bw_state_free_gone(struct work_struct *work);
+static DECLARE_WORK(bw_gone_work, bw_state_free_gone);
 
 struct bw_key {
 	u64 key;
@@ -98,19 +108,12 @@ void bw_state_free(struct bw_state *st)
 	bw_free(st);
 }
 
-static void bw_total_add(struct bw_total *to, struct bw_total what)
-{
-	to->packets += what.packets;
-	to->bytes += what.bytes;
-}
-
-void bw_state_inherit(struct bw_state *to, const struct bw_state *from,
-		      struct bw_total (*fn)(const struct bw_counters *c, u32 i))
+void bw_state_inherit(struct bw_state *to, struct bw_state *from)
 {
 	u32 i, j = 0;
 
 	for (i = 0; i < BW_REASON_MAX; i++)
-		bw_total_add(&to->counters->base[i], fn(from->counters, i));
+		bw_counters_pass(from->counters, i, to->counters, i);
 	for (i = 0; i < to->rules->n_rule; i++) {
 		u32 a = to->by_key[i];
 		u64 key = to->rules->rule[a].key;
@@ -122,10 +125,61 @@ void bw_state_inherit(struct bw_state *to, const struct bw_state *from,
 			break;
 		if (from->rules->rule[from->by_key[j]].key != key)
 			continue;
-		bw_total_add(&to->counters->base[BW_REASON_MAX + a],
-			     fn(from->counters, BW_REASON_MAX + from->by_key[j]));
+		bw_counters_pass(from->counters, BW_REASON_MAX + from->by_key[j],
+				 to->counters, BW_REASON_MAX + a);
 		j++;
+		if (!(i & 0xfff))
+			cond_resched();
 	}
+}
+
+void bw_state_restore(struct bw_state *to, struct bw_state *from)
+{
+	bw_counters_pass_nothing(to->counters);
+	bw_counters_pass_inherited(from->counters);
+	bw_state_inherit(to, from);
+}
+
+static struct bw_state *bw_state_oldest_gone(void)
+{
+	struct bw_state *st;
+
+	mutex_lock(&bw_exchange_mutex);
+	st = list_first_entry_or_null(&bw_gone, struct bw_state, gone);
+	mutex_unlock(&bw_exchange_mutex);
+	return st;
+}
+
+/* Nobody else takes states off the list. */
+static void bw_state_free_gone(struct work_struct *work)
+{
+	struct bw_state *st;
+
+	while ((st = bw_state_oldest_gone())) {
+		cond_synchronize_rcu(st->grace);
+		mutex_lock(&bw_exchange_mutex);
+		list_del(&st->gone);
+		if (st->heir)
+			bw_state_inherit(st->heir, st);
+		mutex_unlock(&bw_exchange_mutex);
+		bw_state_free(st);
+	}
+}
+
+void bw_state_release(struct bw_state *st, struct bw_state *heir)
+{
+	lockdep_assert_held(&bw_exchange_mutex);
+	if (!st)
+		return;
+	st->heir = heir;
+	st->grace = get_state_synchronize_rcu();
+	list_add_tail(&st->gone, &bw_gone);
+	schedule_work(&bw_gone_work);
+}
+
+void bw_state_flush(void)
+{
+	flush_work(&bw_gone_work);
 }
 
 int bw_state_expect(u64 generation, struct bw_fault *f)
@@ -147,6 +201,18 @@ void bw_state_save(struct bw_state *st)
 	bw_saved = st;
 }
 
+struct bw_state *bw_state_next(void)
+{
+	lockdep_assert_held(&bw_mutex);
+	return bw_next;
+}
+
+void bw_state_set_next(struct bw_state *st)
+{
+	lockdep_assert_held(&bw_mutex);
+	bw_next = st;
+}
+
 bool bw_state_close_link(u32 ifindex)
 {
 	struct bw_state *st = bw_state_locked();
@@ -157,6 +223,8 @@ bool bw_state_close_link(u32 ifindex)
 		closed |= bw_endpoints_close_link(st->endpoints, ifindex);
 	if (bw_saved)
 		closed |= bw_endpoints_close_link(bw_saved->endpoints, ifindex);
+	if (bw_next)
+		closed |= bw_endpoints_close_link(bw_next->endpoints, ifindex);
 	return closed;
 }
 
@@ -170,11 +238,14 @@ bool bw_state_close_child(u32 link, u32 inum)
 		closed |= bw_endpoints_close_child(st->endpoints, link, inum);
 	if (bw_saved)
 		closed |= bw_endpoints_close_child(bw_saved->endpoints, link, inum);
+	if (bw_next)
+		closed |= bw_endpoints_close_child(bw_next->endpoints, link, inum);
 	return closed;
 }
 
 void bw_state_exit(void)
 {
+	bw_state_flush();
 	bw_state_free(bw_saved);
 	bw_state_free(rcu_dereference_protected(bw_state, true));
 	RCU_INIT_POINTER(bw_state, NULL);

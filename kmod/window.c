@@ -4,21 +4,21 @@
  * user space: the saved state, its hooks and its namespaces are kept for it.
  */
 #include <linux/jiffies.h>
+#include <linux/notifier.h>
 #include <linux/rtnetlink.h>
+#include <linux/suspend.h>
+#include <linux/timekeeping.h>
 #include <linux/workqueue.h>
 
-#include "bridged.h"
 #include "exchange.h"
-#include "hook.h"
 #include "lifetime.h"
-#include "netns.h"
 #include "offload.h"
 #include "window.h"
 
-/* bw_mutex. What a roll back restores is bw_state_saved(). */
+/* bw_mutex; opened and closed under bw_exchange_mutex. What comes back is bw_state_saved(). */
 static struct {
 	bool open;
-	unsigned long deadline;		/* jiffies */
+	u64 deadline;	/* by the clock that counts a suspended host's time, too */
 } bw_window;
 
 static void bw_window_expire(struct work_struct *work);
@@ -27,11 +27,17 @@ static DECLARE_DELAYED_WORK(bw_window_work, bw_window_expire);
 void bw_window_open(struct bw_state *before, u32 seconds)
 {
 	bw_window.open = true;
-	bw_window.deadline = jiffies + seconds * HZ;
+	bw_window.deadline = ktime_get_boottime_ns() + (u64)seconds * NSEC_PER_SEC;
 	bw_state_save(before);
-	/* The work of an earlier window must not end this one. */
+	/* The work of an earlier window would look in too early. */
 	cancel_delayed_work(&bw_window_work);
 	schedule_delayed_work(&bw_window_work, seconds * HZ);
+}
+
+/* Nanoseconds until the deadline; none of an open window are left when it is over. */
+static s64 bw_window_left(void)
+{
+	return bw_window.deadline - ktime_get_boottime_ns();
 }
 
 static void bw_window_close(void)
@@ -48,33 +54,51 @@ int bw_window_check_closed(struct bw_fault *f)
 	return bw_fault_set(f, -EBUSY, BW_S_NONE, 0, "a commit waits for its confirmation");
 }
 
-/* The window is open; rtnl and bw_mutex are held, both are released. */
+static void bw_window_unlock(void)
+{
+	mutex_unlock(&bw_mutex);
+	rtnl_unlock();
+	mutex_unlock(&bw_exchange_mutex);
+}
+
+/*
+ * The window is open; bw_exchange_mutex, rtnl and bw_mutex are held, all are
+ * released. Nothing here can fail.
+ */
 static u64 bw_window_restore(void)
 {
 	struct bw_state *st = bw_state_saved(), *undone = bw_state_locked();
 	u64 generation = bw_state_generation(st);
 
 	bw_exchange(st, NULL);
-	/* What the undone state inherited came from the one that is restored. */
-	if (st)
-		bw_state_inherit(st, undone, bw_counters_own);
 	bw_window_close();
 	mutex_unlock(&bw_mutex);
-	bw_offload_end();
-	bw_state_free(undone);
+	rtnl_unlock();
+	if (st)
+		bw_state_restore(st, undone);
+	bw_state_release(undone, st);
+	mutex_unlock(&bw_exchange_mutex);
+	bw_offload_end_soon();
 	return generation;
 }
 
+/*
+ * Runs at the deadline or too early: a later window may have opened while this
+ * waited for the locks, or the host has woken up.
+ */
 static void bw_window_expire(struct work_struct *work)
 {
 	u64 generation;
+	s64 left;
 
+	mutex_lock(&bw_exchange_mutex);
 	rtnl_lock();
 	mutex_lock(&bw_mutex);
-	/* A later window may have opened while this work waited for the locks. */
-	if (!bw_window.open || time_before(jiffies, bw_window.deadline)) {
-		mutex_unlock(&bw_mutex);
-		rtnl_unlock();
+	left = bw_window_left();
+	if (!bw_window.open || left > 0) {
+		if (bw_window.open)
+			schedule_delayed_work(&bw_window_work, nsecs_to_jiffies(left) + 1);
+		bw_window_unlock();
 		return;
 	}
 	generation = bw_window_restore();
@@ -82,23 +106,37 @@ static void bw_window_expire(struct work_struct *work)
 		  generation);
 }
 
-/* Takes rtnl and bw_mutex, and keeps them unless there is an error. */
+/* The work counts jiffies, which stand still while the host is suspended. */
+static int bw_window_woken(struct notifier_block *nb, unsigned long event, void *ptr)
+{
+	if (event != PM_POST_SUSPEND && event != PM_POST_HIBERNATION)
+		return NOTIFY_DONE;
+	cancel_delayed_work(&bw_window_work);
+	schedule_delayed_work(&bw_window_work, 0);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block bw_window_notifier = {
+	.notifier_call = bw_window_woken,
+};
+
+/* Takes bw_exchange_mutex, rtnl and bw_mutex, and keeps them unless there is an error. */
 static int bw_window_lock(const u64 *expect, struct bw_fault *f)
 {
 	int err;
 
+	mutex_lock(&bw_exchange_mutex);
 	rtnl_lock();
 	mutex_lock(&bw_mutex);
 	err = bw_seal_check(f);
-	if (!err && !bw_window.open)
+	/* What is over is over, though the roll back has not run yet. */
+	if (!err && (!bw_window.open || bw_window_left() <= 0))
 		err = bw_fault_set(f, -ENOENT, BW_S_NONE, 0,
 				   "no commit waits for its confirmation");
 	if (!err && expect)
 		err = bw_state_expect(*expect, f);
-	if (err) {
-		mutex_unlock(&bw_mutex);
-		rtnl_unlock();
-	}
+	if (err)
+		bw_window_unlock();
 	return err;
 }
 
@@ -113,13 +151,9 @@ int bw_window_confirm(const u64 *expect, struct bw_fault *f)
 	before = bw_state_saved();
 	bw_window_close();
 	cancel_delayed_work(&bw_window_work);
-	bw_net_drop_unneeded(bw_state_locked(), NULL);
-	bw_hook_drop_unneeded(bw_state_locked(), NULL);
-	bw_bridged_drop_unneeded(bw_state_locked(), NULL);
-	mutex_unlock(&bw_mutex);
-	rtnl_unlock();
-	/* No packet has used it since bw_exchange() waited for them. */
-	bw_state_free(before);
+	bw_exchange_confirm();
+	bw_state_release(before, bw_state_locked());
+	bw_window_unlock();
 	return 0;
 }
 
@@ -132,22 +166,29 @@ int bw_window_roll_back(const u64 *expect, struct bw_fault *f)
 		return err;
 	cancel_delayed_work(&bw_window_work);
 	bw_window_restore();
+	bw_exchange_settle();
 	return 0;
 }
 
 u32 bw_window_remaining(void)
 {
-	long left;
+	s64 left;
 
 	lockdep_assert_held(&bw_mutex);
 	if (!bw_window.open)
 		return 0;
-	left = bw_window.deadline - jiffies;
+	left = bw_window_left();
 	/* Rounded up: an open window never reads as closed. */
-	return left > 0 ? left / HZ + 1 : 1;
+	return left > 0 ? div_u64(left, NSEC_PER_SEC) + 1 : 1;
+}
+
+int bw_window_init(void)
+{
+	return register_pm_notifier(&bw_window_notifier);
 }
 
 void bw_window_exit(void)
 {
+	unregister_pm_notifier(&bw_window_notifier);
 	cancel_delayed_work_sync(&bw_window_work);
 }

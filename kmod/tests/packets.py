@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import select
 import shutil
 import socket
@@ -1080,6 +1081,56 @@ def test_counters(g):
     check("rolling back counts nothing twice", g.counters()[RULE + 1], after[RULE + 1])
 
 
+WITNESS = """table inet bwn {
+  chain f { type filter hook forward priority 0; udp dport 7000 counter; }
+}"""
+
+
+def witnessed():
+    said = subprocess.run(["nft", "list", "table", "inet", "bwn"], check=True, stdout=subprocess.PIPE)
+    return int(re.search(rb"counter packets (\d+)", said.stdout).group(1))
+
+
+def test_counters_whole(g):
+    """Each packet is counted once, in whichever ruleset: nft counts the same ones right behind us."""
+    swaps = int(os.environ.get("BW_SWAPS", "100"))
+    one = known(Ruleset().rule(A, B, udp(7000)))
+    two = known(Ruleset().rule(C, A, tcp(5)).rule(A, B, udp(7000)))
+    one.commit(g)
+    start = g.counters().get(RULE, 0)
+    into = sink("b", 7000)
+    subprocess.run(["nft", "-f", "-"], input=WITNESS.encode(), check=True)
+    pids = []
+    for _ in range(2):
+        pids.append(os.fork())
+        if not pids[-1]:
+            try:
+                with udp_to("a", V4["b"], 7000) as s:
+                    while True:
+                        with contextlib.suppress(OSError):
+                            s.send(b"x")
+            finally:
+                os._exit(1)
+    try:
+        for n in range(swaps):
+            two.commit(g)
+            one.commit(g, timeout=60 if n % 3 else 0)
+            if n % 3 == 1:
+                g.ask(CONFIRM)
+            elif n % 3 == 2:
+                g.ask(ROLLBACK)
+        one.commit(g)
+    finally:
+        for pid in pids:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+    found = settled(g.counters)[RULE] - start
+    print("# %d packets, %d commits" % (witnessed(), 2 * swaps + 1))
+    check("commits and roll backs lose no packet of a count", found - witnessed(), 0)
+    run("nft", "delete", "table", "inet", "bwn")
+    into.close()
+
+
 def test_refusals(g):
     generation = g.generation()
     check("stale generation", refusal(known(Ruleset()).commit, g, expect=generation + 1), "ESTALE")
@@ -2052,6 +2103,7 @@ TESTS = (
     test_killed,
     test_settled,
     test_counters,
+    test_counters_whole,
     test_postrouting,
     test_from_host,
     test_own_multicast,

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import demo, hostpackages, image, prune, shop, ssh, targets, vm
+from lab import demo, flavour, hostpackages, image, prune, shop, ssh, targets, vm
 from lab.errors import LabError, MachineDied
 from lab.machine import Machine, every_machine
 from lab.progress import say
@@ -32,6 +32,13 @@ def _image(args: argparse.Namespace) -> int:
     hostpackages.require()
     for name in args.target:
         print(image.ensure(targets.find(name)).folder)
+    return 0
+
+
+def _build_root(args: argparse.Namespace) -> int:
+    hostpackages.require()
+    root = flavour.ensure(args.target)
+    print(":".join(str(layer) for layer in root.layers), root.release)
     return 0
 
 
@@ -138,6 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     command("image", _image, "build images, or find them in the cache; prints their folders").add_argument(
         "target", nargs="+", help="a target of lab/targets.yml"
     )
+    command(
+        "build-root",
+        _build_root,
+        "print where to build modules: the directories of an overlay, top first, and the kernel's release",
+    ).add_argument("target", help="a target or kernel of lab/targets.yml")
     command("prune", _prune, "remove superseded images and templates from the cache")
     up = command("up", _up, "start a machine, or reuse the running one", machine=True)
     up.add_argument("--target", default="trixie", help="a target of lab/targets.yml (default: %(default)s)")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lab import accelerator, image, targets, template
+from lab import accelerator, flavour, image, targets, template
 from lab.paths import cache
 from lab.progress import say
 
-_KINDS = ("bases", "images", "templates")
+_KINDS = ("bases", "images", "kernels", "templates")
 
 
 def prune() -> None:
@@ -35,6 +35,7 @@ def _current() -> set[Path]:
         wanted |= {base, built.folder}
         if built.folder.exists():
             wanted.add(template.locate(target, built, accelerator.choose(built)))
+    wanted |= {flavour.locate(kernel) for kernel in targets.all_kernels().values()}
     return wanted
 
 

@@ -24,6 +24,8 @@ _LINKS = {
 #: The C library loads it by name, where a thread ends.
 _UNWINDER = "lib/*-linux-gnu/libgcc_s.so.1"
 _UNWANTED = ("test", "idlelib", "lib2to3", "tkinter", "ensurepip", "pydoc_data", "distutils", "dist-packages")
+#: Hardware, file systems and sound: most of the megabytes of a kernel that is not made for clouds, and nothing that a script loads.
+_UNWANTED_MODULES = ("sound", "fs", "ethernet", "wireless")
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
@@ -54,13 +56,21 @@ def build(root: Path, release: str, modules: Path | None, job: dict[str, Path], 
             root / library, tree / library, symlinks=True, ignore=shutil.ignore_patterns(*_UNWANTED)
         )
         if modules:
-            shutil.copytree(modules, tree / "lib/modules" / release, symlinks=True)
+            shutil.copytree(modules, tree / "lib/modules" / release, symlinks=True, ignore=_unwanted_modules)
         for name, path in job.items():
             (tree / "job" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tree / "job" / name)
         (tree / "init").write_text(_INIT, encoding="ascii")
         (tree / "init").chmod(0o755)
         _pack(tree, ramdisk)
+
+
+def _unwanted_modules(folder: str, names: list[str]) -> set[str]:
+    """Of drivers only those of networks."""
+    unwanted = {name for name in names if name in _UNWANTED_MODULES}
+    if Path(folder).name == "drivers":
+        unwanted |= {name for name in names if name != "net"}
+    return unwanted
 
 
 def _library(root: Path) -> Path:

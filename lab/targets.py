@@ -26,6 +26,34 @@ class Target:
         return [self.base if pocket == "main" else f"{self.base}-{pocket}" for pocket in self.archives]
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of a target's archives that is not its image's own."""
+
+    name: str
+    target: str
+    flavour: str
+
+    @property
+    def packages(self) -> tuple[str, str]:
+        return f"linux-image-{self.flavour}", f"linux-headers-{self.flavour}"
+
+
+def parse_kernels(text: str) -> dict[str, Kernel]:
+    """All kernels of a targets.yml, by name; no name is a target's."""
+    document = yaml.safe_load(text)
+    found = {
+        name: Kernel(name, str(entry["target"]), str(entry["flavour"]))
+        for name, entry in document.get("kernels", {}).items()
+    }
+    for kernel in found.values():
+        if kernel.target not in document["targets"] or kernel.name in document["targets"]:
+            raise LabError(
+                f"lab/targets.yml: kernel {kernel.name} needs a name of its own and a target that exists"
+            )
+    return found
+
+
 def parse(text: str) -> dict[str, Target]:
     """All targets of a targets.yml, by name."""
     document = yaml.safe_load(text)
@@ -56,14 +84,27 @@ def _target(name: str, entry: dict[str, object], common: tuple[str, ...]) -> Tar
     )
 
 
+def _text() -> str:
+    return (LAB / "targets.yml").read_text(encoding="utf-8")
+
+
 def all_targets() -> dict[str, Target]:
     """The targets of this checkout."""
-    return parse((LAB / "targets.yml").read_text(encoding="utf-8"))
+    return parse(_text())
+
+
+def all_kernels() -> dict[str, Kernel]:
+    """The further kernels of this checkout."""
+    return parse_kernels(_text())
 
 
 def find(name: str) -> Target:
     """The target of that name, or an error that lists the names there are."""
     targets = all_targets()
+    if name in all_kernels():
+        raise LabError(
+            f"{name} is a kernel without a Docker host; it boots by python -m stress.topologies {name}"
+        )
     if name not in targets:
         raise LabError(f"no target {name!r}; lab/targets.yml has: {', '.join(targets)}")
     return targets[name]

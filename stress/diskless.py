@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from lab import accelerator, debugkernel, image, initrd, ramroot, serial, targets
+from lab import accelerator, debugkernel, flavour, image, ramroot, serial, targets
 from lab.paths import CHECKOUT
 from lab.progress import say, step
 
@@ -64,11 +64,9 @@ class Kernel:
 
 
 def stock(target: str) -> Kernel:
-    """The kernel of a target's image."""
-    base = image.ensure(targets.find(target))
-    release = initrd.kernel_release(base.root)
-    config = base.root / "boot" / f"config-{release}"
-    return Kernel(target, base, base.kernel, base.root / "lib/modules" / release, release, config)
+    """The kernel of a target's image, or one that lab/targets.yml has beside it."""
+    root = flavour.ensure(target)
+    return Kernel(target, root.base, root.kernel, root.modules, root.release, root.config)
 
 
 def debug() -> Kernel:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the module with each target's own compiler against its own kernel's headers, with W=1 and sparse. Any warning fails,
 # and so does a global symbol of ours.
-# Works in a chroot of the target's image under an overlay, so that the image itself is never written to. The module is
+# A target is one of lab/targets.yml, or a kernel there. Works in a chroot of its image under an overlay, so that the image itself is never written to. The module is
 # left in build/kmod/TARGET. --source builds another module than ours: its folder, from here, and its name. --tree builds against
 # that kernel's tree in place of the target's headers, into build/kmod/debug.
 set -euo pipefail
@@ -24,8 +24,8 @@ global_symbols() {
   nm "$1" | sed -n 's/^[0-9a-f]* [A-TV-Z] \(bw_.*\)/error: \1 is global: BW_API is missing/p'
 }
 
-build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
-  local root=$1 layer=$2 work=$3 result=$4
+build() {  # in a mount namespace of its own: ROOT RELEASE LAYER WORK RESULT
+  local root=$1 release=$2 layer=$3 work=$4 result=$5
   mount -t tmpfs tmpfs "$work"
   mkdir -p "$layer"/{upper,work} "$work"/{root,top,scratch}
   mount -t overlay overlay -o "lowerdir=$root,upperdir=$layer/upper,workdir=$layer/work" "$work/root"
@@ -37,7 +37,7 @@ build() {  # in a mount namespace of its own: ROOT LAYER WORK RESULT
   fi
   mount -t tmpfs tmpfs "$work/root/tmp"  # another checkout may be building in this layer
   cp -r "$source" "$work/root/tmp/kmod"
-  kdir=$(cd "$work/root" && echo lib/modules/*/build)
+  kdir=lib/modules/$release/build
   if [ -n "$tree" ]; then
     kdir=mnt
     mount --bind "$tree" "$work/root/mnt"
@@ -58,14 +58,15 @@ fi
 
 status=0
 for target in "$@"; do
-  root=$(python -m lab image "$target")/root
+  found=$(python -m lab build-root "$target")
+  root=${found% *} release=${found##* }
   layer=$cache/$(printf '%s' "$root" | sha256sum | cut -c1-12)
   work=$(mktemp -d)
   log=$work.log result=$top/build/kmod/$target
   [ -z "$tree" ] || result=$top/build/kmod/debug
   echo "== $target"
   if ! unshare --mount "$0" --source "$source" "$module" ${tree:+--tree "$tree"} \
-      --inside "$root" "$layer" "$work" "$result" > "$log" 2>&1; then
+      --inside "$root" "$release" "$layer" "$work" "$result" > "$log" 2>&1; then
     tail -40 "$log"
     echo "FAILED: the module does not build on $target"
     status=1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import image, mirror, paths, qemu, targets
+from lab import flavour, image, mirror, paths, qemu, targets
 from lab.errors import LabError
 from lab.mirror import Mirror
 
@@ -100,3 +100,37 @@ def test_the_forwarded_port_is_read_from_qemu() -> None:
     assert qemu.forwarded_port(table) == 41234
     with pytest.raises(LabError, match="forwards no port"):
         qemu.forwarded_port("nothing")
+
+
+def test_kernels_are_of_targets_that_exist_and_no_hosts() -> None:
+    kernels = targets.all_kernels()
+    assert kernels["trixie-rt"].packages == ("linux-image-rt-amd64", "linux-headers-rt-amd64")
+    assert {kernel.target for kernel in kernels.values()} <= set(targets.all_targets())
+    with pytest.raises(LabError, match="trixie-rt is a kernel without a Docker host"):
+        targets.find("trixie-rt")
+
+
+@pytest.mark.parametrize("entry", ["x-rt: {target: woody, flavour: rt}", "x: {target: x, flavour: rt}"])
+def test_a_kernel_needs_a_target_and_a_name_of_its_own(entry: str) -> None:
+    text = f"common: []\ntargets: {{x: {{base: x, archives: [main]}}}}\nkernels:\n  {entry}"
+    with pytest.raises(LabError, match="a name of its own and a target that exists"):
+        targets.parse_kernels(text)
+
+
+def test_a_kernel_is_found_in_its_layer_alone(tmp_path: Path) -> None:
+    for folder in (
+        "layer/usr/lib/modules/7-rt",
+        "layer/boot",
+        "root/usr/lib/modules/7-cloud",
+        "old/lib/modules/5-cloud",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    image_alone = flavour.Root(image.Image("key", tmp_path), (tmp_path / "old",))
+    assert image_alone.modules == tmp_path / "old/lib/modules/5-cloud"
+    root = flavour.Root(image.Image("key", tmp_path), (tmp_path / "layer", tmp_path / "root"))
+    assert root.release == "7-rt"
+    assert root.modules == tmp_path / "layer/usr/lib/modules/7-rt"
+    assert (root.kernel, root.config) == (
+        tmp_path / "layer/boot/vmlinuz-7-rt",
+        tmp_path / "layer/boot/config-7-rt",
+    )

@@ -4,7 +4,7 @@
 
 Traffic of both families while rulesets are committed in a loop, with all placements, windows that are confirmed, rolled back and
 run out, namespaces that come and go, devices that are put on a guarded bridge and taken off it, frames with tags and wrapped ones,
-queue listeners and their killing, traces, dumps; and again and again the module is unloaded and loaded under all that. What is checked here is that it goes on working; what was wrong the kernel says.
+queue listeners and their killing, a listener that sends packets through the hooks again (NF_REPEAT), traces, dumps; and again and again the module is unloaded and loaded under all that. What is checked here is that it goes on working; what was wrong the kernel says.
 
     stress.py KO SECONDS     prints its counts as the last line, in JSON
 """
@@ -16,6 +16,7 @@ import json
 import mmap
 import os
 import random
+import select
 import signal
 import socket
 import struct
@@ -28,11 +29,13 @@ import bareports
 import inside
 import packets
 import traces
+from contexts import NF_ACCEPT, NF_REPEAT
 from packets import (
     ALLOW,
     CONFIRM,
     ENDPOINTS,
     INFO,
+    NFQUEUE,
     POSTROUTING,
     REJECT,
     ROLLBACK,
@@ -44,10 +47,12 @@ from packets import (
     B,
     C,
     Genl,
+    Netfilter,
     Refused,
     Ruleset,
     check,
     known,
+    nla,
     run,
     tcp,
     try_udp,
@@ -56,8 +61,10 @@ from packets import (
 
 OPERATIONS = (
     "packets", "commits", "refused commits", "confirms", "roll backs", "windows left to run out", "dumps", "namespaces",
-    "listeners killed", "traces", "stacked devices", "frames", "unloads", "unloads that were refused",
+    "listeners killed", "packets repeated", "traces", "stacked devices", "frames", "unloads", "unloads that were refused",
 )  # fmt: skip
+#: The queue of repeater().
+REPEATED = 8
 SHARED = mmap.mmap(-1, 8 * len(OPERATIONS) * 32)
 WORKERS = []
 
@@ -140,10 +147,20 @@ def rulesets():
     return (
         lambda: base(defaults=(ALLOW,) * 6),
         lambda: base().rule(A, B, udp(9000)).rule(WORLD, A, tcp(8080)),
-        lambda: base(placement=POSTROUTING).rule(A, B, udp(9000)).rule(B, A, udp(9001), REJECT),
+        lambda: (
+            base(placement=POSTROUTING)
+            .rule(A, B, udp(9000))
+            .rule(B, A, udp(9001), REJECT)
+            .queue(B, A, udp(9000), REPEATED)
+        ),
         lambda: base(log=(7, 1)).rule(A, C, udp(9000)).rule(A, B, udp(9000), REJECT, log=True),
         lambda: base(mode=1),
-        lambda: base().queue(A, B, udp(9000), 5, 1, True).queue(A, C, udp(9000), 6, 2),
+        lambda: (
+            base()
+            .queue(A, B, udp(9000), 5, 1, True)
+            .queue(A, C, udp(9000), 6, 2)
+            .queue(B, A, udp(9000), REPEATED)
+        ),
         lambda: inside.judged_inside(Ruleset(defaults=(ALLOW,) * 6)),
         lambda: inside.judged_inside(Ruleset().rule(A, B, udp(9000))),
     )
@@ -195,6 +212,24 @@ def listener(counts):
     time.sleep(random.choice((0.05, 0.5, 2)))
     one.kill()
     counts.add("listeners killed")
+
+
+def repeater(counts):
+    """Sends half of what it gets through the hooks again, from its own system call, which runs them with bottom halves on."""
+    n = Netfilter()
+    n.send(NFQUEUE | 2, REPEATED, nla(1, struct.pack("!BBH", 1, 0, 0)))
+    n.send(NFQUEUE | 2, REPEATED, nla(2, struct.pack("!IB", 0xFFFF, 2)))
+    end = time.monotonic() + random.choice((0.5, 5))
+    while time.monotonic() < end:
+        if not select.select([n.s], [], [], 0.1)[0]:
+            continue
+        for kind, found in n.messages():
+            if kind == NFQUEUE:
+                verdict = random.choice((NF_ACCEPT, NF_REPEAT))
+                packet = struct.unpack_from("!I", found[1][0])[0]
+                n.send(NFQUEUE | 1, REPEATED, nla(2, struct.pack("!II", verdict, packet)), 1)
+                counts.add("packets repeated", verdict == NF_REPEAT)
+    n.s.close()
 
 
 def tracer(counts):
@@ -302,6 +337,7 @@ def main():
             (churner, 0),
             (churner, 1),
             (listener,),
+            (repeater,),
             (tracer,),
             (stacker,),
             (frames,),

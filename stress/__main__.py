@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`make stress`: the module and its scripts under a kernel that watches itself, into build/stress/summary.json.
 
---kernel debug is that kernel (lab/debugkernel.py); --kernel stock is that of --target's image, for the scripts themselves. Any report
-of the kernel's checkers and any check that failed fails the run.
+--kernel debug is that kernel (lab/debugkernel.py); --kernel stock is that of --target's image, for the scripts themselves; others are those
+of lab/targets.yml (`--kernel trixie-rt floods`). Any report of the kernel's checkers and any check that failed fails the run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from lab import debugkernel
+from lab import debugkernel, targets
 from lab.paths import CHECKOUT
 from lab.progress import say
 from stress import diskless
@@ -28,7 +28,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
+def plan(seconds: int, only: list[str], debug: bool, rt: bool = False) -> dict[str, Any]:
     """What runs before the stress is bounded by itself; the limit is for what hangs."""
     steps: list[dict[str, Any]] = [
         {"script": "packets.py", "arguments": []},
@@ -42,12 +42,13 @@ def plan(seconds: int, only: list[str], debug: bool) -> dict[str, Any]:
         {"script": "traces.py", "arguments": []},
         {"script": "fuzz_netlink.py", "arguments": ["--seconds", "60"]},
         *([{"script": "failures.py", "arguments": []}] if debug else []),
+        *([{"script": "floods.py", "arguments": ["--seconds", str(seconds)]}] if rt else []),
         {"script": "memory.py", "arguments": []},
         {"script": "stress.py", "arguments": ["KO", str(seconds)]},
     ]
     steps = [one for one in steps if not only or one["script"].removesuffix(".py") in only]
     for one in steps:
-        one["limit"] = seconds + 900 if one["script"] == "stress.py" else 3600
+        one["limit"] = seconds + 900 if one["script"] in ("stress.py", "floods.py") else 3600
     environment = {"BW_WAIT": "4", "BW_SWAPS": "20", "BW_STRESS": "30"}
     return {"steps": steps, "environment": environment, "modules": [] if debug else diskless.MODULES}
 
@@ -60,7 +61,7 @@ def main() -> None:
         default=1200,
         help="of the stress itself; the scripts before it take their own time",
     )
-    parser.add_argument("--kernel", choices=("debug", "stock"), default="debug")
+    parser.add_argument("--kernel", choices=("debug", "stock", *targets.all_kernels()), default="debug")
     parser.add_argument(
         "--target", default=debugkernel.TARGET, help="whose kernel, with --kernel stock (lab/targets.yml)"
     )
@@ -79,10 +80,13 @@ def main() -> None:
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    kernel = diskless.debug() if args.kernel == "debug" else diskless.stock(args.target)
+    if args.kernel == "debug":
+        kernel = diskless.debug()
+    else:
+        kernel = diskless.stock(args.target if args.kernel == "stock" else args.kernel)
     if not args.no_build:
         kernel.build()
-    made = plan(args.seconds, args.only, args.kernel == "debug")
+    made = plan(args.seconds, args.only, args.kernel == "debug", "PREEMPT_RT" in kernel.options)
     with (OUT / "console.log").open("w") as log:
         more = f"{RCU} kmemleak=off" if args.no_kmemleak else RCU
         records = diskless.run(kernel, made, log, parallel=not args.one_thread, more=more)

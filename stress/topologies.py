@@ -37,6 +37,8 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("fuzz_netlink.py", ["--seconds", "4", "--seed", "6"], ["--seconds", "60", "--seed", "6"]),
     ("packets.py", ["seal"], ["seal"]),
 )
+#: For kernels with PREEMPT_RT alone, where hooks interrupt each other.
+RT_SCRIPTS = (("floods.py", ["--seconds", "10"], ["--seconds", "60"]),)
 SHORT = {"BW_WAIT": "0.5", "BW_SWAPS": "40", "BW_STRESS": "3", "BW_FLOOD": "2"}
 LONG = {"BW_WAIT": "1.5", "BW_SWAPS": "100", "BW_STRESS": "60", "BW_FLOOD": "10"}
 #: Seconds after which a script hangs.
@@ -45,10 +47,10 @@ LIMIT = 900
 FEWEST = 5
 
 
-def plan(only: list[str], long: bool) -> dict[str, Any]:
+def plan(only: list[str], long: bool, rt: bool = False) -> dict[str, Any]:
     steps = [
         {"script": name, "arguments": most if long else least, "limit": LIMIT}
-        for name, least, most in SCRIPTS
+        for name, least, most in (*(RT_SCRIPTS if rt else ()), *SCRIPTS)
         if not only or name.removesuffix(".py") in only
     ]
     return {"steps": steps, "environment": LONG if long else SHORT, "modules": diskless.MODULES}
@@ -103,7 +105,7 @@ def topologies(target: str, only: list[str], long: bool, build: bool) -> bool:
     kernel = diskless.stock(target)
     if build:
         kernel.build()
-    made = plan(only, long)
+    made = plan(only, long, "PREEMPT_RT" in kernel.options)
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / f"topologies-{target}-console.log").open("w", encoding="utf-8") as log:
         records = diskless.run(kernel, made, log)
@@ -130,9 +132,9 @@ def main() -> int:
     parser.add_argument(
         "--only", action="append", default=[], metavar="SCRIPT", help="of kmod/tests, without .py"
     )
-    parser.add_argument("target", nargs="+", help="see lab/targets.yml; one after another")
+    parser.add_argument("target", nargs="+", help="a target or kernel of lab/targets.yml; one after another")
     args = parser.parse_args()
-    if unknown := set(args.only) - {name.removesuffix(".py") for name, *_ in SCRIPTS}:
+    if unknown := set(args.only) - {name.removesuffix(".py") for name, *_ in (*RT_SCRIPTS, *SCRIPTS)}:
         parser.error(f"no such script: {', '.join(sorted(unknown))}")
     results = [topologies(target, args.only, args.long, not args.no_build) for target in args.target]
     return 0 if all(results) else 1

@@ -93,6 +93,8 @@ STAGES = (
     Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 3),
     Stage("sanity", "tests/tools/sanity.sh", 4),
     topologies("bookworm", full=True),
+    topologies("trixie-rt", full=True),
+    topologies("trixie-backports-rt", full=True),
     molecule("newest", 45, full=True),
     molecule("boot", 20, full=True),
     molecule("life", 30, full=True),

@@ -93,3 +93,9 @@ def test_the_guest_reads_tap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert found["left out"] == ["no tc: not tested"]
     assert [check[0] for check in found["checks"]] == ["test_one", "test_one", "test_two"]
     assert [good for *_, good in found["checks"]] == [True, False, True]
+
+
+def test_floods_are_for_preempt_rt_alone() -> None:
+    usual, rt = (topologies.plan([], long=False, rt=rt)["steps"] for rt in (False, True))
+    assert {step["script"] for step in rt} - {step["script"] for step in usual} == {"floods.py"}
+    assert rt[-1] == usual[-1], "the last one seals the module"

@@ -63,7 +63,11 @@ BW_API void bw_counters_pass_inherited(struct bw_counters *c);
 
 /*
  * This CPU's counter i, and counting a packet in it. Context: bottom halves off,
- * here and below; c must not be freed meanwhile (RCU read-side critical section).
+ * here and below, so that the task stays on its CPU; c must not be freed meanwhile
+ * (RCU read-side critical section). Under PREEMPT_RT, from Linux 6.18 on, another
+ * packet may preempt this one and count in the same counter. None is lost: on 64
+ * bits each addition is one operation of local64_t, on 32 bits
+ * u64_stats_update_begin() disables preemption.
  */
 static inline struct bw_count *bw_count_of(const struct bw_counters *c, u32 i)
 {

@@ -42,7 +42,7 @@ static DEFINE_PER_CPU(struct bw_memo *, bw_memos);
  * Whether nobody else touches this CPU's entries until the hook returns. Not so
  * where a process runs the hook with bottom halves on (a queue's listener that
  * answers NF_REPEAT, a multicast route that resolves waiting packets), nor under
- * PREEMPT_RT, where sections with bottom halves off preempt each other.
+ * PREEMPT_RT: from Linux 6.18 on sections with bottom halves off preempt each other.
  */
 static __always_inline bool bw_memo_is_exclusive(void)
 {

@@ -2,8 +2,9 @@
 /*
  * Sees every frame that a bridge forwards or passes up, and stops the IP among
  * them that no judge has seen or will see as what it is: br_netfilter may be
- * absent, switched off, or show nothing of a frame with a tag. Runs last, behind
- * br_netfilter and whoever else judges there. Must never touch a frame that
+ * absent, switched off, or show nothing of a frame with a tag. In mode audit it
+ * stops nothing, and hands such IP to observe.c. Runs last, behind br_netfilter and
+ * whoever else judges there. Must never touch a frame that
  * carries no IP, nor one at a bridge that has nothing to do with a guard.
  */
 #include <linux/ip.h>
@@ -15,21 +16,11 @@
 #include "frame.h"
 #include "guard.h"
 #include "lock.h"
+#include "observe.h"
 #include "packet.h"
 #include "register.h"
 #include "tag.h"
 #include "verdict.h"
-
-/* Whether the frame is an IP packet whose header may be read from now on. */
-static bool bw_bridged_has_header(struct sk_buff *skb, const struct bw_frame *f)
-{
-	unsigned int need = f->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
-
-	if (f->kind != BW_FRAME_IP || !pskb_may_pull(skb, need))
-		return false;
-	skb_reset_network_header(skb);
-	return true;
-}
 
 /* A log line and a trace show the packet, if the frame is one behind its header. */
 static unsigned int bw_bridged_refuse(const struct bw_state *st, struct sk_buff *skb,
@@ -39,7 +30,7 @@ static unsigned int bw_bridged_refuse(const struct bw_state *st, struct sk_buff 
 	struct nf_hook_state now = *hs;
 	unsigned int verdict;
 
-	if (bw_bridged_has_header(skb, f))
+	if (bw_frame_has_header(skb, f))
 		now.pf = f->family == AF_INET ? NFPROTO_IPV4 : NFPROTO_IPV6;
 	if (st->closed)
 		reason = BW_REASON_CLOSED;
@@ -73,10 +64,15 @@ bw_bridged_unseen(void *priv, struct sk_buff *skb, const struct nf_hook_state *h
 	bw_frame_read(skb, &f);
 	if (f.kind == BW_FRAME_OTHER)
 		return NF_ACCEPT;
-	/* The receiver's own namespace judges it. */
-	if (st->placement == BW_PLACEMENT_CONTAINER && f.kind == BW_FRAME_IP && !stacked &&
-	    !st->closed)
-		return NF_ACCEPT;
+	if (f.kind == BW_FRAME_IP && !stacked && !st->closed) {
+		/* The receiver's own namespace judges it. */
+		if (bw_state_judges_inside(st) && !f.offset)
+			return NF_ACCEPT;
+		if (st->mode == BW_MODE_AUDIT) {
+			bw_observe(st, skb, hs, &f);
+			return NF_ACCEPT;
+		}
+	}
 	return bw_bridged_refuse(st, skb, hs, &f, BW_REASON_UNSEEN);
 }
 
@@ -162,7 +158,7 @@ static unsigned int bw_bridged_local_out(void *priv, struct sk_buff *skb,
 	bw_frame_read(skb, &f);
 	if (f.kind == BW_FRAME_OTHER)
 		return NF_ACCEPT;
-	if (f.family == AF_INET6 && bw_bridged_has_header(skb, &f) &&
+	if (f.family == AF_INET6 && bw_frame_has_header(skb, &f) &&
 	    bw_packet_is_neighbour(skb, NFPROTO_IPV6))
 		reason = BW_REASON_BARE_PORT_NEIGHBOUR;
 	return bw_bridged_refuse(st, skb, hs, &f, reason);

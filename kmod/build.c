@@ -49,6 +49,7 @@
 #include "hook.c"
 #include "frame.c"
 #include "tag.c"
+#include "observe.c"
 #include "bridged.c"
 #include "offload.c"
 

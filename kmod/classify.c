@@ -412,7 +412,7 @@ static noinline void bw_classify_picked_up(const struct bw_rules *r, const struc
 {
 	if (q->back)
 		bw_decide_picked_up(r, e, q, direct, d);
-	if (bw_refuses(d->action) && !(q->flags & BW_Q_ERROR))
+	if (q->flags & BW_Q_PICKED_UP && bw_refuses(d->action) && !(q->flags & BW_Q_ERROR))
 		d->action = BW_ACTION_REJECT;
 }
 
@@ -460,7 +460,7 @@ void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 	else
 		bw_decide(d, BW_REASON_DEFAULT_INGRESS + d->class,
 			  r->defaults[d->class], false);
-	if (unlikely(q->flags & BW_Q_PICKED_UP))
+	if (unlikely(q->flags & (BW_Q_PICKED_UP | BW_Q_EITHER_WAY)))
 		bw_classify_picked_up(r, e, q, direct, d);
 	else if (unlikely(q->back) && d->action == BW_ACTION_ALLOW)
 		bw_refuse_back(r, q, d);

@@ -41,6 +41,7 @@ enum bw_side {
 #define BW_Q_OWN_PORTS	BIT(3)	/* service is this packet's, not its connection's */
 #define BW_Q_PICKED_UP	BIT(4)	/* TCP, and nobody has seen the connection begin */
 #define BW_Q_TURNED	BIT(5)	/* with PICKED_UP: the responder spoke first */
+#define BW_Q_EITHER_WAY	BIT(6)	/* as PICKED_UP, where nobody asked conntrack */
 
 /* Where clients' ports begin, by Linux' default for them. */
 #define BW_CLIENT_PORTS	32768
@@ -167,8 +168,9 @@ struct bw_endpoints {
 	u32 n_published;
 	/* Whether any socket on this host port is published: one cheap look. */
 	unsigned long published_port[BW_BIT_WORDS(BW_PORTS)];
-	/* TCP ports that published sockets have on the host or in a container. */
+	/* TCP ports that published sockets have on the host or in a container; and UDP ports. */
 	unsigned long server_port[BW_BIT_WORDS(BW_PORTS)];
+	unsigned long udp_server_port[BW_BIT_WORDS(BW_PORTS)];
 	/* Whether a link or port with these low bits occurs in v4 or v6. */
 	unsigned long ifindex_used[BW_BIT_WORDS(BW_PORTS)];
 };

@@ -66,7 +66,8 @@ static enum bw_ep_status bw_ep_status(const struct bw_state *st, u32 link,
 		rcu_read_unlock();
 		rtnl_unlock();
 	}
-	if (status == BW_EP_VALID && bw_port_is_child(port)) {
+	/* In mode audit nobody looks there. */
+	if (status == BW_EP_VALID && bw_port_is_child(port) && bw_state_judges_inside(st)) {
 		mutex_lock(&bw_mutex);
 		if (!bw_inside_has(link, port))
 			status = BW_EP_GONE;
@@ -190,7 +191,7 @@ int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 	int err;
 
 	/* Takes rtnl itself. What a dry run checks depends on it, too. */
-	if (st->placement == BW_PLACEMENT_CONTAINER) {
+	if (bw_state_judges_inside(st)) {
 		err = bw_net_follow();
 		if (err) {
 			bw_state_free(st);

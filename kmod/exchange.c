@@ -23,7 +23,7 @@ static const struct bw_guards *bw_state_guards(const struct bw_state *st)
 
 static const struct bw_guards *bw_state_parents(const struct bw_state *st)
 {
-	return st && st->placement == BW_PLACEMENT_CONTAINER ? &st->parents : NULL;
+	return st && bw_state_judges_inside(st) ? &st->parents : NULL;
 }
 
 /*

@@ -5,6 +5,8 @@
  */
 #include <linux/if_ether.h>
 #include <linux/if_vlan.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/ppp_defs.h>
 
 #include "frame.h"
@@ -48,7 +50,8 @@ static enum bw_frame_kind bw_frame_kind_of(const struct sk_buff *skb, __be16 pro
 
 void bw_frame_read(const struct sk_buff *skb, struct bw_frame *f)
 {
-	bool tagged = skb_vlan_tag_present(skb);
+	u16 vid = skb_vlan_tag_present(skb) ? skb_vlan_tag_get_id(skb) : 0;
+	unsigned int tags = skb_vlan_tag_present(skb);
 	const struct vlan_hdr *tag;
 	__be16 proto = skb->protocol;
 	struct vlan_hdr buffer;
@@ -61,7 +64,8 @@ void bw_frame_read(const struct sk_buff *skb, struct bw_frame *f)
 			f->kind = BW_FRAME_WRAPPED;
 			return;
 		}
-		tagged = true;
+		tags++;
+		vid |= ntohs(tag->h_vlan_TCI) & VLAN_VID_MASK;
 		proto = tag->h_vlan_encapsulated_proto;
 		f->offset += VLAN_HLEN;
 	}
@@ -69,6 +73,17 @@ void bw_frame_read(const struct sk_buff *skb, struct bw_frame *f)
 	if (f->kind != BW_FRAME_IP)
 		return;
 	f->family = proto == htons(ETH_P_IP) ? AF_INET : AF_INET6;
-	if (tagged)
+	/* One tag of VLAN 0 is as none: bw_tag_hook(). */
+	if (tags > 1 || vid)
 		f->kind = BW_FRAME_TAGGED;
+}
+
+bool bw_frame_has_header(struct sk_buff *skb, const struct bw_frame *f)
+{
+	unsigned int need = f->family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+
+	if (f->kind != BW_FRAME_IP || !pskb_may_pull(skb, f->offset + need))
+		return false;
+	skb_set_network_header(skb, f->offset);
+	return true;
 }

@@ -11,8 +11,8 @@
 
 enum bw_frame_kind {
 	BW_FRAME_OTHER,		/* no IP: ARP and the like */
-	BW_FRAME_IP,		/* IPv4 or IPv6 directly behind the Ethernet header */
-	BW_FRAME_TAGGED,	/* the same behind VLAN tags */
+	BW_FRAME_IP,		/* IPv4 or IPv6 behind the Ethernet header, or behind VLAN 0 */
+	BW_FRAME_TAGGED,	/* the same behind another VLAN tag, or several */
 	BW_FRAME_WRAPPED,	/* behind something else, which no IP hook reads */
 };
 
@@ -30,5 +30,13 @@ struct bw_frame {
  * What is cut off counts as what it claims to be. Context: any.
  */
 BW_API void bw_frame_read(const struct sk_buff *skb, struct bw_frame *f);
+
+/*
+ * Whether the frame is one of BW_FRAME_IP whose IP header may be read from now on, as
+ * the network header. One that is not in the linear part is pulled there, as every
+ * stack does: it may want memory (GFP_ATOMIC), and changes no byte of the frame.
+ * Context: any.
+ */
+BW_API bool bw_frame_has_header(struct sk_buff *skb, const struct bw_frame *f);
 
 #endif /* _BW_FRAME_H */

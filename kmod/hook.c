@@ -56,9 +56,9 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	bw_classify(st->rules, st->endpoints, q, &d);
 	if (d.class == BW_CLASS_NONE)
 		return NF_ACCEPT;
-	if (unlikely(st->placement == BW_PLACEMENT_CONTAINER)) {
+	if (unlikely(bw_state_judges_inside(st))) {
 		/* What docker-proxy's socket takes goes no further by itself. */
-		if (hs->hook != NF_INET_LOCAL_IN && bw_counts_later(st, q, &d))
+		if (hs->hook != NF_INET_LOCAL_IN && bw_counts_later(q, &d))
 			return NF_ACCEPT;
 		if (bw_counted_before(q, &d))
 			return NF_ACCEPT;
@@ -119,7 +119,7 @@ bw_judge_forward(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs)
 
 	if (!st || unlikely(!READ_ONCE(st->at_forward)))
 		return NF_ACCEPT;
-	if (st->placement == BW_PLACEMENT_CONTAINER || !bw_origin_is_by_device(hs->in))
+	if (bw_state_judges_inside(st) || !bw_origin_is_by_device(hs->in))
 		epoch = 0;
 	return bw_judge_passing(st, skb, hs, hs->in, epoch);
 }

@@ -180,7 +180,7 @@ static unsigned int bw_inside_judge_out(const struct bw_state *st,
 					  bw_inside_neighbour(st, skb, hs->pf, reason, at, false));
 	bw_inside_set_parties(st, &q, at, bw_sender(&q), bw_receiver(&q), false);
 	bw_classify(st->rules, st->endpoints, &q, &d);
-	if (bw_counts_later(st, &q, &d))
+	if (bw_counts_later(&q, &d))
 		return NF_ACCEPT;
 	return bw_verdict(st, skb, hs, &d);
 }
@@ -193,7 +193,7 @@ static unsigned int bw_inside_hook_in(void *priv, struct sk_buff *skb,
 	const struct bw_inside_dev *at;
 	unsigned int verdict;
 
-	if (!st || st->placement != BW_PLACEMENT_CONTAINER)
+	if (!st || !bw_state_judges_inside(st))
 		return NF_ACCEPT;
 	at = bw_inside_find(hs->net, hs->in);
 	if (!at)
@@ -212,7 +212,7 @@ static unsigned int bw_inside_hook_out(void *priv, struct sk_buff *skb,
 	const struct bw_inside_dev *at;
 	unsigned int verdict;
 
-	if (!st || st->placement != BW_PLACEMENT_CONTAINER)
+	if (!st || !bw_state_judges_inside(st))
 		return NF_ACCEPT;
 	at = bw_inside_find(hs->net, hs->out);
 	if (!at || !bw_port_is_child(at->port))

@@ -21,10 +21,12 @@ bool bw_l4_find(const struct sk_buff *skb, u8 pf, struct bw_l4 *l4)
 
 		l4->proto = ip->protocol;
 		l4->offset = skb_network_offset(skb) + ip->ihl * 4;
-		return !(ip->frag_off & htons(IP_OFFSET));
+		l4->later = ip->frag_off & htons(IP_OFFSET);
+		return !l4->later;
 	}
 	proto = ipv6_find_hdr(skb, &l4->offset, -1, &fragment, NULL);
 	l4->proto = proto < 0 ? ipv6_hdr(skb)->nexthdr : proto;
+	l4->later = fragment;
 	return proto >= 0 && !fragment;
 }
 
@@ -42,7 +44,8 @@ bool bw_l4_find_quoted(const struct sk_buff *skb, u8 pf, unsigned int offset,
 			return false;
 		l4->proto = ip->protocol;
 		l4->offset = offset + ip->ihl * 4;
-		return !(ip->frag_off & htons(IP_OFFSET));
+		l4->later = ip->frag_off & htons(IP_OFFSET);
+		return !l4->later;
 	}
 	ip6 = skb_header_pointer(skb, offset, sizeof(buffer6), &buffer6);
 	if (!ip6)
@@ -50,5 +53,6 @@ bool bw_l4_find_quoted(const struct sk_buff *skb, u8 pf, unsigned int offset,
 	l4->proto = ip6->nexthdr;
 	at = ipv6_skip_exthdr(skb, offset + sizeof(*ip6), &l4->proto, &fragment);
 	l4->offset = at;
-	return at >= 0 && !(fragment & htons(IP6_OFFSET));
+	l4->later = fragment & htons(IP6_OFFSET);
+	return at >= 0 && !l4->later;
 }

@@ -13,6 +13,7 @@
 
 struct bw_l4 {
 	u8 proto;
+	bool later;		/* a fragment other than the first */
 	unsigned int offset;	/* of the transport header, from skb->data */
 };
 

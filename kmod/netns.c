@@ -104,7 +104,7 @@ static int bw_net_visit(struct net_device *link,
 
 static bool bw_net_judges_inside(const struct bw_state *st)
 {
-	return st && st->placement == BW_PLACEMENT_CONTAINER;
+	return st && bw_state_judges_inside(st);
 }
 
 static bool bw_net_judges(const struct bw_state *st, const struct net_device *link,

@@ -18,14 +18,6 @@
 #include "packet.h"
 #include "pickedup.h"
 
-/* The packet's own transport, where no connection speaks for it. */
-struct bw_header {
-	u8 proto;
-	u8 type;	/* ICMP only */
-	u16 from_port;	/* source's; of ICMP nothing */
-	u16 port;	/* destination's; ICMP: type << 8 | code */
-};
-
 static bool bw_transport_read(const struct sk_buff *skb, int offset,
 			      struct bw_header *h)
 {
@@ -49,6 +41,7 @@ static bool bw_transport_read(const struct sk_buff *skb, int offset,
 	}
 	h->port = 0;
 	h->from_port = 0;
+	h->flags = 0;
 	if (!need)
 		return true;
 	p = skb_header_pointer(skb, offset, need, buffer);
@@ -61,11 +54,12 @@ static bool bw_transport_read(const struct sk_buff *skb, int offset,
 		h->from_port = ntohs(p[0]);
 		h->port = ntohs(p[1]);
 	}
+	if (h->proto == IPPROTO_TCP)
+		h->flags = ntohs(p[6]);
 	return true;
 }
 
-static bool bw_header_read(const struct sk_buff *skb, u8 pf,
-			   struct bw_header *h)
+bool bw_header_read(const struct sk_buff *skb, u8 pf, struct bw_header *h)
 {
 	struct bw_l4 l4;
 
@@ -75,11 +69,7 @@ static bool bw_header_read(const struct sk_buff *skb, u8 pf,
 	return bw_transport_read(skb, l4.offset, h);
 }
 
-/*
- * A packet that an ICMP error quotes, as far as its ports: no more of it need be
- * there. false: there are none.
- */
-static bool bw_quoted_read(const struct sk_buff *skb, u8 pf, struct bw_header *h)
+bool bw_quoted_read(const struct sk_buff *skb, u8 pf, struct bw_header *h)
 {
 	__be16 buffer[2], *p;
 	struct bw_l4 l4;
@@ -90,12 +80,17 @@ static bool bw_quoted_read(const struct sk_buff *skb, u8 pf, struct bw_header *h
 	if (!p)
 		return false;
 	h->proto = l4.proto;
+	h->type = 0;
 	h->from_port = ntohs(p[0]);
 	h->port = ntohs(p[1]);
+	/* Linux quotes more than RFC 792 asks for: TCP's flags, too. */
+	h->flags = 0;
+	if (h->proto == IPPROTO_TCP && !skb_copy_bits(skb, l4.offset + 12, buffer, 2))
+		h->flags = ntohs(buffer[0]);
 	return true;
 }
 
-static bool bw_is_error(const struct bw_header *h)
+bool bw_is_error(const struct bw_header *h)
 {
 	if (h->proto == IPPROTO_ICMPV6)
 		return h->type < ICMPV6_INFOMSG_MASK;
@@ -126,8 +121,7 @@ static void bw_own_addresses(const struct sk_buff *skb, u8 pf,
 	}
 }
 
-/* A router's word about the way, not an error. */
-static bool bw_is_redirect(const struct bw_header *h)
+bool bw_is_redirect(const struct bw_header *h)
 {
 	return (h->proto == IPPROTO_ICMP && h->type == ICMP_REDIRECT) ||
 	       (h->proto == IPPROTO_ICMPV6 && h->type == NDISC_REDIRECT);
@@ -176,9 +170,8 @@ static void bw_mark_dhcp(struct bw_query *q, u8 pf, u16 from_port)
 		q->flags |= BW_Q_DHCP;
 }
 
-/* By its own addresses, as if it began a connection. */
-static int bw_read_alone(const struct sk_buff *skb, u8 pf, const struct bw_header *h,
-			 struct bw_query *q)
+int bw_read_alone(const struct sk_buff *skb, u8 pf, const struct bw_header *h,
+		  struct bw_query *q)
 {
 	bw_own_addresses(skb, pf, q);
 	q->service = bw_service(h->proto, h->port);

@@ -23,6 +23,15 @@
 #define BW_INSIDE_IN	BIT(3)
 #define BW_INSIDE_OUT	BIT(4)
 
+/* A packet's own transport, where no connection speaks for it. */
+struct bw_header {
+	u8 proto;
+	u8 type;	/* ICMP only */
+	u8 flags;	/* TCP only: that byte of its header */
+	u16 from_port;	/* source's; of ICMP nothing */
+	u16 port;	/* destination's; ICMP: type << 8 | code */
+};
+
 /*
  * BW_READ_QUERY, or the enum bw_reason that decides without the rules. Fills
  * addresses, service, sender and flags; kinds and links are the hook's. Context:
@@ -30,6 +39,32 @@
  */
 BW_API int bw_packet_read(const struct sk_buff *skb, u8 pf, unsigned int where,
 			  struct bw_query *q);
+
+/*
+ * Reads a packet's transport header; false: it is not there, or not whole. Context:
+ * any; the network header is in the linear part.
+ */
+BW_API bool bw_header_read(const struct sk_buff *skb, u8 pf, struct bw_header *h);
+
+/*
+ * The same of the packet that an ICMP error quotes, as far as its ports: no more
+ * of it need be there. ICMP's type and code are its from_port. false: there are none.
+ * Context: any; the network header is in the linear part.
+ */
+BW_API bool bw_quoted_read(const struct sk_buff *skb, u8 pf, struct bw_header *h);
+
+/* An ICMP error. Context: any. */
+BW_API bool bw_is_error(const struct bw_header *h);
+
+/* A router's word about the way, not an error. Context: any. */
+BW_API bool bw_is_redirect(const struct bw_header *h);
+
+/*
+ * A query from the packet's own addresses and ports, as if it began a connection.
+ * Returns BW_READ_QUERY. Context: any; the network header is in the linear part.
+ */
+BW_API int bw_read_alone(const struct sk_buff *skb, u8 pf, const struct bw_header *h,
+			 struct bw_query *q);
 
 /*
  * Neighbour discovery or multicast membership as the host itself sends it.

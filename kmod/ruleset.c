@@ -287,10 +287,13 @@ struct bw_endpoints *bw_endpoints_build(const struct bw_draft *d,
 		bw_mark_ifindex(e, e6[i].link, e6[i].port);
 	for (i = 0; i < e->n_published; i++) {
 		bw_bit_set(e->published_port, p[i].host_port);
-		if (p[i].proto != IPPROTO_TCP)
-			continue;
-		bw_bit_set(e->server_port, p[i].host_port);
-		bw_bit_set(e->server_port, p[i].to_port);
+		if (p[i].proto == IPPROTO_TCP) {
+			bw_bit_set(e->server_port, p[i].host_port);
+			bw_bit_set(e->server_port, p[i].to_port);
+		} else if (p[i].proto == IPPROTO_UDP) {
+			bw_bit_set(e->udp_server_port, p[i].host_port);
+			bw_bit_set(e->udp_server_port, p[i].to_port);
+		}
 	}
 	return e;
 }

@@ -63,6 +63,16 @@ static inline u64 bw_state_generation(const struct bw_state *st)
 }
 
 /*
+ * Whether containers' own namespaces judge. Not in mode audit: that would need
+ * conntrack there, which drops packets when its table is full. The host's hooks then
+ * observe what they can, and nobody what macvlan and ipvlan children do.
+ */
+static inline bool bw_state_judges_inside(const struct bw_state *st)
+{
+	return st->placement == BW_PLACEMENT_CONTAINER && st->mode != BW_MODE_AUDIT;
+}
+
+/*
  * Checks a draft and builds a state from it. Returns NULL with the fault filled
  * in. Context: process, may sleep; the draft must not change meanwhile.
  */

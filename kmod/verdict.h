@@ -32,19 +32,12 @@ BW_API unsigned int bw_verdict_builtin(const struct bw_state *st,
 				       u32 reason);
 
 /*
- * With placement container: whether the packet passes and its receiver's own
- * namespace will judge and count it. What only the sender's namespace can know
- * is decided here, also in audit mode.
+ * Where containers' namespaces judge: whether the packet passes and its receiver's
+ * will judge and count it.
  */
-static inline bool bw_counts_later(const struct bw_state *st,
-				   const struct bw_query *q,
-				   const struct bw_decision *d)
+static inline bool bw_counts_later(const struct bw_query *q, const struct bw_decision *d)
 {
-	if (q->side[!q->sender].kind != BW_KIND_GUARDED)
-		return false;
-	return d->action == BW_ACTION_ALLOW ||
-	       (st->mode == BW_MODE_AUDIT && d->index != BW_REASON_SPOOFED &&
-		d->index != BW_REASON_DIRECT);
+	return d->action == BW_ACTION_ALLOW && q->side[!q->sender].kind == BW_KIND_GUARDED;
 }
 
 #endif /* _BW_VERDICT_H */

@@ -31,6 +31,7 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("links.py", [], []),
     ("pickedup.py", [], []),
     ("crossings.py", [], ["--each"]),
+    ("audit.py", [], []),
     ("loading.py", ["--no-faults"], ["--no-faults"]),
     ("contexts.py", [], []),
     ("traces.py", [], []),

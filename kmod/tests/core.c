@@ -318,10 +318,10 @@ static void test_back(void)
 }
 
 /* The office's connection to a container, whichever of them spoke first. */
-static struct bw_decision ask_picked_up(const struct built *b, u8 flags, bool server_first,
-					u16 office, u16 port)
+static struct bw_decision ask_open(const struct built *b, u8 flags, bool server_first,
+				   u16 office, u16 port)
 {
-	struct bw_query q = { .flags = BW_Q_PICKED_UP | flags };
+	struct bw_query q = { .flags = flags };
 	struct bw_decision d;
 
 	test_party(&q.side[server_first], "10.10.0.1", W, 0, 0);
@@ -331,6 +331,38 @@ static struct bw_decision ask_picked_up(const struct built *b, u8 flags, bool se
 	q.back = TCP(server_first ? port : office);
 	bw_classify(b->r, b->e, &q, &d);
 	return d;
+}
+
+static struct bw_decision ask_picked_up(const struct built *b, u8 flags, bool server_first,
+					u16 office, u16 port)
+{
+	return ask_open(b, BW_Q_PICKED_UP | flags, server_first, office, port);
+}
+
+/* What audit asks about a packet that does not tell who began. */
+static void test_either_way(void)
+{
+	struct test_draft t;
+	struct bw_decision d;
+	struct built b;
+
+	example(&t);
+	test_rule(&t, 102, BW_ACTION_DENY, 0);
+	test_span(&t, TCP(22), TCP(22), 2, 2);
+	test_block(&t, 3, 1);
+	test_pair(&t, 3, 6, 3);	/* web -> office: no ssh */
+	test_publish(&t, "0.0.0.0", 17, 51820, "172.18.0.2", 51821);
+	CHECK(build(&b, &t));
+	d = ask_open(&b, BW_Q_EITHER_WAY, true, 40000, 443);
+	CHECK(d.action == BW_ACTION_ALLOW && d.index == BW_REASON_MAX && d.identity[0] == 6);
+	d = ask_open(&b, BW_Q_EITHER_WAY, false, 22, 443);	/* the rule's own action */
+	CHECK(d.action == BW_ACTION_DENY && d.index == BW_REASON_MAX + 2);
+	d = ask_open(&b, BW_Q_EITHER_WAY, true, 40000, 8080);
+	CHECK(d.action == BW_ACTION_DENY && d.index == BW_REASON_DEFAULT_INGRESS);
+	CHECK(bw_bit_test(b.e->udp_server_port, 51820) && bw_bit_test(b.e->udp_server_port, 51821));
+	CHECK(!bw_bit_test(b.e->server_port, 51820) && !bw_bit_test(b.e->udp_server_port, 443));
+	demolish(&b);
+	test_clear(&t);
 }
 
 static void test_picked_up(void)
@@ -739,6 +771,7 @@ static const struct {
 	{ "DHCP clients without an address", test_dhcp },
 	{ "answers that may begin a connection", test_back },
 	{ "picked up in the middle: both ways round", test_picked_up },
+	{ "audit: either way round", test_either_way },
 	{ "published sockets", test_published },
 	{ "endpoints close with link and port", test_closing },
 	{ "host ingress is judged only where it matters", test_host_ingress },

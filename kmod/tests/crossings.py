@@ -84,7 +84,8 @@ TUNNELS = ("bwtv", "bwtu", "bwti", "bwts", "bwtg")
 BEHIND = {4: "10.206.0.2", 6: "fd00:206::2"}
 
 # Verdicts. A crossing has the counter of where it is denied, and that of where everything is allowed; without the latter no policy
-# lets it pass. A third is that of mode audit: where br_netfilter noted no port, only a drop at the bridge can tell by which one it came.
+# lets it pass. A third is that of mode audit: where br_netfilter noted no port, only a drop at the bridge can tell by which one a packet to
+# the host or beyond it came.
 RULE = packets.RULE
 MARK_RULE, DIRECT_RULE = RULE, RULE + 1
 QUEUE_RULES = {"inter": RULE + 2, "host": RULE + 3, "egress": RULE + 4}
@@ -108,6 +109,9 @@ CROSSINGS = {
     "invalid": (packets.INVALID, None),
     "bare port": (14, None),
     "unseen": (16, None),
+    # Between two ports of one bridge: audit reads what it is not shown.
+    "unseen, inter": (16, None, 2),
+    "unseen, spoofed": (16, None, packets.SPOOFED),
 }
 #: Never compared: neighbour discovery and listener reports go on by themselves, and the mark is ours.
 BESIDES = {packets.NEIGHBOUR, 15, MARK_RULE}
@@ -357,10 +361,12 @@ class Frame:
         sender = one.sender + (" as " + one.source if one.source else "")
         self.name = "%s to %s: %s %s IPv%d" % (sender, one.to, wrap, payload, v)
 
-    def copies(self, crossing):
+    def copies(self, crossing, policy=None):
         """How many verdicts. Fragments are put together where a packet is judged, and each is a frame where none can be."""
-        pieces = PAYLOADS[self.payload].pieces if crossing in ("unseen", "bare port") else 1
-        return self.row.copies * pieces
+        each = ["unseen", "bare port"]
+        if policy and policy.mode != AUDIT:  # which counts the first fragment
+            each += ["unseen, inter", "unseen, spoofed"]
+        return self.row.copies * (PAYLOADS[self.payload].pieces if crossing in each else 1)
 
     def expected(self, policy, crossings=None):
         """The places where it arrives, and counters; None where they are not told."""
@@ -378,14 +384,14 @@ class Frame:
         answers = PAYLOADS[self.payload].answers
         for crossing, opens in zip(crossings, row.opens):
             index, passes = policy.judge(crossing)
-            copies = policy.times * self.copies(crossing)
+            copies = policy.times * self.copies(crossing, policy)
             found[index] += copies
             if not passes:
                 break
             places |= opens
             # What a raw socket sent is unknown to the conntrack of its own namespace, and so is the answer.
             if answers and row.sender != "host":
-                found[packets.INVALID if policy.placement == CONTAINER else index] += copies * answers
+                found[packets.INVALID if policy.inside else index] += copies * answers
         del found[UNCOUNTED]
         return places, found
 
@@ -421,6 +427,8 @@ class Policy:
         )
         self.queue = queue
         self.unguarded = not guards
+        #: Whether containers' namespaces judge.
+        self.inside = placement == CONTAINER and mode != AUDIT
         #: Each verdict of a queue that a packet is sent through twice is taken twice.
         self.times = 2 if queue is Repeater else 1
 
@@ -472,7 +480,9 @@ ALLOWED_LATE = Policy("postrouting, allowed", OPEN, placement=POSTROUTING)
 DENIED_INSIDE = Policy("container, denied", placement=CONTAINER)
 ALLOWED_INSIDE = Policy("container, allowed", OPEN, placement=CONTAINER)
 EVERY_POLICY = (DENIED, ALLOWED, AUDITED, DENIED_LATE, ALLOWED_LATE)
-INSIDE_TOO = (*EVERY_POLICY, DENIED_INSIDE, ALLOWED_INSIDE)
+AUDITED_LATE = Policy("postrouting, audit", placement=POSTROUTING, mode=AUDIT)
+AUDITED_INSIDE = Policy("container, audit", placement=CONTAINER, mode=AUDIT)
+INSIDE_TOO = (*EVERY_POLICY, DENIED_INSIDE, ALLOWED_INSIDE, AUDITED_INSIDE)
 QUEUED = (
     Policy("queue, accepted", queue=Accepter),
     Policy("queue, repeated", queue=Repeater),
@@ -599,7 +609,7 @@ TAGS = (
     row("host", "host", wraps=ZERO),
     row("w", "w", wraps=ZERO),
     row("c", "c", wraps=ZERO),
-    row("host", "host", ("spoofed",), wraps=ZERO, source="b"),
+    row("host", "host", ("spoofed, unnoted, host",), wraps=ZERO, source="b"),
     row("b", "b", ("unseen",), wraps=(*NESTED_ZERO, *TAGGED, *SESSIONS, "MPLS 16")),
     row("host", "", (), wraps=TAGGED),
     row("w", "", (), wraps=TAGGED),
@@ -695,7 +705,9 @@ TOPOLOGIES = (
         lower=leave,
         policies=EVERY_POLICY,
     ),
-    Topology("flooding", FLOOD, policies=(DENIED, ALLOWED, AUDITED, DENIED_LATE, DENIED_INSIDE)),
+    Topology(
+        "flooding", FLOOD, policies=(DENIED, ALLOWED, AUDITED, DENIED_LATE, DENIED_INSIDE, AUDITED_INSIDE)
+    ),
     Topology(
         "hairpin",
         (
@@ -711,10 +723,11 @@ TOPOLOGIES = (
     Topology(
         "bridge-nf-call-iptables=0",
         (
-            row("b", "b", ("unseen",), payloads=EVERY_PAYLOAD),
-            row("b", "b", ("unseen",), wraps=ZERO),
-            row("b", "b", ("unseen",), source="c"),
-            row("b, unknown MAC", "b d", ("unseen",), copies=2),
+            row("b", "b", ("unseen, inter",), payloads=EVERY_PAYLOAD),
+            row("b", "b", ("unseen, inter",), wraps=ZERO),
+            row("b", "b", ("unseen",), wraps=(*NESTED_ZERO, *TAGGED, *SESSIONS, "MPLS 16")),
+            row("b", "b", ("unseen, spoofed",), source="c"),
+            row("b, unknown MAC", "b d", ("unseen, inter",), copies=2),
             row("b, routed", "b", payloads=("udp", "unknown", "fragments")),
             *(one for one in PLAIN if not one.to.startswith("b") and "spoofed" not in one.crossings),
             *unnoted(),
@@ -723,7 +736,7 @@ TOPOLOGIES = (
             "net/bridge/bridge-nf-call-iptables": "0",
             "net/bridge/bridge-nf-call-ip6tables": "0",
         },
-        policies=EVERY_POLICY,
+        policies=(*EVERY_POLICY, AUDITED_LATE, AUDITED_INSIDE),
     ),
     Topology(
         "queue",
@@ -930,13 +943,22 @@ TOPOLOGIES = (
                 "b",
                 "b",
                 ("unseen",),
-                wraps=("VID 1", "VID 5", "VID 1, VID 5", "QinQ", "802.1ad VID 1", *SESSIONS),
+                wraps=("VID 5", "VID 1, VID 5", "QinQ", "802.1ad VID 1", *SESSIONS),
             ),
+            # What leaves without its tag: audit sees no more of that.
+            row("b", "b", ("unseen, inter",), wraps=("VID 1",)),
             row("host", "host", wraps=("VID 1",)),
             row("w", "w", wraps=("VID 1",)),
             row("c", "c", wraps=("VID 1",)),
             *unnoted(wraps=("VID 1",)),
-            row("b, unknown MAC", "b d", ("unseen",), wraps=("VID 1", "VID 5"), copies=2),
+            row("b, unknown MAC", "b d", ("unseen, inter",), wraps=("VID 1",), copies=2),
+            row(
+                "b, unknown MAC",
+                "b",
+                ("unseen",),
+                wraps=("VID 5",),
+                beside=Beside("unseen, inter", 1, frozenset("d")),
+            ),
         ),
         ("link set bwt0 type bridge vlan_filtering 1",),
         ("link set bwt0 type bridge vlan_filtering 0",),
@@ -1090,7 +1112,7 @@ class Run:
 
     def where(self, frame, serial, at_ports, at_stacks):
         """A container's port has it before the container's own hooks judge it."""
-        inner = self.policy.placement == CONTAINER and not {"unseen"} & set(frame.row.crossings)
+        inner = self.policy.inside and not {"unseen"} & set(frame.row.crossings)
         found = set(at_stacks.get(serial, ()))
         if not inner:
             found |= at_ports.get(serial, set())
@@ -1263,7 +1285,7 @@ def test_topology(topology, g, probe, each):
 
 def under(topology, policy, g, probe, every, each):
     listener = policy.queue() if policy.queue else None
-    if policy.placement == CONTAINER:
+    if policy.inside:
         probe.inside_too(True)
     try:
         faults = Run(g, probe, policy).wrong(every, each)
@@ -1273,7 +1295,7 @@ def under(topology, policy, g, probe, every, each):
             time.sleep(0.1)
             faults = Run(g, probe, policy).wrong(every)
     finally:
-        if policy.placement == CONTAINER:
+        if policy.inside:
             probe.inside_too(False)
         if listener:
             listener.stop()

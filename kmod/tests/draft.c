@@ -293,7 +293,7 @@ void test_random_query(struct bw_query *q)
 	random_party(&q->side[0], v6);
 	random_party(&q->side[1], test_below(20) ? v6 : !v6);
 	q->sender = test_below(3);
-	q->flags = test_below(64);
+	q->flags = test_below(128);
 	q->back = test_below(3) ? 0 : test_below(24);
 	if (q->back && !test_below(2))
 		q->back += 32768;

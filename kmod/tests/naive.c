@@ -277,7 +277,7 @@ static void classify(const struct bw_draft *d, const struct bw_query *q, struct 
 			return;
 		}
 	direct = out->class == BW_CLASS_INGRESS && q->flags & BW_Q_DIRECT;
-	if (q->flags & BW_Q_PICKED_UP && q->back) {
+	if (q->flags & (BW_Q_PICKED_UP | BW_Q_EITHER_WAY) && q->back) {
 		classify_picked_up(d, q, out, direct);
 		return;
 	}

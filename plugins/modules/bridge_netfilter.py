@@ -17,6 +17,7 @@ description:
     settings,
     live and persistent, in one task.
   - Remembers what was there before, the first time, in C(/var/lib/bridgewarden/before.json).
+  - Makes all of its changes, or fails and undoes those that it had made.
 author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
@@ -31,10 +32,15 @@ attributes:
     support: full
 options:
   state:
-    description: V(absent) restores what was there before, and removes the files.
+    description:
+      - V(absent) restores what was there before the first V(present), and removes the files.
+      - V(restored) undoes one run of V(present), given what it returned as RV(former).
     type: str
-    choices: [present, absent]
+    choices: [present, absent, restored]
     default: present
+  former:
+    description: Of the run that O(state=restored) undoes.
+    type: dict
   scope:
     description:
       - V(global) sets C(net.bridge.bridge-nf-call-iptables) and C(net.bridge.bridge-nf-call-ip6tables) to 1,
@@ -58,6 +64,9 @@ options:
     elements: str
     default: ["br-[0-f][0-f][0-f][0-f]????????", docker0, docker_gwbridge]
 notes:
+  - Wherever rules at FORWARD stand, of nftables or of iptables, they begin to act on traffic within these bridges.
+    Those that C(nft) lists are named in a warning when the settings come on. Therefore only a policy in mode
+    V(enforce) wants them, and the role takes them back in mode V(audit).
   - With O(scope=guarded) the switch of a new bridge is set by udev, some milliseconds after the bridge
     appears.
   - With O(scope=guarded) and br_netfilter not yet loaded, loading it turns the global setting on for a
@@ -72,6 +81,11 @@ EXAMPLES = r"""
 - name: Which way, and why
   ansible.builtin.debug:
     msg: "{{ bridges.scope }}: {{ bridges.scope_reason }}"
+
+- name: Undo that run
+  bridgewarden.docker.bridge_netfilter:
+    state: restored
+    former: "{{ bridges.former }}"
 
 - name: As it was before
   bridgewarden.docker.bridge_netfilter:
@@ -95,6 +109,10 @@ actions:
   type: list
   elements: str
   sample: [loaded br_netfilter, set docker0 nf_call_iptables to 1]
+former:
+  description: What the run changed, as it was before, for O(state=restored). Empty in check mode.
+  returned: success
+  type: dict
 bridges:
   description: All bridges of the host with their own switches.
   returned: success
@@ -118,6 +136,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible impor
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.bridges import (
     ask_docker,
     converge_bridges,
+    restore_bridges,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
@@ -126,21 +145,26 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._system import
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "restored"], "default": "present"},
+            "former": {"type": "dict"},
             "scope": {"type": "str", "choices": ["global", "guarded", "auto"], "default": "auto"},
             "guards": {"type": "list", "elements": "str", "default": list(GUARDS)},
             **DOCKER_SOCKET,
         },
         supports_check_mode=True,
+        required_if=[("state", "restored", ["former"])],
     )
     with failing(module):
-        outcome = converge_bridges(
-            module.params["state"],
-            module.params["scope"],
-            module.params["guards"],
-            ask_docker(module.params["docker_socket"]),
-            module.check_mode,
-        )
+        if module.params["state"] == "restored":
+            outcome = restore_bridges(module.params["former"], module.check_mode)
+        else:
+            outcome = converge_bridges(
+                module.params["state"],
+                module.params["scope"],
+                module.params["guards"],
+                ask_docker(module.params["docker_socket"]),
+                module.check_mode,
+            )
     for warning in outcome.warnings:
         warner(module)(warning)
     module.exit_json(
@@ -149,6 +173,7 @@ def main() -> None:
         scope_reason=outcome.scope_reason,
         actions=outcome.actions,
         bridges=outcome.bridges,
+        former=outcome.former,
         diff={"before": text(outcome.before), "after": text(outcome.after)},
     )
 

@@ -7,8 +7,9 @@
 Live and over reboots: br_netfilter loaded (before sysctl.d is applied), the two
 net.bridge sysctls, or instead of them the own switch of each guarded bridge
 with a udev rule for new ones.  What was there before is remembered once, so
-that `absent` leaves the host as it was.  Never touches bridge-nf-call-arptables
-and never loads anything but br_netfilter.  Standard library only.
+that `absent` leaves the host as it was; and `restored` undoes one change.  Never
+touches bridge-nf-call-arptables and never loads anything but br_netfilter.
+Standard library only.
 PRIVATE to the collection: it may change at any time.
 """
 
@@ -117,6 +118,8 @@ class BridgeOutcome:
     bridges: t.List[Json] = field(default_factory=list)
     before: t.List[str] = field(default_factory=list)
     after: t.List[str] = field(default_factory=list)
+    #: What was changed, as it was: "files" by path (None: not there), "live" [path, value], "loaded" br_netfilter.
+    former: Json = field(default_factory=lambda: {"files": {}, "live": [], "loaded": False})
 
     @property
     def actions(self) -> t.List[str]:
@@ -290,13 +293,30 @@ def converge_bridges(
     paths: t.Optional[BridgeFiles] = None,
     runner: Runner = run,
 ) -> BridgeOutcome:
+    """All of it, or an error and nothing."""
     paths = paths or BridgeFiles()
     check_guards(guards)
     work = _BridgeWork(paths, runner, check_mode)
     host = find_bridges(guards, paths, docker_bridges)
     if state == "absent":
         return work.absent(host, guards)
-    return work.present(host, scope, guards)
+    try:
+        return work.present(host, scope, guards)
+    except BridgewardenError:
+        if not check_mode:
+            with contextlib.suppress(BridgewardenError):  # the first error says more
+                restore_bridges(work.outcome.former, False, paths, runner)
+        raise
+
+
+def restore_bridges(
+    former: Json,
+    check_mode: bool = False,
+    paths: t.Optional[BridgeFiles] = None,
+    runner: Runner = run,
+) -> BridgeOutcome:
+    """Undoes what one run of `present` changed: its outcome's `former`."""
+    return _BridgeWork(paths or BridgeFiles(), runner, check_mode).restored(former)
 
 
 class _BridgeWork:
@@ -310,6 +330,7 @@ class _BridgeWork:
         scope, reason = choose_scope(wanted, host)
         outcome = self.outcome = BridgeOutcome(scope, reason)
         self._warn(host, scope, guards)
+        self._warn_of_others(host)
         self._remember(host)
         # Files first: a host that reboots in the middle comes up right.
         for path, text in contents(scope, host, guards, self.paths).items():
@@ -341,6 +362,53 @@ class _BridgeWork:
                     os.rmdir(os.path.dirname(self.paths.of(self.paths.before)))
         return self.outcome
 
+    def restored(self, former: Json) -> BridgeOutcome:
+        files, live = self._check_former(former)
+        for path, value in reversed(live):
+            present = read_number(path)
+            if present is not None and present != value:
+                self._set(path, self._name(path), present, value)
+        if former.get("loaded") and os.path.exists(self.paths.of(self.paths.module) + "/initstate"):
+            self._unload()
+        for path, text in files:
+            self._file(path, text)
+        if (self.paths.of(self.paths.before), None) in files and not self.check_mode:
+            with contextlib.suppress(OSError):  # others' files may be in it
+                os.rmdir(os.path.dirname(self.paths.of(self.paths.before)))
+        return self.outcome
+
+    def _check_former(
+        self, former: Json
+    ) -> t.Tuple[t.List[t.Tuple[str, t.Optional[str]]], t.List[t.Tuple[str, int]]]:
+        """It comes from the controller: nothing but what `present` can have changed."""
+        paths = self.paths
+        ours = [paths.of(one) for one in (paths.modules_load, paths.sysctl, paths.udev, paths.before)]
+        switch = re.compile(
+            "({}/({})|{}/[^/]+/bridge/({}))".format(
+                re.escape(paths.of(paths.proc)),
+                "|".join(SWITCHES),
+                re.escape(paths.of(paths.net)),
+                "|".join(SWITCHES.values()),
+            )
+        )
+        files = [(str(path), text) for path, text in (former.get("files") or {}).items()]
+        live = [(str(path), int(value or 0)) for path, value in former.get("live") or []]
+        strange = [path for path, _text in files if path not in ours]
+        strange += [path for path, _value in live if not switch.fullmatch(path) or "/../" in path]
+        if strange:
+            raise BridgeError(
+                "it is none of the bridge settings",
+                strange[0],
+                "give former as the run with state present returned it",
+            )
+        return files, live
+
+    def _name(self, path: str) -> str:
+        key = os.path.basename(path)
+        if key in SWITCHES:
+            return "net.bridge." + key
+        return f"{os.path.basename(os.path.dirname(os.path.dirname(path)))} {key}"
+
     # One thing each; all of them note what they do and do nothing in check mode.
 
     def _file(self, path: str, text: t.Optional[str]) -> None:
@@ -352,6 +420,7 @@ class _BridgeWork:
         self.outcome.after += _listing(path, text)
         if self.check_mode:
             return
+        self.outcome.former["files"].setdefault(path, present)
         if text is None:
             os.unlink(path)
         else:
@@ -377,6 +446,7 @@ class _BridgeWork:
         if code != 0:
             said = ((err + out).strip().splitlines() or ["it ended with %d" % code])[-1]
             raise BridgeError(f"br_netfilter cannot be loaded: {said}", "modprobe br_netfilter", "see dmesg")
+        self.outcome.former["loaded"] = True
 
     def _sysctl(self, host: Bridges, value: int) -> None:
         for key, present in host.sysctl.items():
@@ -412,6 +482,7 @@ class _BridgeWork:
         self.outcome.after.append("%s = %d" % (name, value))
         if self.check_mode:
             return
+        self.outcome.former["live"].append([path, present or 0])
         try:
             with open(path, "w", encoding="ascii") as handle:
                 handle.write(str(value))
@@ -428,6 +499,7 @@ class _BridgeWork:
             "sysctl": host.sysctl,
             "bridges": {bridge.name: bridge.switches for bridge in host.bridges},
         }
+        self.outcome.former["files"][path] = None
         write(path, json.dumps(remembered, indent=1, sort_keys=True) + "\n")
 
     def _remembered(self) -> t.Optional[Json]:
@@ -461,7 +533,8 @@ class _BridgeWork:
 
     def _unload(self) -> bool:
         if not self.check_mode:
-            code, out, err = self.runner(["modprobe", "-r", "br_netfilter"])
+            # modprobe -r would remove the bridge's module as well where nobody else needs it, and every bridge with it.
+            code, out, err = self.runner(["rmmod", "br_netfilter"])
             if code != 0:
                 self.outcome.warnings.append(
                     f"br_netfilter stays loaded, something has come to need it: {(err + out).strip()}"
@@ -488,6 +561,39 @@ class _BridgeWork:
                     ", ".join(strangers)
                 )
             )
+
+    def _warn_of_others(self, host: Bridges) -> None:
+        """Where the settings come on, others' FORWARD rules begin to act on traffic that they never met."""
+        own = [value for bridge in host.bridges if bridge.guarded for value in bridge.switches.values()]
+        if any([*host.sysctl.values(), *own]):
+            return
+        chains = forward_chains(self.runner)
+        if chains:
+            self.outcome.warnings.append(
+                "traffic within the guarded bridges will meet these rules of others, too, which it did not before: "
+                + ", ".join(chains)
+            )
+
+
+def forward_chains(runner: Runner) -> t.List[str]:
+    """Base chains of nftables, and of iptables-nft, that stand at FORWARD and may drop. Not known: those of iptables-legacy."""
+    code, out, _err = runner(["nft", "-j", "list", "ruleset"])
+    try:
+        found = json.loads(out)["nftables"] if code == 0 else []
+        chains = [one["chain"] for one in found if one.get("chain", {}).get("hook") == "forward"]
+        filled = {
+            (one["family"], one["table"], one["chain"]) for each in found for one in [each.get("rule")] if one
+        }
+        return [
+            "{family} {table} {name}{policy}".format(
+                **{**chain, "policy": " (policy drop)" if chain.get("policy") == "drop" else ""}
+            )
+            for chain in chains
+            if chain["family"] in ("ip", "ip6", "inet")
+            and (chain.get("policy") == "drop" or (chain["family"], chain["table"], chain["name"]) in filled)
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _listing(path: str, text: t.Optional[str]) -> t.List[str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import typing as t
 from pathlib import Path
@@ -23,6 +24,7 @@ class FakeHost:
         self.paths = bridge.BridgeFiles(root=str(root))
         self.calls: t.List[str] = []
         self.refuses = ""
+        self.nft = ""
         self.net = root / "sys/class/net"
         self.proc = root / "proc/sys/net/bridge"
         self.net.mkdir(parents=True)
@@ -54,7 +56,11 @@ class FakeHost:
             if self.refuses:
                 return 1, "", self.refuses
             self.load()
-        if list(argv) == ["modprobe", "-r", "br_netfilter"]:
+        # modprobe -r would take the module of the bridges with it, and them.
+        assert list(argv) != ["modprobe", "-r", "br_netfilter"]
+        if list(argv) == ["nft", "-j", "list", "ruleset"]:
+            return (0, self.nft, "") if self.nft else (127, "", "no nft")
+        if list(argv) == ["rmmod", "br_netfilter"]:
             if self.refuses:
                 return 1, "", self.refuses
             shutil.rmtree(self.proc)
@@ -165,7 +171,7 @@ def test_check_mode_foretells_and_the_second_run_is_idle(
         host.load(before)
     untouched = host.all_files()
     foretold = host.run(scope, check_mode=True)
-    assert host.all_files() == untouched and host.calls == []
+    assert host.all_files() == untouched and set(host.calls) <= {"nft -j list ruleset"}
     done = host.run(scope)
     assert (foretold.actions, foretold.bridges) == (done.actions, done.bridges)
     assert (foretold.before, foretold.after) == (done.before, done.after)
@@ -281,7 +287,7 @@ def test_absent_puts_bridges_back_that_came_later(host: FakeHost) -> None:
 
 def test_absent_where_br_netfilter_is_needed_by_others(host: FakeHost) -> None:
     host.run("global")
-    host.refuses = "modprobe: FATAL: Module br_netfilter is in use."
+    host.refuses = "rmmod: ERROR: Module br_netfilter is in use by: xt_physdev"
     outcome = host.run(state="absent")
     assert "in use" in outcome.warnings[0]
     assert host.sysctl() == "0"
@@ -299,3 +305,115 @@ def test_a_damaged_memory_is_no_guess(host: FakeHost) -> None:
     (host.root / "var/lib/bridgewarden/before.json").write_text("{")
     with pytest.raises(StoreCorrupt):
         host.run(state="absent")
+
+
+# All or nothing.
+
+
+def plain(host: FakeHost) -> t.Dict[str, str]:
+    return {path: text.strip() for path, text in host.all_files().items()}
+
+
+@pytest.mark.parametrize("scope", ["global", "guarded"])
+@pytest.mark.parametrize("before", [None, 0, 1])
+def test_one_run_can_be_undone(host: FakeHost, scope: str, before: t.Optional[int]) -> None:
+    if before is not None:
+        host.load(before)
+    host.add("virbr0", "vnet0")
+    untouched = plain(host)
+    former = json.loads(json.dumps(host.run(scope).former))
+    assert plain(host) != untouched
+    foretold = bridge.restore_bridges(former, True, host.paths, host)
+    done = bridge.restore_bridges(former, False, host.paths, host)
+    assert foretold.actions == done.actions and done.changed
+    assert plain(host) == untouched
+    assert not (host.root / "var/lib/bridgewarden").exists()
+
+
+def test_a_later_run_is_undone_alone(host: FakeHost) -> None:
+    """What an earlier run made stays, and so does what it remembers of the host."""
+    host.run("guarded")
+    host.add("br-aaaaaaaaaaaa", "veth4")
+    settled = plain(host)
+    bridge.restore_bridges(host.run("global").former, False, host.paths, host)
+    assert plain(host) == settled
+    assert (
+        bridge.restore_bridges(host.run("guarded", check_mode=True).former, False, host.paths, host).actions
+        == []
+    )
+
+
+def test_a_run_that_fails_leaves_nothing(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.load(0)
+    untouched = plain(host)
+    real = bridge._BridgeWork._set
+
+    def second_fails(work: t.Any, path: str, name: str, present: t.Any, value: int) -> None:
+        if name.endswith("ip6tables") and value == 1:
+            raise bridge.BridgeError("cannot write", path, "x")
+        real(work, path, name, present, value)
+
+    monkeypatch.setattr(bridge._BridgeWork, "_set", second_fails)
+    with pytest.raises(bridge.BridgeError, match="cannot write"):
+        host.run("global")
+    assert plain(host) == untouched
+    monkeypatch.setattr(bridge._BridgeWork, "_set", real)
+    shutil.rmtree(host.proc)
+    shutil.rmtree(host.root / "sys/module/br_netfilter")
+    untouched = plain(host)
+    host.refuses = "modprobe: FATAL: Module br_netfilter not found"
+    with pytest.raises(bridge.BridgeError, match="not found"):
+        host.run("global")
+    assert plain(host) == untouched
+
+
+@pytest.mark.parametrize(
+    "former",
+    [
+        {"files": {"/etc/passwd": ""}},
+        {"live": [["/proc/sys/kernel/core_pattern", 1]]},
+        {"live": [["/proc/sys/net/bridge/bridge-nf-call-arptables", 1]]},
+        {"live": [["/sys/class/net/../bridge/nf_call_iptables", 1]]},
+    ],
+)
+def test_nothing_else_can_be_written(host: FakeHost, former: t.Dict[str, t.Any]) -> None:
+    with pytest.raises(bridge.BridgeError, match="none of the bridge settings"):
+        bridge.restore_bridges(former, False, host.paths, host)
+
+
+# Others' rules.
+
+
+def base(
+    table: str, name: str, policy: str = "accept", hook: str = "forward", family: str = "inet"
+) -> t.Dict[str, t.Any]:
+    chain = {"family": family, "table": table, "name": name, "hook": hook, "policy": policy, "prio": 0}
+    return {"chain": chain}
+
+
+def test_others_rules_at_forward_are_named_when_the_settings_come_on(host: FakeHost) -> None:
+    rule = {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "expr": []}}
+    host.nft = json.dumps(
+        {
+            "nftables": [
+                {"metainfo": {}},
+                base("mine", "f", "drop"),
+                base("filter", "FORWARD", family="ip"),
+                rule,
+                base("idle", "f"),
+                base("in", "i", "drop", "input"),
+                {"chain": {"family": "inet", "table": "mine", "name": "no_base"}},
+                base("br", "f", "drop", family="bridge"),
+            ]
+        }
+    )
+    foretold = host.run(check_mode=True).warnings
+    assert host.run().warnings == foretold
+    assert foretold[-1].endswith("before: inet mine f (policy drop), ip filter FORWARD")
+    assert host.run().warnings == []
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", '{"nftables": [{"chain": 1}]}', '{"nftables": []}'])
+def test_an_answer_that_says_nothing_is_no_error(host: FakeHost, said: str) -> None:
+    host.nft = said
+    assert host.run().warnings == []

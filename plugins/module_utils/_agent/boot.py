@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What bridgewarden.service runs before dockerd: load the module with its guards closed, commit the last good policy.
+"""What bridgewarden.service runs before dockerd: load the module, with its guards closed unless the mode is audit, and
+commit the last good policy.
 PRIVATE to the collection: it may change at any time.
 """
 
@@ -29,14 +30,15 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 
 
 def boot(store: Store, log: Log, kernel_factory: t.Callable[[], Kernel] = Kernel) -> int:
-    """Loads the module with its guards closed and commits the policy with no endpoint; the exit code."""
+    """Loads the module and commits the policy with no endpoint; the exit code. Guards are closed, but for a policy in mode audit."""
     # The file that was refused stays for people to look at.
     options = CommitOptions("ignore", force=True, adopt=False)
     policy, refusal = policy_at_boot(store)
     if refusal:
         log.warning(refusal)
     if not is_loaded(MODULE_NAME):
-        code, out, err = run(["modprobe", MODULE_NAME, "closed={}".format(",".join(closed_guards(policy)))])
+        closed = closed_guards(policy)
+        code, out, err = run(["modprobe", MODULE_NAME, *(["closed=" + ",".join(closed)] if closed else [])])
         if code != 0:
             said = " ".join((err + out).split())
             release = os.uname().release
@@ -55,7 +57,11 @@ def boot(store: Store, log: Log, kernel_factory: t.Callable[[], Kernel] = Kernel
             log.info("generation %d is in force already" % info.generation)
             return 0
         result = apply_plan(boot_plan(policy), kernel, store, options=options)
-    log.info("generation %d is in force, closed until the containers are known" % result.generation)
+    until = "counting" if audits(policy) else "closed"
+    log.info(
+        "generation %d is in force, %s as unmanaged until the containers are known"
+        % (result.generation, until)
+    )
     return 0
 
 
@@ -73,6 +79,13 @@ def policy_at_boot(store: Store) -> t.Tuple[t.Optional[Json], str]:
     return None, refusal
 
 
+def audits(policy: t.Optional[Json]) -> bool:
+    return (policy or {}).get("mode") == "audit"
+
+
 def closed_guards(policy: t.Optional[Json]) -> t.List[str]:
+    """None in mode audit, which changes no packet's fate: what is closed drops."""
+    if audits(policy):
+        return []
     guards = (policy or {}).get("guards") or GUARDS
     return [str(guard) for guard in guards]

@@ -560,6 +560,27 @@ def test_boot_loads_closed_and_commits_without_endpoints(boot: Boot) -> None:
     assert options.force and not options.adopt
 
 
+def test_boot_closes_nothing_in_mode_audit(boot: Boot) -> None:
+    boot.store.write_policy({"mode": "audit", "guards": ["docker0"], "rules": []})
+    assert boot() == 0
+    assert boot.commands == ["modprobe bridgewarden"]
+    ((policy, _options),) = boot.applied
+    assert policy["mode"] == "audit"
+
+
+def test_boot_closes_by_the_mode_of_the_policy_that_it_takes(boot: Boot) -> None:
+    refused = [{"name": "x", "from": ["nobody"], "to": ["any"]}]
+    for mode, other, command in (
+        ("audit", "enforce", "modprobe bridgewarden closed=br-*"),
+        ("enforce", "audit", "modprobe bridgewarden"),
+    ):
+        boot.commands.clear()
+        boot.store.write_policy({"mode": mode, "guards": ["br-*"], "rules": refused})
+        boot.store.write_last_good({"mode": other, "guards": ["br-*"], "rules": []})
+        assert boot() == 0
+        assert boot.commands == [command]
+
+
 def test_boot_takes_the_last_good_policy_where_the_desired_one_is_refused(boot: Boot) -> None:
     boot.store.write_policy(
         {"guards": ["docker0"], "rules": [{"name": "x", "from": ["nobody"], "to": ["any"]}]}

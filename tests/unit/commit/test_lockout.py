@@ -44,7 +44,7 @@ def refused(policy: Json, sshd: Sshd, where: t.Optional[Json] = None) -> t.Optio
     [(["br-*"], "br-mgmt"), (["docker0", "br-m*"], "br-mgmt"), (None, None), (["docker0", "br-front"], None)],
 )
 def test_a_guard_over_a_link_with_a_session(guards: t.Optional[t.List[str]], link: str, mode: str) -> None:
-    """In audit mode too: bridgewarden.service closes the guards before it commits."""
+    """In audit mode too: the same policy, enforced, judges the session's link."""
     policy = {**POLICY, "mode": mode, **({"guards": guards} if guards else {})}
     for peer, server in (("10.20.0.5", "10.20.0.1"), ("fd00:20::5", "fd00:20::1"), ("fe80::5", "fe80::1")):
         session = SshSession(peer, server, 22, ("br-mgmt",))

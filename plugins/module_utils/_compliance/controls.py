@@ -79,9 +79,12 @@ def bridges_needed(host: HostState) -> bool:
 
 
 _NOT_NEEDED = "not needed with placement container"
+_AUDIT = "left as they were: mode audit makes no bridge settings"
 
 
 def bridge_live(host: HostState) -> Finding:
+    if host.audits():
+        return Finding(_AUDIT, [as_found(words) for words in host.bridges().live] or _AUDIT)
     if not bridges_needed(host):
         return Finding(_NOT_NEEDED, _NOT_NEEDED)
     outcome = host.bridges()
@@ -90,6 +93,8 @@ def bridge_live(host: HostState) -> Finding:
 
 
 def bridge_persistent(host: HostState) -> Finding:
+    if host.audits():
+        return Finding(_AUDIT, [as_found(words) for words in host.bridges().files] or _AUDIT)
     if not bridges_needed(host):
         return Finding(_NOT_NEEDED, _NOT_NEEDED)
     outcome = host.bridges()
@@ -112,6 +117,7 @@ def as_found(action: str) -> str:
         "wrote": f"{rest} is not as it should be",
         "removed": f"{rest} should not be there",
         "loaded": f"{rest} is not loaded",
+        "unloaded": f"{rest} is loaded",
         "set": f"{name} is not {value}",
     }
     return words.get(verb, action)
@@ -251,7 +257,9 @@ CONTROLS = (
         "high",
         _AGAIN + " (role kmod); the headers of the running kernel must be installed",
     ),
-    Control(bridge_live, "Bridged traffic reaches netfilter", "critical", _AGAIN + " (role bridge)"),
+    Control(
+        bridge_live, "Bridged traffic reaches netfilter where it must", "critical", _AGAIN + " (role bridge)"
+    ),
     Control(bridge_persistent, "It will after a reboot, too", "high", _AGAIN + " (role bridge)"),
     Control(
         bridges_guarded, "Every bridge of Docker's is guarded", "critical", "add it to bridgewarden_guards"
@@ -283,7 +291,7 @@ CONTROLS = (
         "high",
         _AGAIN + " (role policy)",
     ),
-    Control(boot_unit, "The module is loaded closed before dockerd starts", "high", _AGAIN + " (role agent)"),
+    Control(boot_unit, "The module is loaded before dockerd starts", "high", _AGAIN + " (role agent)"),
     Control(
         docker_waits,
         "dockerd waits for a policy, or not, as the inventory wants it",

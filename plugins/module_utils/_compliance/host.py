@@ -26,6 +26,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store im
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import EndpointRow, Info
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import run
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
@@ -104,13 +105,13 @@ class HostState:
         return t.cast(Json, self._once("facts", lambda: self.facts_of(self.wanted.docker_socket)))
 
     def bridges(self) -> bridge.BridgeOutcome:
-        """What the module bridge_netfilter would do now."""
+        """What the role bridge would do now."""
         return t.cast(
             bridge.BridgeOutcome,
             self._once(
                 "bridges",
                 lambda: bridge.converge_bridges(
-                    "present",
+                    "absent" if self.audits() else "present",
                     self.wanted.bridge_scope,
                     self.wanted.guards,
                     self.docker_bridges(self.wanted.docker_socket),
@@ -120,6 +121,9 @@ class HostState:
                 ),
             ),
         )
+
+    def audits(self) -> bool:
+        return normalise(self.wanted.policy).mode == "audit"
 
     def forget(self) -> None:
         """Before a second look at what may have been caught in the middle of a change."""

@@ -190,6 +190,46 @@ def test_a_hardened_host_is_green(host: FakeHost) -> None:
         assert control["expected"] and control["actual"] and control["title"] and control["remediation"] == ""
 
 
+AUDIT = {**POLICY, "mode": "audit"}
+
+
+def audited(host: FakeHost) -> t.Dict[str, Json]:
+    found = host.controls(AUDIT)
+    return {name: found[name] for name in ("bridge_live", "bridge_persistent")}
+
+
+def test_audit_is_green_without_bridge_settings_and_red_with_ours(host: FakeHost) -> None:
+    left = audited(host)
+    assert left["bridge_persistent"]["status"] == "fail"
+    assert all(words.endswith("should not be there") for words in left["bridge_persistent"]["actual"])
+    bridge.converge_bridges(
+        "absent", "auto", POLICY["guards"], host.docker_bridges, False, host.paths, host.run
+    )
+    for control in audited(host).values():
+        assert control["status"] == "pass" and "mode audit" in control["expected"]
+    assert host.red() == {"bridge_persistent": "fail"}, "enforcing wants them"
+
+
+def test_audit_leaves_a_switch_that_is_somebody_elses(host: FakeHost) -> None:
+    bridge.converge_bridges(
+        "absent", "auto", POLICY["guards"], host.docker_bridges, False, host.paths, host.run
+    )
+    spoil_sysctl(host)
+    assert {control["status"] for control in audited(host).values()} == {"pass"}
+
+
+def test_audit_tells_a_switch_that_is_still_as_enforcing_wanted_it(host: FakeHost) -> None:
+    for key in bridge.SWITCHES:
+        (host.proc / key).write_text("0\n")
+    remembered = Path(host.paths.of(host.paths.before))
+    remembered.write_text(remembered.read_text().replace(": 1", ": 0"))
+    for key in bridge.SWITCHES:
+        (host.proc / key).write_text("1\n")
+    assert audited(host)["bridge_live"]["actual"] == [
+        f"net.bridge.{key} is not 0" for key in sorted(bridge.SWITCHES)
+    ]
+
+
 def spoil_sysctl(host: FakeHost) -> None:
     (host.proc / "bridge-nf-call-ip6tables").write_text("0\n")
 

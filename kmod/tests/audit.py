@@ -22,6 +22,7 @@ import crossings
 import loading
 import neighbours
 import packets
+import traces
 from bareports import ip4, ip6, link_mac, mac
 from crossings import AD, CONTAINER, PAYLOADS, WRAPS, D, Q, finish, tag
 from packets import (
@@ -525,10 +526,6 @@ class Traffic:
              "echo", "echo, IPv6", "an unknown protocol", "SCTP")  # fmt: skip
 
     def __init__(self):
-        for port in (7000, 7001, 7002, 7004, 50000, 7010, 7011, 61000, 5353):
-            packets.serve("b", port)
-        packets.serve("b", 7003)
-        packets.serve(None, 7020)
         with inside("a"):
             self.raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             self.raw.bind(("eth0", 0))
@@ -770,7 +767,23 @@ def test_log():
     log.close()
 
 
-TESTS = [test_fate, test_counts, test_reasons, test_neighbours, test_log]
+def test_trace():
+    """Verdicts of what no IP hook of the host sees, by a trace of the bridge."""
+    g = Genl()
+    policy(AUDIT).commit(g)
+    with switched("0"), traces.Trace(traces.term(TCP, 7001, link=ifindex("bwt0"))) as t:
+        check("a denied connection is open", [tcp_from(0, one["b"], 7001) for one in V], ["open"] * 2)
+        t.settled()
+        found = {
+            (e["hook"], e["action"], e["audit"], e["rule"])
+            for e in t.events()
+            if e["event"] == "bw_verdict" and e["netns"] == str(traces.netns(None))
+        }
+    check("its verdicts", found, {("FORWARD", "deny", "1", "rule 1")})
+    g.close()
+
+
+TESTS = [test_fate, test_counts, test_reasons, test_neighbours, test_log, test_trace]
 
 
 def main():
@@ -780,6 +793,9 @@ def main():
     saved = packets.world_up()
     try:
         known_neighbours(macs())
+        for port in (7000, 7001, 7002, 7003, 7004, 50000, 7010, 7011, 61000, 5353):
+            packets.serve("b", port)
+        packets.serve(None, 7020)
         for test in TESTS:
             if not wanted or test.__name__[5:] in wanted:
                 print("# " + test.__name__, flush=True)

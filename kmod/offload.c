@@ -94,7 +94,7 @@ static bool bw_offload_find(struct bw_offload_devices *list)
 	rtnl_lock();
 	mutex_lock(&bw_mutex);
 	st = bw_state_locked();
-	if (!st || st->placement != BW_PLACEMENT_CONTAINER)
+	if (!st || !bw_state_judges_inside(st))
 		found = !bw_guard_for_each_device(bw_offload_list_guarded, list);
 	mutex_unlock(&bw_mutex);
 	rtnl_unlock();

@@ -272,7 +272,8 @@ bool bw_guard_update(struct net_device *dev)
 }
 
 /* stacked: those on a guarded link, too. */
-static int bw_guard_walk(int (*fn)(u32 ifindex, void *arg), void *arg, bool stacked)
+static int bw_guard_walk(int (*fn)(u32 ifindex, void *arg), void *arg,
+			 bool stacked)
 {
 	u32 i;
 	int err;
@@ -294,7 +295,7 @@ int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg)
 	return bw_guard_walk(fn, arg, false);
 }
 
-int bw_guard_for_each_device(int (*fn)(u32 ifindex, void *arg), void *arg)
+int bw_guard_each_device(int (*fn)(u32 ifindex, void *arg), void *arg)
 {
 	return bw_guard_full ? -EOVERFLOW : bw_guard_walk(fn, arg, true);
 }

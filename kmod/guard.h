@@ -118,7 +118,8 @@ BW_API int bw_guard_for_each(int (*fn)(u32 ifindex, void *arg), void *arg);
 /*
  * The same for each device whose traffic belongs to a guarded link, the link
  * included. -EOVERFLOW: not all of them are held exactly, and fn is not called.
+ * Context: bw_mutex is held.
  */
-BW_API int bw_guard_for_each_device(int (*fn)(u32 ifindex, void *arg), void *arg);
+BW_API int bw_guard_each_device(int (*fn)(u32 ifindex, void *arg), void *arg);
 
 #endif /* _BW_GUARD_H */

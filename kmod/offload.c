@@ -95,7 +95,7 @@ static bool bw_offload_find(struct bw_offload_devices *list)
 	mutex_lock(&bw_mutex);
 	st = bw_state_locked();
 	if (!st || !bw_state_judges_inside(st))
-		found = !bw_guard_for_each_device(bw_offload_list_guarded, list);
+		found = !bw_guard_each_device(bw_offload_list_guarded, list);
 	mutex_unlock(&bw_mutex);
 	rtnl_unlock();
 	return found;

@@ -36,6 +36,7 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("contexts.py", [], []),
     ("traces.py", [], []),
     ("fuzz_netlink.py", ["--seconds", "4", "--seed", "6"], ["--seconds", "60", "--seed", "6"]),
+    ("suspend.py", [], []),
     ("packets.py", ["seal"], ["seal"]),
 )
 #: For kernels with PREEMPT_RT alone, where hooks interrupt each other.

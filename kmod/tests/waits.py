@@ -8,7 +8,8 @@ Three processes ask and wait for the answer, over and over: one renames a link o
 the MTU of a link in another network namespace; one opens a generic netlink socket, asks the controller for a family and closes it.
 Meanwhile a fourth commits: by turns a ruleset, and the same ruleset with a wrong generation. The kernel builds both and refuses the
 second one at the end. So both turns take the same processor time, on the same machine in the same minute, and differ in what a
-commit does to others. A request belongs to the commit that ran when it began; what is begun between commits is left out.
+commit does to others. What a refused commit does to others as well, as by a lock held while the kernel builds, only the figures themselves
+show. A request belongs to the commit that ran when it began; what is begun between commits is left out.
 """
 
 import functools

@@ -36,9 +36,10 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("contexts.py", [], []),
     ("traces.py", [], []),
     ("fuzz_netlink.py", ["--seconds", "4", "--seed", "6"], ["--seconds", "60", "--seed", "6"]),
-    ("suspend.py", [], []),
     ("packets.py", ["seal"], ["seal"]),
 )
+#: Of the long form, or asked for by name: it waits, and what it shows is the same on every kernel.
+LONG_SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (("suspend.py", [], []),)
 #: For kernels with PREEMPT_RT alone, where hooks interrupt each other.
 RT_SCRIPTS = (("floods.py", ["--seconds", "10"], ["--seconds", "60"]),)
 SHORT = {"BW_WAIT": "0.5", "BW_SWAPS": "40", "BW_STRESS": "3", "BW_FLOOD": "2"}
@@ -52,7 +53,11 @@ FEWEST = 5
 def plan(only: list[str], long: bool, rt: bool = False) -> dict[str, Any]:
     steps = [
         {"script": name, "arguments": most if long else least, "limit": LIMIT}
-        for name, least, most in (*(RT_SCRIPTS if rt else ()), *SCRIPTS)
+        for name, least, most in (
+            *(RT_SCRIPTS if rt else ()),
+            *(LONG_SCRIPTS if long or only else ()),
+            *SCRIPTS,
+        )
         if not only or name.removesuffix(".py") in only
     ]
     return {"steps": steps, "environment": LONG if long else SHORT, "modules": diskless.MODULES}
@@ -136,7 +141,9 @@ def main() -> int:
     )
     parser.add_argument("target", nargs="+", help="a target or kernel of lab/targets.yml; one after another")
     args = parser.parse_args()
-    if unknown := set(args.only) - {name.removesuffix(".py") for name, *_ in (*RT_SCRIPTS, *SCRIPTS)}:
+    if unknown := set(args.only) - {
+        name.removesuffix(".py") for name, *_ in (*RT_SCRIPTS, *LONG_SCRIPTS, *SCRIPTS)
+    }:
         parser.error(f"no such script: {', '.join(sorted(unknown))}")
     results = [topologies(target, args.only, args.long, not args.no_build) for target in args.target]
     return 0 if all(results) else 1

@@ -134,11 +134,13 @@ static int bw_query_read(struct bw_query *q, const struct bw_endpoints *e, struc
 		return BW_READ_QUERY;
 	}
 	request = bw_icmp_request(h);
-	if (request < 0 && !bw_is_redirect(h) && !bw_icmp_is_untracked(h))
-		return BW_REASON_INVALID;
+	if (request < 0) {
+		if (!bw_is_redirect(h) && !bw_icmp_is_untracked(h))
+			return BW_REASON_INVALID;
+		request = h->type;
+	}
 	h->from_port = request << 8 | (h->port & 0xff);
-	bw_query_set(q, h, request < 0 || request == h->type ? BW_BEGAN_SENDER :
-							       BW_BEGAN_RECEIVER);
+	bw_query_set(q, h, request == h->type ? BW_BEGAN_SENDER : BW_BEGAN_RECEIVER);
 	return BW_READ_QUERY;
 }
 
@@ -176,6 +178,9 @@ static int bw_query_read_error(struct bw_query *q, const struct bw_endpoints *e,
 	if (bw_is_icmp(&h)) {
 		h.port = h.from_port;
 		h.type = h.port >> 8;
+	} else if (!bw_l4_has_ports(h.proto)) {
+		h.port = 0;
+		h.from_port = 0;
 	}
 	reason = bw_query_read(q, e, &h);
 	if (reason != BW_READ_QUERY)

@@ -474,7 +474,7 @@ def policy(mode, placement=FORWARD, log=(0, 0)):
         Ruleset(defaults=(ALLOW, ALLOW, DENY, DENY, ALLOW, ALLOW), mode=mode, placement=placement, log=log)
     )
     for rule in RULES.values():
-        made.rule(*rule)
+        made.rule(*rule, log=bool(log[0]))
     for family, addresses in ((socket.AF_INET, V4), (socket.AF_INET6, V6)):
         to = socket.inet_pton(family, addresses["b"])
         for proto, port in ((UDP, 61000), (TCP, 50000)):

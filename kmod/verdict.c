@@ -11,6 +11,7 @@
 #include <linux/jiffies.h>
 #include <linux/netfilter_bridge.h>
 #include <linux/percpu.h>
+#include <linux/preempt.h>
 #include <linux/random.h>
 #include <linux/string.h>
 #include <linux/tcp.h>
@@ -80,10 +81,9 @@ static u32 bw_log_sender(const struct bw_log_window *w, const struct sk_buff *sk
 	return jhash_3words(at, hs->net->ns.inum, (u32)w->start, bw_log_seed);
 }
 
-static bool bw_log_within_rate(const struct sk_buff *skb, const struct nf_hook_state *hs,
-			       const struct bw_decision *d)
+static bool bw_log_take(struct bw_log_window *w, const struct sk_buff *skb,
+			const struct nf_hook_state *hs, const struct bw_decision *d)
 {
-	struct bw_log_window *w = this_cpu_ptr(&bw_log_window);
 	u16 *sender, *kind;
 	u32 hash;
 
@@ -100,6 +100,18 @@ static bool bw_log_within_rate(const struct sk_buff *skb, const struct nf_hook_s
 	++*sender;
 	w->all++;
 	return true;
+}
+
+/* Under PREEMPT_RT hooks with bottom halves off preempt each other; not here. */
+static bool bw_log_within_rate(const struct sk_buff *skb, const struct nf_hook_state *hs,
+			       const struct bw_decision *d)
+{
+	bool within;
+
+	preempt_disable();
+	within = bw_log_take(this_cpu_ptr(&bw_log_window), skb, hs, d);
+	preempt_enable();
+	return within;
 }
 
 u64 bw_log_swallowed(void)

@@ -61,7 +61,7 @@ def topologies(target: str, full: bool = False) -> Stage:
     """Of a target that is not `full` the image is there already, and nobody builds its module at the same time."""
     needs = () if full else ("images", "kmod-build")
     return Stage(
-        f"topologies-{target}", f"python -m stress.topologies {target}", 6, "topologies", needs, full
+        f"topologies-{target}", f"python -m stress.topologies {target}", 9, "topologies", needs, full
     )
 
 
@@ -69,7 +69,7 @@ def topologies(target: str, full: bool = False) -> Stage:
 #: longest as soon as there are images, by the worker that made them, and many short ones last. Budgets are about half more than an idle
 #: machine takes with an empty cache.
 STAGES = (
-    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", 7, "vm"),
+    Stage("images", f"python -m lab image {OLDEST} {DEFAULT} {NEWEST}", 6, "vm"),
     Stage("ruff", "ruff check . && ruff format --check --diff .", 1, "lint"),
     Stage("mypy", "tests/tools/mypy.sh", 2, "lint"),
     Stage("yamllint", "yamllint --strict .", 1, "lint"),
@@ -80,8 +80,8 @@ STAGES = (
     Stage("kmod-order", "python tests/tools/kmod_order.py", 1, "lint"),
     Stage("kmod-doc", "python tests/tools/kmod_doc.py", 1, "lint"),
     Stage("usage", "python tests/usage.py --check", 1, "lint"),
-    molecule("default", 34),
-    molecule("oldest", 25),
+    molecule("default", 29),
+    molecule("oldest", 22),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 2, needs=("images",)),
     topologies(OLDEST),
     topologies(DEFAULT),

@@ -49,15 +49,30 @@ def stub(name: str) -> Task:
     }
 
 
+def stubbed(task: Task) -> Task:
+    """A block stays one, with what fails at the end of its rescue."""
+    if "block" in task:
+        lists = {
+            key: [stubbed(one) for one in task[key]] for key in ("block", "rescue", "always") if key in task
+        }
+        return {"name": task["name"], **lists}
+    return task if "ansible.builtin.fail" in task else stub(task["name"])
+
+
 def skeleton(*, gates: bool = True) -> dict[str, Any]:
     play = real_play()
     tasks = []
     for task in play["tasks"]:
         if not is_gate(task):
-            tasks.append(stub(task["name"]))
+            tasks.append(stubbed(task))
         elif gates:
             tasks.append({"name": task["name"], "ansible.builtin.import_tasks": str(GATE)})
     return {**play, "tasks": tasks}
+
+
+def step_names(task: Task) -> list[str]:
+    """Of what a host comes through if nothing fails."""
+    return [name for one in task["block"] for name in step_names(one)] if "block" in task else [task["name"]]
 
 
 class Rollout:
@@ -90,7 +105,7 @@ def inventory() -> dict[str, Any]:
 def test_without_a_loss_every_host_is_done_in_batches(tmp_path: Path) -> None:
     run = Rollout(tmp_path, skeleton())
     assert run.code == 0, run.output
-    steps = [task["name"] for task in real_play()["tasks"] if not is_gate(task)]
+    steps = [name for task in real_play()["tasks"] if not is_gate(task) for name in step_names(task)]
     assert all(run.reached(step) == set(HOSTS) for step in steps)
     finished = [host for host, step in run.visits if step == steps[-1]]
     assert finished[:2] == HOSTS[:2]
@@ -147,7 +162,7 @@ def test_a_rescue_must_end_in_fail(tmp_path: Path, closing_fail: bool) -> None:
     if closing_fail:
         rescue.append({"name": "Say so", "ansible.builtin.fail": {"msg": "rolled back"}})
     play["tasks"] = [
-        {"name": "Careful", "block": [task], "rescue": rescue} if task["name"] == COMMIT else task
+        {**task, "rescue": rescue} if "block" in task and COMMIT in step_names(task) else task
         for task in play["tasks"]
     ]
     run = Rollout(tmp_path, play, fails="h01", step=COMMIT)
@@ -194,9 +209,9 @@ def test_every_rescue_of_ours_ends_in_fail() -> None:
 
 def test_the_real_play_opens_with_the_gate_and_has_one_after_the_commit() -> None:
     play = real_play()
-    names = [task["name"] for task in play["tasks"]]
+    (commit,) = [index for index, task in enumerate(play["tasks"]) if COMMIT in step_names(task)]
     gates = [index for index, task in enumerate(play["tasks"]) if is_gate(task)]
     assert gates[0] == 0
-    assert any(index > names.index(COMMIT) for index in gates)
+    assert any(index > commit for index in gates)
     assert play["any_errors_fatal"] is True
     assert play["max_fail_percentage"] == 0

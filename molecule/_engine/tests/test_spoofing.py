@@ -90,7 +90,7 @@ def handed_on(bench: Bench) -> Any:
     bench.commit(SHARE, {"name": "to beta", "from": ["any"], "to": ["container:beta"]})
     found["beta itself"] = bench.reach(("beta", ALPHA, 8080), ("alpha", BETA, 8080), ("host", BETA, 8080))
     try:
-        bench.sh(command=f"docker stop -t 0 beta && {new}")
+        bench.sh(command=f"docker stop beta && {new}")
         before = bench.settled()
         found["at once"] = bench.reach(*ways)
         found["counted as"] = {

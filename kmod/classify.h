@@ -166,6 +166,7 @@ struct bw_endpoints {
 	u32 n_v4;
 	u32 n_v6;
 	u32 n_published;
+	u32 n_closed;			/* since they were built; bw_mutex once in force */
 	/* Whether any socket on this host port is published: one cheap look. */
 	unsigned long published_port[BW_BIT_WORDS(BW_PORTS)];
 	/* TCP ports that published sockets have on the host or in a container; and UDP ports. */

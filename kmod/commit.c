@@ -76,6 +76,27 @@ static enum bw_ep_status bw_ep_status(const struct bw_state *st, u32 link,
 	return status;
 }
 
+/* Whether a commit would open this one. A name that is half new may hide it for now. */
+static bool bw_ep_returned(const struct bw_ep_loc *loc, const void *state)
+{
+	const struct bw_state *st = state;
+	enum bw_ep_status status;
+
+	rcu_read_lock();
+	status = bw_ep_status_of_link(st, loc->link, loc->port);
+	rcu_read_unlock();
+	if (status != BW_EP_VALID)
+		return false;
+	return !bw_port_is_child(loc->port) || !bw_state_judges_inside(st) ||
+	       bw_inside_has(loc->link, loc->port);
+}
+
+u32 bw_commit_count_returned(const struct bw_state *st)
+{
+	lockdep_assert_held(&bw_mutex);
+	return bw_endpoints_count_closed(st->endpoints, bw_ep_returned, st);
+}
+
 /* Closes endpoints that have gone since the draft was made. No lock but ours. */
 static int bw_commit_check_endpoints(struct bw_state *st,
 				     const struct bw_draft *d,

@@ -24,6 +24,14 @@ BW_API int bw_commit_state(struct bw_state *st, const struct bw_draft *d,
 			   struct bw_fault *f);
 
 /*
+ * The number of endpoints that were closed when their link or port went, or was
+ * not there yet, and whose place is there now: committing the same draft would open
+ * them. The inode number of a namespace, the place of a child, is given out again.
+ * Context: process, bw_mutex is held.
+ */
+BW_API u32 bw_commit_count_returned(const struct bw_state *st);
+
+/*
  * No change from now on, and no unloading. Returns 0 or a negative errno with the
  * fault filled in. Context: process; takes bw_exchange_mutex and bw_mutex.
  */

@@ -3,6 +3,7 @@
  * Reports on the module. The size of a reply is counted before it is written, so
  * what appears in between needs spare room.
  */
+#include "commit.h"
 #include "guard.h"
 #include "hook.h"
 #include "inside.h"
@@ -48,6 +49,7 @@ static int bw_nl_put_state(struct sk_buff *reply, const struct bw_state *st)
 	    nla_put_u32(reply, BW_ATTR_COUNT_IDENTITIES, r->n_identity) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_CELLS, r->n_cell4 + r->n_cell6) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_ENDPOINTS, e->n_v4 + e->n_v6) ||
+	    nla_put_u32(reply, BW_ATTR_COUNT_RETURNED, bw_commit_count_returned(st)) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_PUBLISH, e->n_published) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_RULES, r->n_rule) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_PAIRS, r->n_pair))

@@ -311,11 +311,12 @@ void bw_endpoints_free(struct bw_endpoints *e)
 }
 
 /* Whether it was open. */
-static bool bw_ep_loc_close(struct bw_ep_loc *loc)
+static bool bw_ep_loc_close(struct bw_endpoints *e, struct bw_ep_loc *loc)
 {
 	bool open = loc->identity != BW_ID_UNMANAGED;
 
 	WRITE_ONCE(loc->identity, BW_ID_UNMANAGED);
+	e->n_closed += open;
 	return open;
 }
 
@@ -335,10 +336,10 @@ bool bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
 		return false;
 	for (i = 0; i <= e->v4.mask; i++)
 		if (v4[i].addr && bw_ep_loc_on(&v4[i].loc, ifindex))
-			closed |= bw_ep_loc_close(&v4[i].loc);
+			closed |= bw_ep_loc_close(e, &v4[i].loc);
 	for (i = 0; i <= e->v6.mask; i++)
 		if (v6[i].used && bw_ep_loc_on(&v6[i].loc, ifindex))
-			closed |= bw_ep_loc_close(&v6[i].loc);
+			closed |= bw_ep_loc_close(e, &v6[i].loc);
 	return closed;
 }
 
@@ -354,12 +355,29 @@ bool bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
 	for (i = 0; i <= e->v4.mask; i++)
 		if (v4[i].addr && v4[i].loc.link == link &&
 		    v4[i].loc.port == inum)
-			closed |= bw_ep_loc_close(&v4[i].loc);
+			closed |= bw_ep_loc_close(e, &v4[i].loc);
 	for (i = 0; i <= e->v6.mask; i++)
 		if (v6[i].used && v6[i].loc.link == link &&
 		    v6[i].loc.port == inum)
-			closed |= bw_ep_loc_close(&v6[i].loc);
+			closed |= bw_ep_loc_close(e, &v6[i].loc);
 	return closed;
+}
+
+u32 bw_endpoints_count_closed(const struct bw_endpoints *e, bw_ep_test *test, const void *arg)
+{
+	const struct bw_ep4 *v4 = e->v4.slots;
+	const struct bw_ep6 *v6 = e->v6.slots;
+	u32 i, n = 0;
+
+	if (!e->n_closed)
+		return 0;
+	for (i = 0; i <= e->v4.mask; i++)
+		if (v4[i].addr && v4[i].loc.identity == BW_ID_UNMANAGED)
+			n += test(&v4[i].loc, arg);
+	for (i = 0; i <= e->v6.mask; i++)
+		if (v6[i].used && v6[i].loc.identity == BW_ID_UNMANAGED)
+			n += test(&v6[i].loc, arg);
+	return n;
 }
 
 void bw_endpoint_close4(struct bw_endpoints *e, __be32 v4)
@@ -368,7 +386,7 @@ void bw_endpoint_close4(struct bw_endpoints *e, __be32 v4)
 	struct bw_ep_loc *loc = bw_ep_find(e, AF_INET, &addr);
 
 	if (loc)
-		bw_ep_loc_close(loc);
+		bw_ep_loc_close(e, loc);
 }
 
 void bw_endpoint_close6(struct bw_endpoints *e, const u8 *raw)
@@ -379,7 +397,7 @@ void bw_endpoint_close6(struct bw_endpoints *e, const u8 *raw)
 	memcpy(&addr, raw, sizeof(addr));
 	loc = bw_ep_find(e, AF_INET6, &addr);
 	if (loc)
-		bw_ep_loc_close(loc);
+		bw_ep_loc_close(e, loc);
 }
 
 /* Rules. */

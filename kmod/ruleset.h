@@ -30,4 +30,14 @@ BW_API bool bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
 BW_API void bw_endpoint_close4(struct bw_endpoints *e, __be32 addr);
 BW_API void bw_endpoint_close6(struct bw_endpoints *e, const u8 *addr);
 
+typedef bool bw_ep_test(const struct bw_ep_loc *loc, const void *arg);
+
+/*
+ * The number of closed endpoints that pass the test. One that was committed as
+ * unmanaged is closed, too. Costs nothing while none was closed. Context:
+ * bw_mutex is held.
+ */
+BW_API u32 bw_endpoints_count_closed(const struct bw_endpoints *e, bw_ep_test *test,
+				     const void *arg);
+
 #endif /* _BW_RULESET_H */

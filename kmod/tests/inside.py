@@ -28,6 +28,7 @@ from packets import (
     A_ADDR,
     A_IDENTITY,
     A_NAMESPACES,
+    A_RETURNED,
     ALLOW,
     ANY,
     DENY,
@@ -141,6 +142,11 @@ def judged_inside(ruleset, children=("m", "n", "i")):
 
 def namespaces(g):
     return struct.unpack("=I", g.ask(INFO)[0][A_NAMESPACES][0])[0]
+
+
+def returned(g):
+    """Closed endpoints whose place is there again."""
+    return struct.unpack("=I", g.ask(INFO)[0][A_RETURNED][0])[0]
 
 
 def count_of(g, rule):
@@ -324,14 +330,24 @@ def test_lifetime(g):
     run("ip", "-n", "bwt-m", "link", "del", "eth0")
     check("its endpoint died with it, no other", [identities(g)[V4[x]] for x in "mni"], [0, N, IPVLAN])
     check("its namespace is given back", namespaces(g), start - 1)
+    check("no commit would open them without it", returned(g), 0)
     add_child("m")
     check("and taken again", namespaces(g), start)
     run("ip", "-n", "bwt-r", "neigh", "flush", "dev", "eth0")  # it has another MAC address now
     before = g.counters()
     check("closed until it is known", try_tcp("r", V4["m"], 8080), "silence")
     check("as unmanaged", grew(g, before, UNMANAGED), True)
+    check("its endpoints would be opened by the same commit", returned(g), 2)
     judged_inside(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
     check("known again", try_tcp("r", V4["m"], 8080), "open")
+    check("nothing is left to open", returned(g), 0)
+    run("ip", "-n", "bwt-m", "link", "del", "eth0")
+    judged_inside(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    check("committed before its child is there", (identities(g)[V4["m"]], returned(g)), (0, 0))
+    add_child("m")
+    check("and the child comes", returned(g), 2)
+    judged_inside(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    check("the commit after it opens it", (identities(g)[V4["m"]], returned(g)), (M, 0))
     run("ip", "link", "set", "bwt-b", "nomaster")
     check("off the bridge, not judged", namespaces(g), start - 1)
     run("ip", "link", "set", "bwt-b", "master", "bwt0")

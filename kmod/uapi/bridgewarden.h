@@ -197,6 +197,7 @@ enum bw_attr {
 	BW_ATTR_NETNS_FD,		/* u32: open file of a namespace; absent: the host's */
 	BW_ATTR_HOOK,			/* binary, repeated: struct bw_nl_hook */
 	BW_ATTR_COUNT_TRACES,		/* u32: that run now */
+	BW_ATTR_COUNT_RETURNED,		/* u32: closed endpoints that the same commit would open */
 	__BW_ATTR_MAX,
 };
 

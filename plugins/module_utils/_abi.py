@@ -139,6 +139,7 @@ class Attr(enum.IntEnum):
     NETNS_FD = 73
     HOOK = 74
     COUNT_TRACES = 75
+    COUNT_RETURNED = 76
 
 
 class Identity(enum.IntEnum):

@@ -84,7 +84,7 @@ def apply_plan(
     """Brings the kernel and the store in step with the plan.
 
     Unchanged where the kernel's ruleset digest, policy digest and mode equal
-    the plan's: then nothing is committed and no window is armed.  On Stale
+    the plan's, and no endpoint waits to be opened again (Info.returned): then nothing is committed and no window is armed.  On Stale
     (another commit, or a link that went) `refresh()` makes a new plan from
     fresh facts, a bounded number of times.  `kernel` may be None in a dry run
     on a host without the module.  Raises RefusedError unless options.force.
@@ -177,8 +177,8 @@ def _refuse_sealed(info: t.Optional[Info]) -> None:
 
 
 def in_force(plan: Plan, info: Info) -> bool:
-    """Whether the kernel has exactly this plan."""
-    return (info.ruleset_digest, info.policy_digest, info.mode) == (
+    """Whether the kernel has exactly this plan, and has opened all of it that it can open."""
+    return not info.returned and (info.ruleset_digest, info.policy_digest, info.mode) == (
         plan.ruleset_digest,
         plan.policy_digest,
         plan.policy["mode"],

@@ -55,6 +55,8 @@ class Info:
     parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan children, as patterns
     namespaces: int = 0  # judged inside now
     traces: int = 0  # that run now
+    #: Endpoints that the kernel closed with their port, whose place is there again: the same commit would open them.
+    returned: int = 0
 
     @property
     def hooks_in_place(self) -> bool:
@@ -160,6 +162,7 @@ def info_of(reply: Attributes) -> Info:
         parents=tuple(reply.texts(Attr.PARENT)),
         namespaces=reply.number(Attr.COUNT_NAMESPACES),
         traces=reply.number(Attr.COUNT_TRACES),
+        returned=reply.number(Attr.COUNT_RETURNED),
     )
 
 

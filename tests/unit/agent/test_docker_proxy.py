@@ -122,6 +122,16 @@ def test_an_event_that_changes_nothing_still_tells_who_is_stuck(host: Host) -> N
     assert (synced.changed, synced.stuck) == (False, {"c" * 64: "status 500"})
 
 
+def test_an_event_whose_endpoints_the_kernel_closed_opens_them_again(host: Host) -> None:
+    """A container on a macvlan that started anew may be where it was, in all that Docker says of it."""
+    now = {**shop(), "containers": []}
+    host.follow(now)
+    host.kernel.returned = 2
+    synced = host.follower(Change("container c: start", "events"))
+    assert synced is not None
+    assert (synced.changed, host.kernel.returned) == (True, 0)
+
+
 def test_a_container_that_is_known_has_no_first_moment(host: Host) -> None:
     host.follow(shop(18080))
     host.follow(shop(18080, 18081))

@@ -36,6 +36,7 @@ class FakeKernel(Kernel):
         self.sealed = False
         self.commits = 0
         self.dry_runs = 0
+        self.returned = 0  # endpoints that it closed and would open again
         self.meanwhile: t.List[t.Callable[[], None]] = []  # run at the next commits
 
     def open(self) -> None:
@@ -57,6 +58,7 @@ class FakeKernel(Kernel):
             hooks_first=1,
             hooks_expected=1,
             sealed=self.sealed,
+            returned=self.returned,
         )
 
     def commit(
@@ -79,6 +81,7 @@ class FakeKernel(Kernel):
             self.before, self.remaining = (self.ruleset, self.generation), confirm_timeout
         self.last += 1
         self.commits += 1
+        self.returned = 0
         self.ruleset, self.generation = ruleset, self.last
         return self.generation
 

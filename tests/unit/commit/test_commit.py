@@ -122,6 +122,15 @@ def test_second_apply_changes_nothing_and_arms_nothing(kernel: FakeKernel, store
     assert result.before == result.after
 
 
+def test_endpoints_that_the_kernel_closed_are_opened_again(kernel: FakeKernel, store: Store) -> None:
+    """A restarted container on a macvlan may have the same place as before: nothing differs but what the kernel did itself."""
+    apply_plan(plan(), kernel, store)
+    kernel.returned = 2
+    assert apply_plan(plan(), kernel, store).changed
+    assert (kernel.commits, kernel.returned) == (2, 0)
+    assert not apply_plan(plan(), kernel, store).changed
+
+
 def test_containers_alone_commit_again(kernel: FakeKernel, store: Store) -> None:
     apply_plan(plan(), kernel, store)
     moved = plan(POLICY, on_front("web", "172.18.0.7", tier="web"))

@@ -91,7 +91,12 @@ class Follower:
             nonlocal proxy_ports
             # A second time: the kernel has moved on since the facts were collected, so none of them is trusted.
             facts = self._facts(change, scopes.pop() if scopes else "all")
-            if last is not None and change.scope == "events" and facts is last[0] and not kernel.info().returned:
+            if (
+                last is not None
+                and change.scope == "events"
+                and facts is last[0]
+                and not kernel.info().returned
+            ):
                 raise NothingNew
             plan = make_plan(policy, facts, self.OPTIONS)
             proxy_ports = self._commit_ports_first(kernel, plan, known)

@@ -30,10 +30,12 @@ systemctl mask --quiet modprobe@drm.service modprobe@efi_pstore.service modprobe
 # processor a quarter of a minute at every boot
 find /etc/apparmor.d -maxdepth 1 -type f ! -name runc ! -name crun ! -name lsb_release -delete
 
-# the shop's image: the server, and busybox for a look around
+# the shop's image: the server, one that says a thing and is gone, and busybox for a look around
 shop=$(mktemp -d)
 mkdir -p "$shop/bin" "$shop/tmp" "$shop/etc"
-gcc -static -O2 -Wall -Wextra -o "$shop/bin/bw-serve" /usr/local/src/bw-serve.c
+for program in bw-serve bw-oneshot; do
+    gcc -static -O2 -Wall -Wextra -o "$shop/bin/$program" "/usr/local/src/$program.c"
+done
 cp "$(command -v busybox)" "$shop/bin/busybox"
 for applet in sh ip nc ping cat ls ps sleep wget; do ln -s busybox "$shop/bin/$applet"; done
 tar -C "$shop" -cf /usr/local/lib/bw-shop.tar .

@@ -96,6 +96,13 @@ controls:
       description: What to do about it; empty where it passes.
       type: str
       returned: always
+not_covered:
+  description:
+    - What of Docker's on the host no rule can judge, the same as M(bridgewarden.docker.preflight) returns.
+    - No control passes or fails for it.
+  returned: success
+  type: list
+  elements: dict
 meta:
   description: Where and when this was found.
   returned: success

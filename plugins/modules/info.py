@@ -15,6 +15,7 @@ description:
 author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
+  - bridgewarden.docker._docker
   - bridgewarden.docker._attributes
   - bridgewarden.docker._attributes.info_module
 options:
@@ -26,6 +27,10 @@ options:
     description: Whether to return the endpoints the kernel knows now.
     type: bool
     default: false
+  not_covered:
+    description: Whether to return what of Docker's no rule can judge. dockerd is asked for it; where it does not answer, that is a warning.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -130,6 +135,20 @@ sealed:
   description: Whether nothing can be changed until reboot.
   returned: when loaded
   type: bool
+returned:
+  description: Endpoints that the kernel closed with their port and whose place is there again. The agent's next commit opens them.
+  returned: when loaded
+  type: int
+not_covered:
+  description: What of Docker's on this host no rule can judge, the same as M(bridgewarden.docker.preflight) returns.
+  returned: when loaded, O(not_covered), and where dockerd answers
+  type: list
+  elements: dict
+  sample:
+    - what: overlay network
+      name: ov
+      why: what its tasks say to one another crosses hosts inside VXLAN and never a guarded bridge
+      hint: "docker_gwbridge is guarded: what tasks say to the outside, and the routing mesh, are judged there"
 rules:
   description: Rules and built-in reasons with their counters.
   returned: when loaded and O(rules)
@@ -150,8 +169,17 @@ import typing as t
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import failing
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import ModuleMissing
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible import (
+    DOCKER_SOCKET,
+    failing,
+    warner,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    DockerUnavailable,
+    ModuleMissing,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.not_covered import not_covered
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 
@@ -170,14 +198,22 @@ def link_name(index: int) -> str:
     return ""
 
 
-def collect(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+def collect(params: t.Dict[str, t.Any], warn: t.Callable[[str], None]) -> t.Dict[str, t.Any]:
     with Kernel() as kernel:
-        found = dict(state(kernel.info()), loaded=True)
+        info = kernel.info()
+        found = dict(state(info), loaded=True)
         if params["rules"]:
             found["rules"] = [dict(asdict(row), builtin=row.builtin) for row in kernel.rules()]
         if params["endpoints"]:
             found["endpoints"] = [asdict(row) for row in kernel.endpoints()]
-        return found
+    if params["not_covered"]:
+        try:
+            facts = collect_facts(params["docker_socket"])
+        except DockerUnavailable as error:
+            warn(f"what is not covered could not be told: {error.text()}")
+        else:
+            found["not_covered"] = not_covered(facts, info.placement)
+    return found
 
 
 def main() -> None:
@@ -185,12 +221,14 @@ def main() -> None:
         argument_spec={
             "rules": {"type": "bool", "default": True},
             "endpoints": {"type": "bool", "default": False},
+            "not_covered": {"type": "bool", "default": True},
+            **DOCKER_SOCKET,
         },
         supports_check_mode=True,
     )
     with failing(module):
         try:
-            module.exit_json(changed=False, **collect(module.params))
+            module.exit_json(changed=False, **collect(module.params, warner(module)))
         except ModuleMissing:
             module.exit_json(changed=False, loaded=False)
 

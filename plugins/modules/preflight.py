@@ -40,10 +40,20 @@ options:
     type: list
     elements: str
     default: []
+  placement:
+    description: Where verdicts will be taken. Containers on a macvlan or ipvlan network are judged with V(container) only.
+    type: str
+    choices: [forward, postrouting, container]
+    default: forward
   report_only:
     description: Return the problems instead of failing.
     type: bool
     default: false
+  unguarded:
+    description: Bridges that will be left alone, as names or patterns.
+    type: list
+    elements: str
+    default: []
 seealso:
   - module: bridgewarden.docker.dkms
 """
@@ -70,6 +80,17 @@ problems:
     - problem: the kernel takes signed modules only (Secure Boot)
       location: MOK list
       hint: enrol DKMS's key ...
+not_covered:
+  description:
+    - What of Docker's on this host no rule can judge. M(bridgewarden.docker.info) and M(bridgewarden.docker.compliance) return the same.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - what: host network
+      name: node-exporter
+      why: its packets are the host's own and cross no bridge
+      hint: give it a network of its own, or write rules for the host's ports with the class host_ingress
 packages:
   description: Packages to install; empty where nothing is missing or the package manager is not apt.
   returned: always
@@ -135,7 +156,13 @@ def main() -> None:
             "need_docker": {"type": "bool", "default": True},
             "need_module": {"type": "bool", "default": True},
             "packages": {"type": "list", "elements": "str", "default": []},
+            "placement": {
+                "type": "str",
+                "choices": ["forward", "postrouting", "container"],
+                "default": "forward",
+            },
             "report_only": {"type": "bool", "default": False},
+            "unguarded": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -145,6 +172,8 @@ def main() -> None:
         module.params["need_module"],
         module.params["min_kernel"],
         module.params["packages"],
+        module.params["placement"],
+        module.params["unguarded"],
     )
     for warning in report.warnings:
         warner(module)(warning)
@@ -153,6 +182,7 @@ def main() -> None:
         "facts": report.facts,
         "packages": report.packages,
         "problems": [problem._asdict() for problem in report.problems],
+        "not_covered": report.not_covered,
     }
     if report.problems and not module.params["report_only"]:
         module.fail_json(msg="; ".join(problem.text() for problem in report.problems), **result)

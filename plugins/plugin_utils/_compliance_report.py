@@ -56,6 +56,7 @@ def host_row(host: str, result: t.Optional[t.Mapping[str, t.Any]]) -> t.Dict[str
         "status": worst(control["status"] for control in controls),
         "controls": controls,
     }
+    row["not_covered"] = [dict(gap) for gap in (result or {}).get("not_covered") or []]
     if result and result.get("meta"):
         row["meta"] = dict(result["meta"])
     return row
@@ -70,7 +71,7 @@ def merge(results: t.Mapping[str, t.Optional[t.Mapping[str, t.Any]]], generated:
     return {
         "generated": generated,
         "status": worst(row["status"] for row in hosts),
-        "summary": dict(counts, hosts=len(hosts)),
+        "summary": dict(counts, hosts=len(hosts), not_covered=sum(len(row["not_covered"]) for row in hosts)),
         "hosts": hosts,
     }
 
@@ -103,11 +104,20 @@ def summary(report: Report) -> t.List[str]:
     total = f"hosts: {counts['hosts']}; controls: {counts['pass']} pass, {counts['fail']} fail"
     rows = [(row["host"], control) for row in report["hosts"] for control in row["controls"]]
     lines = [f"{host}: {sentence(control)}" for host, control in rows if control["status"] != "pass"]
-    return [f"{total}, {counts['error']} could not be checked", *lines]
+    lines += [f"{row['host']}: {gap_sentence(gap)}" for row in report["hosts"] for gap in row["not_covered"]]
+    return [
+        f"{total}, {counts['error']} could not be checked; not covered: {counts['not_covered']}",
+        *lines,
+    ]
+
+
+def gap_sentence(gap: t.Mapping[str, t.Any]) -> str:
+    """What no rule can judge, in one line."""
+    return printable(f"not covered: {gap['what']} {gap['name']}: {gap['why']}; {gap['hint']}")
 
 
 def junit(report: Report) -> str:
-    """The report as JUnit XML: a suite for each host, a case for each control."""
+    """The report as JUnit XML: a suite for each host, a case for each control, and a skipped one for what is not covered."""
     root = ElementTree.Element("testsuites", name="bridgewarden compliance")
     for row in report["hosts"]:
         statuses = [control["status"] for control in row["controls"]]
@@ -116,12 +126,17 @@ def junit(report: Report) -> str:
             "testsuite",
             name=row["host"],
             timestamp=report["generated"],
-            tests=str(len(statuses)),
+            tests=str(len(statuses) + len(row["not_covered"])),
             failures=str(statuses.count("fail")),
             errors=str(len(statuses) - statuses.count("fail") - statuses.count("pass")),
+            skipped=str(len(row["not_covered"])),
         )
         for control in row["controls"]:
             _case(suite, row["host"], control)
+        for gap in row["not_covered"]:
+            name = printable(f"not covered: {gap['what']} {gap['name']}")
+            case = ElementTree.SubElement(suite, "testcase", classname=row["host"], name=name)
+            ElementTree.SubElement(case, "skipped", message=gap_sentence(gap))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 

@@ -23,6 +23,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host import bridges as bridge
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host import ipvs
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import MODULE_NAME
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.not_covered import not_covered
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.hooks import hooks_behind
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
@@ -322,7 +323,7 @@ def judge_control(control: Control, host: HostState) -> Json:
 
 
 def examine_host(host: HostState) -> Json:
-    """The result of the module: {"controls": [...], "meta": {...}}. Raises PolicyError for a wrong inventory."""
+    """The result of the module: controls, meta and not_covered. Raises PolicyError for a wrong inventory."""
     normalise(host.wanted.policy)
     controls = [judge_control(control, host) for control in CONTROLS]
     loaded = host.module.loaded()
@@ -339,4 +340,12 @@ def examine_host(host: HostState) -> Json:
         meta.update(generation=info.generation, policy_digest=info.policy_digest, sealed=info.sealed)
     except Unjudged:
         meta.update(generation=None, policy_digest=None, sealed=None)
-    return {"controls": controls, "meta": meta}
+    return {"controls": controls, "meta": meta, "not_covered": _not_covered(host)}
+
+
+def _not_covered(host: HostState) -> t.List[Json]:
+    """What no rule can judge; where Docker does not answer, the controls that ask it say so."""
+    try:
+        return not_covered(host.facts(), normalise(host.wanted.policy).placement)
+    except Unjudged:
+        return []

@@ -24,7 +24,11 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connec
     socket_path,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    DockerUnavailable,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.ipvs import (
     HINT as IPVS_HINT,
 )
@@ -36,6 +40,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_m
     modules_disabled,
     modules_supported,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.not_covered import not_covered
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.packages import (
     has_headers,
     header_packages,
@@ -75,6 +80,7 @@ class Report(t.NamedTuple):
     packages: t.List[str]  # to install, in one go
     problems: t.List[Problem]
     warnings: t.List[str]
+    not_covered: t.List[Json]  # rows of not_covered.py
 
 
 def examine_docker(socket: str, problems: t.List[Problem], drop_in: str = REQUIRE_DROP_IN) -> Json:
@@ -133,6 +139,8 @@ def examine(
     need_module: bool = True,
     min_kernel: str = MINIMUM_KERNEL,
     further: t.Sequence[str] = (),
+    placement: str = "forward",
+    unguarded: t.Sequence[str] = (),
 ) -> Report:
     problems: t.List[Problem] = []
     warnings: t.List[str] = []
@@ -182,7 +190,30 @@ def examine(
                 "bridgewarden starts with systemd units only",
             )
         )
-    return Report(facts, packages, problems, warnings)
+    rows: t.List[Json] = []
+    if facts["docker"]["version"]:
+        try:
+            rows = not_covered(collect_facts(socket), placement, unguarded)
+        except BridgewardenError as error:
+            warnings.append(f"what is not covered could not be told: {error.text()}")
+    return Report(facts, packages, problems, warnings + _told(rows), rows)
+
+
+#: Names in one warning.
+_MOST_NAMES = 5
+
+
+def _told(rows: t.Sequence[Json]) -> t.List[str]:
+    """One warning for each kind of row."""
+    texts = []
+    for what in dict.fromkeys(row["what"] for row in rows):
+        names = [row["name"] for row in rows if row["what"] == what]
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        first = next(row for row in rows if row["what"] == what)
+        texts.append(
+            f"not covered ({what}): {', '.join(names[:_MOST_NAMES])}{more}: {first['why']}; {first['hint']}"
+        )
+    return texts
 
 
 def _examine_kernel(

@@ -187,7 +187,11 @@ def test_rollback_of_what_is_confirmed(kernel: FakeKernel) -> None:
 
 def test_info(kernel: FakeKernel) -> None:
     applied()
-    found = info.collect({"rules": True, "endpoints": False})
+    warned: t.List[str] = []
+    found = info.collect({"rules": True, "endpoints": False, "not_covered": False}, warned.append)
     assert (found["loaded"], found["generation"], found["hooks_in_place"]) == (True, 1, True)
     assert found["rules"][0]["name"] == "all"
-    assert "endpoints" not in found
+    assert "endpoints" not in found and "not_covered" not in found
+    gone = {"rules": False, "endpoints": False, "not_covered": True, "docker_socket": "unix:///nonexistent"}
+    assert "not_covered" not in info.collect(gone, warned.append)
+    assert len(warned) == 1 and "/nonexistent" in warned[0]

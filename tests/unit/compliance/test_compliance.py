@@ -462,7 +462,7 @@ def test_endpoints_inside(host: FakeHost) -> None:
     host.info = replace(host.info, placement="container", policy_digest=digest(normalise(policy)))
     assert isinstance(host.facts, dict)
     lan = attached("172.19.0.2", **{**NOWHERE, "Parent": "eth1", "ParentIndex": 7, "Namespace": 4026532000})
-    host.facts["containers"].append({"Name": "far", "Networks": {"lan": lan}})
+    host.facts["containers"].append(container("far", {"lan": lan}))
     assert host.controls(policy)["endpoints_known"]["status"] == "fail"
     host.endpoints.append(EndpointRow("172.19.0.2", 5, 7, 4026532000))
     assert host.controls(policy)["endpoints_known"]["status"] == "pass"

@@ -61,7 +61,7 @@ def test_a_host_without_controls_is_an_error_row(result: dict[str, Any] | None, 
 
 def test_counts_and_status_of_a_fleet() -> None:
     merged = report.merge({"a": GOOD, "b": BAD, "c": {"unreachable": True, "msg": "gone"}}, WHEN)
-    assert merged["summary"] == {"pass": 3, "fail": 1, "error": 1, "hosts": 3}
+    assert merged["summary"] == {"pass": 3, "fail": 1, "error": 1, "hosts": 3, "not_covered": 0}
     assert merged["status"] == "error"
     assert [row["host"] for row in merged["hosts"]] == ["a", "b", "c"]
     assert merged["hosts"][0]["meta"] == {"kernel": "6.12"}
@@ -74,7 +74,7 @@ def test_all_green_passes_and_no_host_does_not() -> None:
 
 def test_an_unknown_status_is_counted_as_an_error() -> None:
     merged = report.merge({"a": {"controls": [control("module", "maybe")]}}, WHEN)
-    assert merged["summary"] == {"pass": 0, "fail": 0, "error": 1, "hosts": 1}
+    assert merged["summary"] == {"pass": 0, "fail": 0, "error": 1, "hosts": 1, "not_covered": 0}
     suite = ElementTree.fromstring(report.junit(merged)).find("testsuite")
     assert suite is not None
     assert suite.get("errors") == "1"
@@ -119,9 +119,21 @@ def test_what_a_host_says_is_one_line_of_text(evil: str) -> None:
 
 def test_the_summary_names_only_what_is_open() -> None:
     lines = report.summary(report.merge({"a": GOOD, "b": BAD}, WHEN))
-    assert lines[0] == "hosts: 2; controls: 3 pass, 1 fail, 0 could not be checked"
+    assert lines[0] == "hosts: 2; controls: 3 pass, 1 fail, 0 could not be checked; not covered: 0"
     assert len(lines) == 2
     assert lines[1].startswith("b: bridge (fail)")
+
+
+def test_what_is_not_covered_is_never_green() -> None:
+    gap = {"what": "host network", "name": "ex\x1b[2Jporter", "why": "no bridge", "hint": "give it one"}
+    merged = report.merge({"a": {**GOOD, "not_covered": [gap]}, "b": GOOD}, WHEN)
+    assert (merged["status"], merged["summary"]["not_covered"]) == ("pass", 1)
+    assert report.summary(merged)[1] == "a: not covered: host network ex?[2Jporter: no bridge; give it one"
+    suites = ElementTree.fromstring(report.junit(merged)).findall("testsuite")
+    assert [suite.get("skipped") for suite in suites] == ["1", "0"]
+    assert int(str(suites[0].get("tests"))) == len(suites[0].findall("testcase"))
+    skipped = suites[0].find(".//skipped")
+    assert skipped is not None and "no bridge" in str(skipped.get("message"))
 
 
 @pytest.mark.parametrize(

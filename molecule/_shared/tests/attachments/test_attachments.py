@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 STARTS = 100 if os.environ.get("BRIDGEWARDEN_FULL") else 30
 OFFICE = "10.10.10.3"
@@ -44,6 +46,22 @@ BUILDS = {
     "compose": "docker compose -f /run/bw-build/compose.yml build --no-cache",
 }
 COMPOSE = "services:\\n  hello:\\n    build: /run/bw-build\\n    image: bw-hello\\n"
+
+
+SERVICE = "docker service create --quiet --name tasks --publish 8090:8080 --replicas 1 bw-shop tasks tcp:8080"
+RULES = [
+    {
+        "name": "no build reaches the office",
+        "action": "deny",
+        "from": ["builds"],
+        "to": [f"{OFFICE}/32"],
+        "ports": ["7300/tcp"],
+    },
+    {"name": "the sidecar", "from": ["container:api"], "to": ["container:sidecar"], "ports": ["9100/tcp"]},
+    {"name": "the floating address", "from": ["container:api"], "to": ["floating"], "ports": ["8080/tcp"]},
+    {"name": "the service", "from": ["office"], "to": ["swarm-ingress"], "ports": ["8090/tcp"]},
+]
+SIDECAR, SERVED = ("api", "web", 9100), ("office", "host", 8090)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,3 +108,75 @@ def test_a_build_step_has_the_network_that_egress_allows(guest: Any, which: str)
     if which != "classic" and versions(guest) < (23, 0):
         pytest.skip("Docker without buildx")
     assert build(guest, which)
+
+
+# What needs a rule: first closed, then one commit opens (or shuts) all of it.
+
+
+@pytest.fixture(scope="module")
+def attached(guest: Any, office: None) -> Iterator[str]:
+    """A container in web's namespace, a second address of web's, and a Swarm service; the second address."""
+    guest.run(
+        "docker run -d --name sidecar --network container:web bw-shop sidecar tcp:9100; "
+        f"docker swarm init --advertise-addr 10.10.10.2 >/dev/null && {SERVICE} >/dev/null"
+    )
+    subnet = guest.run("docker network inspect -f '{{(index .IPAM.Config 0).Subnet}}' frontend").strip()
+    if ":" in subnet:
+        subnet = guest.run("docker network inspect -f '{{(index .IPAM.Config 1).Subnet}}' frontend").strip()
+    second = ".".join([*subnet.split(".")[:2], "255", "250"])
+    inside = "nsenter -n -t $(docker inspect -f '{{.State.Pid}}' web) ip address"
+    guest.run(f"{inside} add {second}/32 dev eth0")
+    yield second
+    guest.run(
+        f"{inside} del {second}/32 dev eth0; docker rm -f sidecar; docker service rm tasks; docker swarm leave --force; "
+        "docker network rm docker_gwbridge"
+    )
+
+
+def to_second(guest: Any, second: str) -> str:
+    asked = {"from": "api", "to": "", "host": second, "port": 8080, "family": 4}
+    return str(guest._probe([asked])[0])
+
+
+def test_without_rules_they_are_closed(guest: Any, attached: str, until: Any) -> None:
+    assert guest.probe(SIDECAR, SERVED, families=(4,)) == ["timeout"] * 2
+    assert to_second(guest, attached) == "timeout"
+    assert build(guest, "classic")
+
+
+@pytest.fixture(scope="module")
+def committed(playbooks: Any, attached: str) -> None:
+    own = playbooks.inventory_file.parent / "group_vars" / "docker_hosts.yml"
+    policy = yaml.safe_load(Path(own).read_text(encoding="utf-8"))
+    groups = {
+        **policy["bridgewarden_groups"],
+        "floating": {"cidrs": [f"{attached}/32"], "behind": ["container:web"]},
+    }
+    playbooks.apply(bridgewarden_rules=[*policy["bridgewarden_rules"], *RULES], bridgewarden_groups=groups)
+
+
+def test_a_container_has_its_own_name_behind_anothers_address(guest: Any, committed: None) -> None:
+    assert guest.probe(SIDECAR, families=(4,)) == ["open"]
+
+
+def test_a_second_address_is_behind_its_container(guest: Any, committed: None, attached: str) -> None:
+    assert to_second(guest, attached) == "open"
+
+
+def test_the_routing_mesh_is_a_peer(guest: Any, committed: None) -> None:
+    assert guest.probe(SERVED, families=(4,)) == ["open"]
+
+
+def test_a_task_has_the_network_that_egress_allows(guest: Any, committed: None) -> None:
+    task = "docker ps -q --filter label=com.docker.swarm.service.name=tasks | head -1"
+    said = guest.run(f"docker exec $({task}) wget -q -T 5 -O - http://{OFFICE}:7300/")
+    assert said == "hello"
+
+
+@pytest.mark.parametrize("which", ["classic", "buildkit"])
+def test_a_rule_can_keep_builds_away(guest: Any, committed: None, which: str) -> None:
+    if which != "classic" and versions(guest) < (23, 0):
+        pytest.skip("Docker without buildx")
+    before = guest.counters()["no build reaches the office"]
+    assert not build(guest, which)
+    assert guest.counters()["no build reaches the office"] > before

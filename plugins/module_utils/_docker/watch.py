@@ -168,6 +168,8 @@ class Watch:
         self._answers = answers
         # A port that is still missing is looked for again.
         self._facts = facts if follows or complete(facts) else None
+        if follows:
+            self._ask_settings()
         return facts
 
     def warnings(self) -> t.List[str]:
@@ -198,6 +200,14 @@ class Watch:
     def answered(self) -> bool:
         """Whether there is an answer for update(), or a container has become stuck."""
         return self._asking.answered() or bool(self._asking.overdue() - set(self.stuck))
+
+    def answered_since(self, now: float) -> float:
+        """When the first of those was asked, by the monotonic clock."""
+        return self._asking.answered_since(now)
+
+    @property
+    def follows(self) -> bool:
+        return self._changes is not None
 
     def stale_networks(self) -> t.Set[str]:
         """Networks that a port has gone from: ask them when that has settled."""
@@ -286,7 +296,18 @@ class Watch:
                 self._read_namespaces(rtnl, answers, changed)
             changed |= self._bind(rtnl, answers, changed)
         self._facts = self._patched(answers, former, changed, renewed)
+        self._ask_settings()
         return self._facts
+
+    def _ask_settings(self) -> None:
+        """Asks about a few containers that do not run: which ports they will publish must be known before they do."""
+        answers = self._answers or {"containers": ()}
+        for entry in answers["containers"]:
+            ident = entry["Id"]
+            if len(self._asking) >= MAX_SETTINGS_ASKED:
+                return
+            if ident not in answers["settings"] and ident not in self.stuck:
+                self._asking.ask_once(ident)
 
     def _take_answers(self, answers: Json) -> t.Set[str]:
         """Puts in what dockerd has answered; the containers that it changes something about."""
@@ -329,13 +350,15 @@ class Watch:
         now = answers["attached"][ident] = daemon.attached(network)
         if before == now:
             return set()
-        by_name = {_container_name(entry, {}): entry["Id"] for entry in answers["containers"]}
-        known = set(by_name.values())
+        known = {entry["Id"] for entry in answers["containers"]}
         different = set(now.by_endpoint.values()) ^ set(before.by_endpoint.values())
+        by_name: t.Dict[str, str] = {}
+        if any(one.kind == JOINING for one in different):
+            by_name = {_container_name(entry, {}): entry["Id"] for entry in answers["containers"]}
         changed: t.Set[str] = set()
         for one in different:
             ident = one.key if one.key in known else by_name.get(one.name, "")
-            if not ident and one in now.by_endpoint.values():
+            if not ident and now.by_endpoint.get(one.endpoint) == one:
                 entry = daemon.listed(one)
                 if entry is not None:
                     answers["containers"].append(entry)
@@ -375,15 +398,13 @@ class Watch:
     def _read_namespaces(
         self, rtnl: Rtnl, answers: Json, containers: t.Optional[t.Set[str]] = None
     ) -> None:
+        """The numbers of the containers' namespaces: of `containers`, or of all."""
         inspects = answers["inspects"]
-        paths = {
-            settings["SandboxKey"]
-            for ident, inspect in inspects.items()
-            for settings in [inspect.get("NetworkSettings") or {}]
-            if settings.get("SandboxKey")
-        }
+        wanted = inspects if containers is None else [ident for ident in containers if ident in inspects]
+        settings = [inspects[ident].get("NetworkSettings") or {} for ident in wanted]
+        paths = {one["SandboxKey"] for one in settings if one.get("SandboxKey")}
         # Docker never uses a sandbox's name twice.
-        for path in self._nsids.keys() - paths:
+        for path in self._nsids.keys() - paths if containers is None else ():
             del self._nsids[path]
         for path in paths - self._nsids.keys():
             number = rtnl.nsid(path)
@@ -429,12 +450,14 @@ class Watch:
     def _bind_by_namespace(
         self, answers: Json, index_of: t.Mapping[str, int], containers: t.Optional[t.Set[str]]
     ) -> t.Set[str]:
+        changed: t.Set[str] = set()
+        if containers is not None and not containers:
+            return changed
         ports = {
             (link.netnsid, link.master): link.index
             for link in self._links.values()
             if link.kind == "veth" and link.master and link.netnsid >= 0
         }
-        changed: t.Set[str] = set()
         for ident in answers["inspects"] if containers is None else containers:
             settings = (answers["inspects"].get(ident) or {}).get("NetworkSettings") or {}
             nsid = self._nsids.get(settings.get("SandboxKey") or "", -1)
@@ -490,6 +513,9 @@ STUCK_AFTER_SECONDS = 3.0
 STUCK_AGAIN_SECONDS = 1.0
 #: Each request has a connection of its own.
 MAX_PARALLEL_REQUESTS = 200
+
+#: Containers that do not run and are asked about at once.
+MAX_SETTINGS_ASKED = 16
 
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
@@ -672,8 +698,13 @@ class Asking:
         self._again: t.Set[str] = set()
         self._failed: t.Dict[str, str] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._asked)
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def ask_once(self, ident: str) -> None:
+        """As ask(), unless it is asked about already."""
+        if ident not in self._asked:
+            self.ask(ident)
 
     def ask(self, ident: str) -> None:
         """One that is asked about already is asked about again afterwards: the answer may be of before."""
@@ -702,6 +733,9 @@ class Asking:
 
     def answered(self) -> bool:
         return bool(self._failed or self._ready())
+
+    def answered_since(self, now: float) -> float:
+        return min((self._asked[ident][1] for ident in self._ready()), default=now)
 
     def overdue(self) -> t.Set[str]:
         limit = time.monotonic() - STUCK_AFTER_SECONDS

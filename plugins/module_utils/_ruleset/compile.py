@@ -79,8 +79,8 @@ _PRECEDENCE = {action: place for place, action in enumerate(ACTIONS)}
 _AF = {4: 2, 6: 10}
 
 
-EndpointRow = t.Tuple[bytes, int, int, int]
-PublishRow = t.Tuple[int, int, int, bytes, int, int, int, bytes]
+EndpointTuple = t.Tuple[bytes, int, int, int]
+PublishTuple = t.Tuple[int, int, int, bytes, int, int, int, bytes]
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Ruleset:
     identities: t.List[t.Tuple[int, int]]
     cells4: t.List[t.Tuple[bytes, int, int]]
     cells6: t.List[t.Tuple[bytes, int, int]]
-    endpoints4: t.List[EndpointRow]
-    endpoints6: t.List[EndpointRow]
-    publish: t.List[PublishRow]
+    endpoints4: t.List[EndpointTuple]
+    endpoints6: t.List[EndpointTuple]
+    publish: t.List[PublishTuple]
     rules: t.List[t.Tuple[int, int, int, int, int, int, bytes]]
     spans: t.List[t.Tuple[int, int, int, int]]
     blocks: t.List[t.Tuple[int, int]]
@@ -186,7 +186,7 @@ def compile_ruleset(policy: Policy, resolution: Resolution, facts: Json) -> Rule
 
 
 def compile_matrix(
-    policy: Policy, resolution: Resolution, facts: Json, builder: Matrix, publish: t.List[PublishRow]
+    policy: Policy, resolution: Resolution, facts: Json, builder: Matrix, publish: t.List[PublishTuple]
 ) -> Ruleset:
     """The same, with a matrix and published ports that were made before."""
     matrix = builder.build()
@@ -398,7 +398,7 @@ class Matrix:
             )
         self._row_of, self._column_of = row_of, column_of
 
-    def endpoint_rows(self, version: int) -> t.List[EndpointRow]:
+    def endpoint_rows(self, version: int) -> t.List[EndpointTuple]:
         return [
             endpoint_row(endpoint, self.identity_of[masks])
             for endpoint, masks in zip(self.endpoints, self.masks)
@@ -437,7 +437,7 @@ class Matrix:
         return pairs
 
 
-def endpoint_row(endpoint: Endpoint, identity: int) -> EndpointRow:
+def endpoint_row(endpoint: Endpoint, identity: int) -> EndpointTuple:
     packed = endpoint.address.to_bytes(4 if endpoint.version == 4 else 16, "big")
     return packed, identity, endpoint.link_index, endpoint.port_index
 
@@ -630,7 +630,7 @@ PublishMemo = t.Dict[
 ]
 
 
-def publish_rows(host: Endpoints, memo: t.Optional[PublishMemo] = None) -> t.List[PublishRow]:
+def publish_rows(host: Endpoints, memo: t.Optional[PublishMemo] = None) -> t.List[PublishTuple]:
     """Each socket docker-proxy may hold, and the container's address behind it.
 
     `memo` is for the next time: a range of ports can be tens of thousands of sockets.

@@ -247,10 +247,11 @@ class _State:
                 for endpoint, masks in zip(self._endpoints, self._masks)
                 if endpoint.version == version
             ]
-        if published is not None:
-            changes["publish"] = publish
+        changes["publish"] = publish
         changes = {key: value for key, value in changes.items() if value != getattr(self.ruleset, key)}
         if changes:
+            if published is not None:
+                changes["publish"] = publish  # another object says that a container which publishes has changed
             self.ruleset = self.ruleset.replaced(**changes)
             within_bounds(self.ruleset)
 

@@ -47,6 +47,7 @@ class Docker:
     def __init__(self) -> None:
         self.now: dict[str, t.Any] = {}
         self.stuck: dict[str, str] = {}
+        self.follows = False
 
     def forget(self) -> None:
         pass

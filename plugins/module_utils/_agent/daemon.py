@@ -203,6 +203,9 @@ class Agent:
                 return Change("Docker answers")
             if word.kind == "reload":
                 return Change("asked to reload")
+            if self.ports is not None and word.container:
+                # At once: in the moment after, its start may begin, and then dockerd does not answer until it runs.
+                self.ports.watch.ask([word.container])
             return self._settle(word)
         return None
 
@@ -260,7 +263,7 @@ class Agent:
         return Change(
             first.words + more,
             "events",
-            frozenset(word.container for word in burst) - {""},
+            frozenset(word.container for word in (burst[1:] if self.ports else burst)) - {""},
             any(word.networks for word in burst),
             min(word.at for word in burst),
             frozenset(word.attached for word in burst) - {""},

@@ -65,7 +65,7 @@ class NothingNew(Exception):
 class PortsFirst(Exception):
     """Published ports are in force whose containers have to wait until docker-proxy has let go of its clients."""
 
-    def __init__(self, listeners: t.Mapping[docker_proxy.ProxyListener, bytes]) -> None:
+    def __init__(self, listeners: t.Collection[docker_proxy.ProxyListener]) -> None:
         super().__init__()
         self.listeners = listeners
 
@@ -175,12 +175,12 @@ class Follower:
             return
         if not info.guards:
             return  # whoever is connected got there by right
-        without = docker_proxy.without_endpoints(plan.ruleset, set(listeners.values()))
+        without = docker_proxy.without_endpoints(plan.ruleset, set().union(*listeners.values()))
         try:
             kernel.commit(without, info.generation)
         except Stale:
             return  # the commit of the whole plan will see the same
-        raise PortsFirst(listeners)
+        raise PortsFirst(listeners.keys())
 
     def _facts(self, change: Change, times: int) -> Json:
         """`times`: how often they were collected for this change; the kernel has moved on meanwhile, so less and less is trusted."""

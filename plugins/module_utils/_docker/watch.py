@@ -25,9 +25,9 @@ import typing as t
 import urllib.parse
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.attachments import (
-    CONTAINER,
+    BUILD,
     JOINING,
-    TASK,
+    MESH,
     Attached,
     Attachment,
     new_ports,
@@ -118,7 +118,9 @@ class Watch:
         self._bound: t.Dict[int, str] = {}  # port -> endpoint's id
         self._foreign: t.Set[int] = set()  # bridges that are not Docker's
         self._stale_networks: t.Set[str] = set()  # a port of theirs has gone
+        self._unbound: t.Set[str] = set()  # the endpoints that were there
         self._routes: t.Optional[t.Set[int]] = None
+        self._no_settings_file = False
         self._asking.close()
 
     def follow(self) -> None:
@@ -161,6 +163,7 @@ class Watch:
                 self._routes = rtnl.default_routes()  # what a container does changes none
             self._read_namespaces(rtnl, answers)
             self._bind(rtnl, answers)
+        self._read_settings(answers, _about_to_run(answers))
         assembler = self._assembler(answers)
         records = (assembler.container(listed) for listed in answers["containers"])
         self._records = {record["Id"]: record for record in records if record is not None}
@@ -229,16 +232,16 @@ class Watch:
             else:
                 self._links.pop(link.index, None)
             if former != link or not there:
-                self._see(link, there)
+                self._see(link, there, former)
 
-    def _see(self, link: Link, there: bool) -> None:
+    def _see(self, link: Link, there: bool, former: t.Optional[Link]) -> None:
         if there and self._is_candidate(link):
             self.waiting[link.index] = link
             return
         self.waiting.pop(link.index, None)
         if link.index in self._bound and (not there or not link.master):
-            del self._bound[link.index]
-            network = self._network_of(link)
+            self._unbound.add(self._bound.pop(link.index))
+            network = self._network_of(former or link)  # it has left its bridge
             if network is not None:
                 self._stale_networks.add(network["Id"])
 
@@ -286,7 +289,7 @@ class Watch:
                     self.waiting.pop(port.index, None)
                 else:
                     wanted.add(network["Id"])
-            self._stale_networks = set()
+            changed |= self._without_ports(answers)
             for ident in sorted(wanted):
                 changed |= self._ask_attached(daemon, answers, ident)
         with _kernel_errors(), Rtnl() as rtnl:
@@ -295,12 +298,28 @@ class Watch:
             if changed or renewed:
                 self._read_namespaces(rtnl, answers, changed)
             changed |= self._bind(rtnl, answers, changed)
+        self._read_settings(answers, changed)
         self._facts = self._patched(answers, former, changed, renewed)
         self._ask_settings()
         return self._facts
 
+    def _read_settings(self, answers: Json, containers: t.Iterable[str]) -> None:
+        """Reads which ports these containers will publish, where that is not known.
+
+        dockerd says so only when they run, unless it was asked before they began to start.  But it has written it down.
+        """
+        for ident in containers:
+            if ident not in answers["settings"] and _CONTAINER_ID.match(ident):
+                found = settings_on_disk(answers["root"], ident)
+                if found is None:
+                    self._no_settings_file = True
+                else:
+                    answers["settings"][ident] = found
+
     def _ask_settings(self) -> None:
-        """Asks about a few containers that do not run: which ports they will publish must be known before they do."""
+        """Where they cannot be read: asks about a few containers that do not run, while they do not."""
+        if not self._no_settings_file:
+            return
         answers = self._answers or {"containers": ()}
         for entry in answers["containers"]:
             ident = entry["Id"]
@@ -308,6 +327,18 @@ class Watch:
                 return
             if ident not in answers["settings"] and ident not in self.stuck:
                 self._asking.ask_once(ident)
+
+    def _without_ports(self, answers: Json) -> t.Set[str]:
+        """The containers that a port has gone of."""
+        changed = {
+            self._whose(answers, attached, endpoint)
+            for ident in self._stale_networks
+            for attached in [answers["attached"].get(ident)]
+            for endpoint in self._unbound
+            if attached is not None and endpoint in attached.by_endpoint
+        }
+        self._stale_networks, self._unbound = set(), set()
+        return changed
 
     def _take_answers(self, answers: Json) -> t.Set[str]:
         """Puts in what dockerd has answered; the containers that it changes something about."""
@@ -438,8 +469,10 @@ class Watch:
             if not attached or not ports:
                 continue
             for port, endpoint in new_ports(attached, ports, self._bound).items():
-                self._bound[port] = endpoint
-                changed.add(self._whose(answers, attached, endpoint))
+                ident = self._whose(answers, attached, endpoint)
+                if ident:  # else it is asked about again, and may have another name then
+                    self._bound[port] = endpoint
+                    changed.add(ident)
         self.waiting = {
             index: link
             for index, link in self.waiting.items()
@@ -474,11 +507,15 @@ class Watch:
 
     @staticmethod
     def _whose(answers: Json, attached: Attached, endpoint: str) -> str:
+        """The container, build step or sandbox that an endpoint is of; "" while that is not known."""
         one = attached.by_endpoint[endpoint]
-        if one.key in attached.of_container:
+        if one.kind in (BUILD, MESH):
             return one.key
-        names = (entry["Id"] for entry in answers["containers"] if _container_name(entry, {}) == one.name)
-        return next(names, one.key)
+        if one.kind == JOINING:
+            return next(
+                (entry["Id"] for entry in answers["containers"] if _container_name(entry, {}) == one.name), ""
+            )
+        return one.key if any(entry["Id"] == one.key for entry in answers["containers"]) else ""
 
     def _assembler(self, answers: Json) -> Assembler:
         links, inodes = self._links.values(), _namespace_inodes(answers)
@@ -514,9 +551,12 @@ STUCK_AGAIN_SECONDS = 1.0
 #: Each request has a connection of its own.
 MAX_PARALLEL_REQUESTS = 200
 
+#: Where dockerd has its files unless it is told otherwise.
+DEFAULT_ROOT = "/var/lib/docker"
 #: Containers that do not run and are asked about at once.
 MAX_SETTINGS_ASKED = 16
 
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}\Z")
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
 
@@ -577,7 +617,7 @@ class Daemon:
     def listed(self, attachment: Attachment) -> t.Optional[Json]:
         """The list's entry of the container that an attachment is of; None where it is no container's."""
         wanted = {"name": [f"^/{re.escape(attachment.name)}$"]}
-        if attachment.kind in (CONTAINER, TASK):
+        if _CONTAINER_ID.match(attachment.key):
             wanted = {"id": [attachment.key]}
         elif attachment.kind != JOINING or not attachment.name:
             return None
@@ -670,6 +710,12 @@ class Daemon:
         self.stuck.update(dict.fromkeys(waiting, ""))
         while waiting:
             waiting.popitem()[1].close()
+
+    def root(self) -> str:
+        """The folder of its files."""
+        with contextlib.suppress(DockerUnavailable):  # a proxy before the socket may forbid this question
+            return str((self.get("/info") or {}).get("DockerRootDir") or DEFAULT_ROOT)
+        return DEFAULT_ROOT
 
     def networks(self) -> t.List[Json]:
         networks: t.List[Json] = self.get("/networks") or []
@@ -782,6 +828,7 @@ def _ask_all(daemon: Daemon) -> Json:
         "containers": listed,
         "inspects": {},
         "settings": {},  # by id: what of a container's configuration counts before it runs
+        "root": daemon.root(),
     }
     answers["inspects"] = _inspects(daemon, listed, answers)
     # Networks last: a container's network is then among them.
@@ -894,6 +941,28 @@ def _settings(inspect: Json) -> Json:
     """What of a container's configuration counts before it runs."""
     settings = inspect.get("HostConfig") or {}
     return {key: settings[key] for key in ("PortBindings", "PublishAllPorts") if settings.get(key)}
+
+
+def _about_to_run(answers: Json) -> t.List[str]:
+    """The containers that do not run, but are attached to a network."""
+    attached = answers["attached"].values()
+    idents = {ident for one in attached for ident in one.of_container}
+    names = {name for one in attached for name in one.joining}
+    return [
+        entry["Id"]
+        for entry in answers["containers"]
+        if entry.get("State") not in LIVE_STATES
+        and (entry["Id"] in idents or names and _container_name(entry, {}) in names)
+    ]
+
+
+def settings_on_disk(root: str, ident: str) -> t.Optional[Json]:
+    """The same, from dockerd's own file; None where that cannot be read."""
+    try:
+        with open(os.path.join(root, "containers", ident, "hostconfig.json"), "rb") as handle:
+            return _settings({"HostConfig": json.loads(handle.read())})
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _gist(inspect: Json) -> Json:

@@ -71,7 +71,16 @@ class Following:
         for name in ("etc", "var"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         Store(str(folder / "etc"), str(folder / "var"), str(folder / "lock")).write_policy(policy)
-        argv = ["nsenter", "-t", str(dockerd.process.pid), "-n", "-m", sys.executable, "-m", "tests.following"]
+        argv = [
+            "nsenter",
+            "-t",
+            str(dockerd.process.pid),
+            "-n",
+            "-m",
+            sys.executable,
+            "-m",
+            "tests.following",
+        ]
         self.process = subprocess.Popen(
             [*argv, dockerd.socket, str(folder)],
             cwd=TOP,

@@ -119,9 +119,7 @@ class Follower:
             with self.kernel_factory() as kernel:
                 while True:
                     try:
-                        result = apply_facts(
-                            kernel, self.store, replan, self.OPTIONS, collect, self._later
-                        )
+                        result = apply_facts(kernel, self.store, replan, self.OPTIONS, collect, self._later)
                         break
                     except PortsFirst as first:
                         waited.update(first.listeners)

@@ -85,7 +85,9 @@ class Assembler:
             "containers": sorted(containers, key=lambda item: (item["Name"], item["Id"])),
             "attachments": self._unnamed(),
             "networks": sorted(self._networks, key=lambda item: (item["Name"], item["Id"])),
-            "links": {name: {"index": index, "bridge": True} for name, index in sorted(self._bridges.items())},
+            "links": {
+                name: {"index": index, "bridge": True} for name, index in sorted(self._bridges.items())
+            },
             "default_route_links": sorted(set(default_route_links)),
         }
 
@@ -127,7 +129,7 @@ class Assembler:
             network = self._by_id.get(raw.get("NetworkID") or "") or self._by_name.get(network_name)
             now = self._attachment(network, ident, name)
             port = self._port(now)
-            if now is not None and (not live or port and now.endpoint != raw.get("EndpointID")):
+            if now is not None and (not live or (port and now.endpoint != raw.get("EndpointID"))):
                 found[network_name] = self._coming(network, now, port, ident)
             elif live and network is not None:
                 own = self._of_namespace.get((nsid, network["BridgeIndex"] or 0))
@@ -143,9 +145,7 @@ class Assembler:
                     found[network["Name"]] = self._coming(network, now, self._port(now), ident)
         return found
 
-    def _coming(
-        self, network: t.Optional[Json], now: Attachment, port: t.Optional[Link], ident: str
-    ) -> Json:
+    def _coming(self, network: t.Optional[Json], now: Attachment, port: t.Optional[Link], ident: str) -> Json:
         """An attachment that the container's own record does not have yet.
 
         Its published ports must be known with it, because docker-proxy serves them before they are.

@@ -426,9 +426,7 @@ class Watch:
         self._links_are_current = self._changes is not None
         self._bound = {port: endpoint for port, endpoint in self._bound.items() if port in self._links}
 
-    def _read_namespaces(
-        self, rtnl: Rtnl, answers: Json, containers: t.Optional[t.Set[str]] = None
-    ) -> None:
+    def _read_namespaces(self, rtnl: Rtnl, answers: Json, containers: t.Optional[t.Set[str]] = None) -> None:
         """The numbers of the containers' namespaces: of `containers`, or of all."""
         inspects = answers["inspects"]
         wanted = inspects if containers is None else [ident for ident in containers if ident in inspects]
@@ -740,7 +738,9 @@ class Asking:
     def __init__(self, socket: str, timeout: float) -> None:
         self._socket = socket
         self._timeout = timeout
-        self._asked: t.Dict[str, t.Tuple[UnixConnection, float]] = {}  # by id: and when, by the monotonic clock
+        self._asked: t.Dict[
+            str, t.Tuple[UnixConnection, float]
+        ] = {}  # by id: and when, by the monotonic clock
         self._again: t.Set[str] = set()
         self._failed: t.Dict[str, str] = {}
 
@@ -916,9 +916,7 @@ def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], net
     return news or networks
 
 
-def _note(
-    answers: Json, listed: t.Dict[str, Json], inspect: Json, before: t.Optional[Json]
-) -> bool:
+def _note(answers: Json, listed: t.Dict[str, Json], inspect: Json, before: t.Optional[Json]) -> bool:
     """Puts one container's record in; whether it has anything new. `before` is its former one, which is taken out already."""
     name = inspect["Id"]
     entry = _as_listed(inspect)
@@ -928,11 +926,7 @@ def _note(
         answers["inspects"][name] = _gist(inspect)
         news = news or _relevant_state(inspect) != _relevant_state(before)
     else:
-        news = (
-            news
-            or before is not None
-            or _listed_state(entry) != _listed_state(listed.get(name) or {})
-        )
+        news = news or before is not None or _listed_state(entry) != _listed_state(listed.get(name) or {})
     listed[name] = entry
     return news
 
@@ -952,7 +946,7 @@ def _about_to_run(answers: Json) -> t.List[str]:
         entry["Id"]
         for entry in answers["containers"]
         if entry.get("State") not in LIVE_STATES
-        and (entry["Id"] in idents or names and _container_name(entry, {}) in names)
+        and (entry["Id"] in idents or (names and _container_name(entry, {}) in names))
     ]
 
 

@@ -625,9 +625,7 @@ def _top(heap: t.List[t.Tuple[t.Tuple[int, int], int]], lo: int) -> int:
 
 _Socket = t.Tuple[int, int, int, bytes]  # family, protocol, port, address
 #: By container: its record, its endpoints, and the sockets before them.
-PublishMemo = t.Dict[
-    str, t.Tuple[Json, t.Tuple[Endpoint, ...], t.Dict[_Socket, t.Tuple[int, int, bytes]]]
-]
+PublishMemo = t.Dict[str, t.Tuple[Json, t.Tuple[Endpoint, ...], t.Dict[_Socket, t.Tuple[int, int, bytes]]]]
 
 
 def publish_rows(host: Endpoints, memo: t.Optional[PublishMemo] = None) -> t.List[PublishTuple]:

@@ -77,9 +77,7 @@ class Compiler:
 
 
 def _by_id(facts: Json) -> _ById:
-    return {
-        one["Id"]: one for one in (*(facts.get("containers") or ()), *(facts.get("attachments") or ()))
-    }
+    return {one["Id"]: one for one in (*(facts.get("containers") or ()), *(facts.get("attachments") or ()))}
 
 
 def _shared(container: Json) -> str:
@@ -122,7 +120,9 @@ class _State:
         self._named = list(zip(sources, targets))
         self._counts = [(len(rule.source.endpoints), len(rule.target.endpoints)) for rule in rules]
         self._others = [(_has_others(rule.source), _has_others(rule.target)) for rule in rules]
-        self._clause_bits: t.List[t.Tuple[int, int]] = []  # of each rule: its clauses as a row, and as a column
+        self._clause_bits: t.List[
+            t.Tuple[int, int]
+        ] = []  # of each rule: its clauses as a row, and as a column
         place = 0
         for rule in rules:
             row = sum(1 << number for number in range(place, place + len(rule.clauses)))
@@ -181,7 +181,7 @@ class _State:
         self._endpoints, self._keys = list(self._endpoints), list(self._keys)
         self._masks, self._named = list(self._masks), list(self._named)
         counts = [list(count) for count in self._counts]
-        old = [one for one in Endpoints(_only(before), self._inside).endpoints]
+        old = list(Endpoints(_only(before), self._inside).endpoints)
         for endpoint in old:
             place = self._place((endpoint.version, endpoint.address))
             if place is None or self._endpoints[place].container_id != endpoint.container_id:
@@ -193,7 +193,7 @@ class _State:
                 del column[place]  # type: ignore[attr-defined]
         for endpoint, source, target in zip(host.endpoints, sources, targets):
             key = (endpoint.version, endpoint.address)
-            if self._place(key) is not None or publishers and target & self._published:
+            if self._place(key) is not None or (publishers and target & self._published):
                 return False
             place = bisect.bisect_left(self._keys, key)
             self._endpoints.insert(place, endpoint)
@@ -251,7 +251,9 @@ class _State:
         changes = {key: value for key, value in changes.items() if value != getattr(self.ruleset, key)}
         if changes:
             if published is not None:
-                changes["publish"] = publish  # another object says that a container which publishes has changed
+                changes["publish"] = (
+                    publish  # another object says that a container which publishes has changed
+                )
             self.ruleset = self.ruleset.replaced(**changes)
             within_bounds(self.ruleset)
 
@@ -283,13 +285,9 @@ def _count(counts: t.List[t.List[int]], named: t.Tuple[int, int], by: int) -> No
             mask ^= low
 
 
-def _same_sides(
-    others: t.Tuple[bool, bool], before: t.Tuple[int, int], after: t.Tuple[int, int]
-) -> bool:
+def _same_sides(others: t.Tuple[bool, bool], before: t.Tuple[int, int], after: t.Tuple[int, int]) -> bool:
     """Whether a rule has somebody on each side where it had, and nobody where it had not."""
-    return all(
-        other or bool(one) == bool(two) for other, one, two in zip(others, before, after)
-    )
+    return all(other or bool(one) == bool(two) for other, one, two in zip(others, before, after))
 
 
 def _asks_each(query: str) -> bool:

@@ -543,9 +543,7 @@ def test_a_plan_of_facts_older_than_the_agent_s_commit_is_made_anew(kernel: Fake
     """A task of a playbook: the agent commits a container that has just started."""
     apply_plan(plan(), kernel, store)
     old, since = plan(OTHER), kernel.generation
-    apply_facts(
-        kernel, store, lambda policy: plan(policy, on_front("web", "172.18.0.9", tier="web"))
-    )
+    apply_facts(kernel, store, lambda policy: plan(policy, on_front("web", "172.18.0.9", tier="web")))
     newer = plan(OTHER, on_front("web", "172.18.0.9", tier="web"))
     result = apply_plan(old, kernel, store, refresh=lambda: newer, since=since)
     assert result.plan is newer and kernel.ruleset == newer.ruleset

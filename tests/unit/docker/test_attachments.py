@@ -115,7 +115,12 @@ def coming(settings: t.Any, proxy: bool = True, key: str = WEB, bound: t.Any = N
 def test_a_container_that_is_about_to_run_has_its_endpoint(key: str) -> None:
     front = coming({}, key=key)["Networks"]["front"]
     assert (front["IPAddress"], front["GlobalIPv6Address"]) == ("172.17.0.2", "fd00::2")
-    assert (front["Link"], front["LinkIndex"], front["Port"], front["PortIndex"]) == (LINKS[0].name, 3, "veth7", 7)
+    assert (front["Link"], front["LinkIndex"], front["Port"], front["PortIndex"]) == (
+        LINKS[0].name,
+        3,
+        "veth7",
+        7,
+    )
     assert coming({}, key=key, bound={})["Networks"]["front"]["PortIndex"] is None
 
 

@@ -7,9 +7,12 @@ import typing as t
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Kind
-from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import Plan, make_plan
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
+    CommitOptions,
+    Plan,
+    make_plan,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError, SelectorError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import CommitOptions
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, judge
 
 from tests.unit.make import attached, attachment, container, facts, network

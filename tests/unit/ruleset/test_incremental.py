@@ -36,9 +36,7 @@ def from_scratch(policy: t.Any, now: Json) -> Ruleset:
 def kept(before: Json, after: Json) -> Json:
     """`after` with the very objects of `before` where they are equal, as the agent's facts have it."""
     former = {one["Id"]: one for one in before["containers"]}
-    containers = [
-        former[one["Id"]] if former.get(one["Id"]) == one else one for one in after["containers"]
-    ]
+    containers = [former[one["Id"]] if former.get(one["Id"]) == one else one for one in after["containers"]]
     return {**after, "containers": containers}
 
 

@@ -26,9 +26,7 @@ from pathlib import Path
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Attr, Cmd
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.daemon import Agent
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import Settings
-from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.follower import Follower
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import UnixConnection
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
@@ -89,8 +87,7 @@ def follow(socket: str, folder: str) -> int:
     store = Store(folder + "/etc", folder + "/var", folder + "/lock")
     store.write_policy(POLICY)
     settings = Settings(docker_socket=socket)
-    follower = Follower(store, Watch(socket, settings.answer_seconds, tolerant=True), Recorded)
-    return Agent(settings, store, sync_once=follower).run()
+    return Agent(settings, store, kernel_factory=Recorded).run()
 
 
 class Host:

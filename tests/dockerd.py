@@ -19,8 +19,10 @@ COLLECTIONS = Path(__file__).resolve().parents[1] / ".collections"
 
 
 class Dockerd:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: str = "") -> None:
+        """`programs`: a folder with another version's dockerd, containerd, runc and so on; by default the machine's own."""
         self.folder = folder
+        self.programs = programs
         self.socket = f"unix://{folder}/docker.sock"
         self.netns = f"bwt{os.getpid()}"
         self.process: t.Optional[subprocess.Popen[bytes]] = None
@@ -46,7 +48,9 @@ class Dockerd:
             argv += [f"--{option}", str(self.folder / name)]
         argv += ["-H", self.socket, "--storage-driver", "vfs"]
         with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+            path = os.pathsep.join(filter(None, (self.programs, os.environ.get("PATH", ""))))
+            env = {**os.environ, "PATH": path}
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True, env=env)
 
     def wait(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds

@@ -284,11 +284,13 @@ def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
     def plan() -> Plan:
         return make_plan(wanted(module.params), facts(module), options)
 
-    first = plan()
     kernel = kernel_or_none(needed=not module.check_mode)
     try:
+        # Before the facts: what the agent commits after this is newer than they are.
+        since = kernel.info().generation if kernel is not None else None
+        first = plan()
         result = apply_plan(
-            first, kernel, Store(), module.check_mode, module.params["confirm_timeout"], plan, options
+            first, kernel, Store(), module.check_mode, module.params["confirm_timeout"], plan, options, since
         )
     finally:
         if kernel is not None:

@@ -35,6 +35,11 @@ def published(host: int, own: int, protocol: str = "tcp", address: str = "0.0.0.
     return {"HostIp": address, "HostPort": host, "ContainerPort": own, "Protocol": protocol}
 
 
+def attachment(kind: str, name: str, networks: Json) -> Json:
+    """A build step (kind "build") or Swarm's routing mesh ("mesh")."""
+    return {"Id": f"id-{name}", "Kind": kind, "Name": name, "State": "running", "Networks": networks}
+
+
 def network(name: str, **more: t.Any) -> Json:
     """A bridge network called NAME with the bridge br-NAME, unless it is told otherwise."""
     body = {
@@ -49,6 +54,7 @@ def facts(containers: t.Sequence[Json], networks: t.Sequence[Json] = (), **more:
     body = {
         "docker": {"version": "26.1.5", "userland_proxy": True},
         "containers": list(containers),
+        "attachments": [],
         "networks": list(networks),
         "links": {
             item["Bridge"]: {"index": item["BridgeIndex"], "bridge": True}

@@ -5,8 +5,8 @@
 """The host's daemon: keeps the kernel's endpoints in step with Docker.
 
 One thread reads Docker's events and only says what may have changed; the main
-loop does everything else, always the same thing: read the policy, collect the
-facts, plan, apply what differs.  Never takes rules away because Docker is down
+loop waits for it, for the kernel's word about links and for dockerd's answers, and does everything else, always the same
+thing: collect the facts, read the policy, plan, apply what differs.  Never takes rules away because Docker is down
 or a policy is wrong: what is in force stays until something better is ready.
 PRIVATE to the collection: it may change at any time.
 """
@@ -25,6 +25,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events 
     EventStream,
     Message,
     Settings,
+    Wake,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.follower import (
     Change,
@@ -38,6 +39,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal
     sd_notify,
     watchdog_interval,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.ports import PortWatch
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
@@ -46,6 +48,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     Sealed,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 
 # One step of the work.
@@ -87,17 +90,23 @@ class Agent:
         clock: t.Callable[[], float] = time.monotonic,
         publish: t.Optional[t.Callable[[bool], bool]] = None,
         state: t.Optional[State] = None,
+        kernel_factory: t.Callable[[], Kernel] = Kernel,
     ) -> None:
         self.settings = settings or Settings()
         self.store = store or Store()
         self.log = log or Log()
-        self.sync_once = sync_once or Follower(
-            self.store, Watch(self.settings.docker_socket, self.settings.answer_seconds, tolerant=True)
-        )
+        self.ports: t.Optional[PortWatch] = None
+        self._write: t.Callable[[], None] = lambda: None
+        if sync_once is None:
+            watch = Watch(self.settings.docker_socket, self.settings.answer_seconds, tolerant=True)
+            follower = Follower(self.store, watch, kernel_factory, writes_later=True)
+            sync_once, self.ports, self._write = follower, PortWatch(watch), follower.write
+        self.sync_once = sync_once
         self.clock = clock
         self.publish = publish or (lambda _news: False)  # after each step, and while waiting
         self._barrier = FaultBarrier(self.log, "the metrics")
-        self.wake: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._write_barrier = FaultBarrier(self.log, "the notes of what was applied")
+        self.wake = Wake()
         self.stream: t.Optional[EventStream] = None
         self.stopping = False
         self.state = state or State()
@@ -105,6 +114,9 @@ class Agent:
         self._forget = True
         self._policy_stamp = self._stamp()
         self._hooks_told = True
+        #: When to look at the policy file and so on, and at dockerd's list: times, and not silences, which events may never leave.
+        self._poll_at = 0.0
+        self._check_at = self.clock() + self.settings.check_seconds
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._on_stop)
@@ -139,6 +151,8 @@ class Agent:
     def _run(self) -> int:
         self.stream = EventStream(self.settings.docker_socket, self.wake, self.settings)
         self.stream.start()
+        if self.ports is not None:
+            self.ports.watch.follow()
         self.log.info(f"following Docker at {self.settings.docker_socket}")
         wait = self.step(Change("start"))
         # Ready although Docker may be down: waiting for it is the agent's work.
@@ -148,29 +162,36 @@ class Agent:
             if change is not None:
                 wait = self.step(change)
         sd_notify("STOPPING=1")
+        self._write_barrier(self._write, None)
         self.log.info("stopped; the rules stay in force")
         return 0
 
     # Waiting.
 
     def next_change(self, wait: float) -> t.Optional[Change]:
-        """What to sync now: events, a changed policy, or that `wait` seconds have passed; None to stop."""
-        deadline = self.clock() + wait
-        beat = watchdog_interval()
+        """What to sync now: events, links, a changed policy, or that it is time to check; None to stop.
+
+        `wait`: the longest time until a check, in seconds.
+        """
+        limit = self.clock() + wait
         while not self.stopping:
-            left = deadline - self.clock()
-            if left <= 0:
-                return Change("check", "list")
-            pause = min(left, self.settings.poll_seconds, beat or left)
-            try:
-                word = self.wake.get(timeout=max(pause, 0.001))
-            except queue.Empty:
-                if beat:
-                    sd_notify("WATCHDOG=1")
-                self._look_at_the_stream()
-                self._publish(False)
-                if self._policy_changed():
+            now = self.clock()
+            if now >= self._poll_at:
+                self._poll_at = now + min(
+                    self.settings.poll_seconds, watchdog_interval() or self.settings.poll_seconds
+                )
+                if self._look_around():
                     return Change("the policy file changed", "list")
+            change = self._check_of_links(now)
+            if change is not None:
+                return change
+            if now >= min(limit, self._check_at):
+                return Change("check", "list")
+            due = self.ports.due() if self.ports else None
+            until = min(limit, self._check_at, self._poll_at, limit if due is None else due)
+            try:
+                word = self.wake.get(max(until - now, 0.0), self._sockets())
+            except queue.Empty:
                 continue
             if word.kind == "stop":
                 return None
@@ -182,8 +203,33 @@ class Agent:
                 return Change("Docker answers")
             if word.kind == "reload":
                 return Change("asked to reload")
+            if self.ports is not None and word.container:
+                # At once: in the moment after, its start may begin, and then dockerd does not answer until it runs.
+                self.ports.watch.ask([word.container])
             return self._settle(word)
         return None
+
+    def _sockets(self) -> t.Sequence[t.Any]:
+        return self.ports.sockets() if self.ports else ()
+
+    def _check_of_links(self, now: float) -> t.Optional[Change]:
+        if self.ports is None:
+            return None
+        try:
+            return self.ports.next(now)
+        except BridgewardenError as error:
+            self._forget = True
+            return Change(error.problem)
+
+    def _look_around(self) -> bool:
+        """What has to be done now and then, whatever happens; whether the policy file has changed."""
+        if watchdog_interval():
+            sd_notify("WATCHDOG=1")
+        self._look_at_the_stream()
+        self._publish(False)
+        if self.ports is None or self.ports.quiet():
+            self._write_barrier(self._write, None)
+        return self._policy_changed()
 
     def _lost(self, words: str) -> None:
         self.state.docker_reachable = False
@@ -206,7 +252,7 @@ class Agent:
         burst = [first]
         while self.clock() < limit:
             try:
-                word = self.wake.get(timeout=self.settings.settle_seconds)
+                word = self.wake.get(self.settings.settle_seconds, self._sockets())
             except queue.Empty:
                 break
             if word.kind != "event":
@@ -217,9 +263,10 @@ class Agent:
         return Change(
             first.words + more,
             "events",
-            frozenset(word.container for word in burst) - {""},
+            frozenset(word.container for word in (burst[1:] if self.ports else burst)) - {""},
             any(word.networks for word in burst),
             min(word.at for word in burst),
+            frozenset(word.attached for word in burst) - {""},
         )
 
     # Working.
@@ -230,6 +277,8 @@ class Agent:
         if self._forget:
             # Whatever went wrong, events may have been missed over it.
             change = change._replace(scope="all")
+        if change.scope != "events":
+            self._check_at = began + self.settings.check_seconds
         self._forget = True
         try:
             synced = self.sync_once(change)

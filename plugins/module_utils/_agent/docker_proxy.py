@@ -36,14 +36,15 @@ _TABLES = (
 )
 
 
-def newly_published(ruleset: Ruleset, known: t.Collection[Place]) -> t.Dict[ProxyListener, bytes]:
+def newly_published(ruleset: Ruleset, known: t.Collection[Place]) -> t.Dict[ProxyListener, t.Set[bytes]]:
     """The sockets in front of endpoints that are not `known` yet, and those endpoints' addresses, packed."""
     new = {place[0] for place in endpoint_places(ruleset) if place not in known}
-    found = {}
+    found: t.Dict[ProxyListener, t.Set[bytes]] = {}
     for _family, protocol, port, address, to_family, _pad, _to_port, to_address in ruleset.publish:
         target = to_address[: 4 if to_family == socket.AF_INET else 16]
         if target in new:
-            found[protocol, port, address if any(address) else b""] = target
+            # "Any address" is one key for both families, which lead to one address each.
+            found.setdefault((protocol, port, address if any(address) else b""), set()).add(target)
     return found
 
 

@@ -10,9 +10,12 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import queue
+import select
 import socket as socketlib
 import threading
 import time
@@ -75,12 +78,61 @@ class Message(t.NamedTuple):
     container: str = ""  # that an event is about
     networks: bool = False  # whether a network came or went
     at: float = 0.0  # when it happened, by the monotonic clock
+    attached: str = ""  # a network that a container was put on, or taken off
+
+
+class Wake:
+    """A queue that other threads and signal handlers put messages into, and that can be waited for together with sockets."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def put(self, message: Message) -> None:
+        self._queue.put(message)
+        with contextlib.suppress(BlockingIOError):  # it is readable already
+            os.write(self._writer, b"x")
+
+    def get(self, timeout: float, others: t.Sequence[t.Any] = ()) -> Message:
+        """The next message; raises queue.Empty after `timeout` seconds, or when one of the other sockets is readable before it comes."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get_nowait()
+            left = deadline - time.monotonic()
+            ready = readable((self._reader, *others), max(left, 0.0))
+            if self._reader in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._reader, 4096)
+            elif ready or left <= 0:
+                return self._queue.get_nowait()
+
+    def empty(self) -> bool:
+        return self._queue.empty()
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def readable(sockets: t.Sequence[t.Any], seconds: float) -> t.List[t.Any]:
+    """Those of the sockets that become readable within that time."""
+    # poll() and not select(), which takes no number above 1023.
+    waiting = select.poll()
+    by_number = {}
+    for one in sockets:
+        number = one if isinstance(one, int) else one.fileno()
+        by_number[number] = one
+        waiting.register(number, select.POLLIN)
+    return [by_number[number] for number, _events in waiting.poll(math.ceil(seconds * 1000))]
 
 
 class EventStream(threading.Thread):
     """Puts what Docker says into the queue; comes back by itself, whatever happens."""
 
-    def __init__(self, socket: str, wake: queue.SimpleQueue[Message], settings: Settings) -> None:
+    def __init__(
+        self, socket: str, wake: t.Union[Wake, queue.SimpleQueue[Message]], settings: Settings
+    ) -> None:
         super().__init__(name="docker-events", daemon=True)
         self.path = socket_path(socket)
         self.wake = wake
@@ -153,15 +205,18 @@ def socket_inode(path: str) -> t.Optional[t.Tuple[int, int]]:
 def message_of(event: Json) -> Message:
     actor = event.get("Actor") or {}
     action = event.get("Action") or event.get("status")
+    attached = ""
     if event.get("Type") == "network":
         container = (actor.get("Attributes") or {}).get("container") or ""
         came_or_went = action not in ("connect", "disconnect")
+        if not came_or_went:
+            attached = actor.get("ID") or ""
     else:
         container, came_or_went = actor.get("ID") or event.get("id") or "", False
     # By dockerd's clock, which is ours, unless that was set meanwhile.
     age = time.time() - (event.get("timeNano") or 0) / 1e9
     at = time.monotonic() - (age if 0 <= age < 60 else 0)
-    return Message("event", describe_event(event), str(container), came_or_went, at)
+    return Message("event", describe_event(event), str(container), came_or_went, at, str(attached))
 
 
 def describe_event(event: Json) -> str:

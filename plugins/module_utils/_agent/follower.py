@@ -13,11 +13,14 @@ import typing as t
 from types import MappingProxyType
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import docker_proxy
-from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import apply_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
+    apply_facts,
+    remember,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
     CommitOptions,
     Plan,
-    make_plan,
+    Planner,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
@@ -25,6 +28,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 
@@ -38,6 +42,7 @@ class Change(t.NamedTuple):
     containers: t.FrozenSet[str] = frozenset()
     networks: bool = False
     since: t.Optional[float] = None  # when the oldest of the events happened, by the monotonic clock
+    attached: t.FrozenSet[str] = frozenset()  # networks that list something else now
 
 
 class Synced(t.NamedTuple):
@@ -57,6 +62,14 @@ class NothingNew(Exception):
     """What happened changes nothing for us."""
 
 
+class PortsFirst(Exception):
+    """Published ports are in force whose containers have to wait until docker-proxy has let go of its clients."""
+
+    def __init__(self, listeners: t.Collection[docker_proxy.ProxyListener]) -> None:
+        super().__init__()
+        self.listeners = listeners
+
+
 class Follower:
     """Brings the kernel in step with the policy and Docker, and keeps what Docker said for the next time."""
 
@@ -71,94 +84,125 @@ class Follower:
         store: Store,
         watch: Watch,
         kernel_factory: t.Callable[[], Kernel] = Kernel,
+        writes_later: bool = False,
     ) -> None:
+        """`writes_later`: what was applied is not written down until write() is called."""
         self.store = store
         self.watch = watch
         self.kernel_factory = kernel_factory
+        self._planner = Planner(self.OPTIONS)
+        self._later = self._keep if writes_later else None
+        self._unwritten: t.Optional[t.Tuple[Plan, int]] = None
         self._last: t.Optional[t.Tuple[Json, Synced]] = None
-        self._known: t.Optional[t.Set[docker_proxy.Place]] = (
-            None  # the endpoints in force, as far as we have put them there
-        )
+        #: What is in force, as far as we have put it there.
+        self._committed: t.Optional[Ruleset] = None
 
     def __call__(self, change: Change) -> t.Optional[Synced]:
         """None where there is no policy yet."""
         last, self._last = self._last, None
-        known, self._known = self._known, None
-        scopes = [change.scope]
-        proxy_ports: t.Tuple[int, ...] = ()
+        proxy_ports: t.Set[int] = set()
+        waited: t.Set[docker_proxy.ProxyListener] = set()
+        collected: t.List[Json] = []
+
+        def collect() -> None:
+            collected.append(self._facts(change, len(collected)))
+            same = last is not None and change.scope == "events" and collected[-1] is last[0]
+            if same and not kernel.info().returned:
+                raise NothingNew
 
         def replan(policy: Json) -> Plan:
-            nonlocal proxy_ports
-            # A second time: the kernel has moved on since the facts were collected, so none of them is trusted.
-            facts = self._facts(change, scopes.pop() if scopes else "all")
-            if (
-                last is not None
-                and change.scope == "events"
-                and facts is last[0]
-                and not kernel.info().returned
-            ):
-                raise NothingNew
-            plan = make_plan(policy, facts, self.OPTIONS)
-            proxy_ports = self._commit_ports_first(kernel, plan, known)
+            plan = self._planner(policy, collected[-1])
+            self._commit_ports_first(kernel, plan, waited)
             return plan
 
         try:
             with self.kernel_factory() as kernel:
-                result = apply_facts(kernel, self.store, replan, self.OPTIONS)
+                while True:
+                    try:
+                        result = apply_facts(kernel, self.store, replan, self.OPTIONS, collect, self._later)
+                        break
+                    except PortsFirst as first:
+                        waited.update(first.listeners)
+                        if not docker_proxy.wait_until_empty(first.listeners, self.PROXY_CLOSE_SECONDS):
+                            proxy_ports.update(port for _protocol, port, _address in first.listeners)
                 if result is None:
                     return None
                 info = kernel.info()
         except NothingNew:
-            self._last, self._known = last, known
+            self._last = last
             return last[1]._replace(changed=False, actions=[], stuck=dict(self.watch.stuck)) if last else None
+        except Exception:
+            self._committed = None
+            raise
         synced = Synced(
-            result.changed,
+            result.changed or bool(waited),
             info.generation,
             info.counts.get("endpoints", 0),
             result.actions,
-            result.plan.warnings if result.plan else [],
+            result.plan.warnings if result.plan and self._later is None else [],
             info,
             endpoints_of(result.plan),
             dict(self.watch.stuck),
-            proxy_ports,
+            tuple(sorted(proxy_ports)),
         )
         if result.plan is not None:
             self._last = result.plan.facts, synced
-            self._known = docker_proxy.endpoint_places(result.plan.ruleset)
+            self._committed = result.plan.ruleset
         return synced
 
     def _commit_ports_first(
-        self, kernel: Kernel, plan: Plan, known: t.Optional[t.Set[docker_proxy.Place]]
-    ) -> t.Tuple[int, ...]:
-        """Commits new ports of docker-proxy's before their containers; those that it keeps clients of all the same."""
+        self, kernel: Kernel, plan: Plan, waited: t.Collection[docker_proxy.ProxyListener]
+    ) -> None:
+        """Commits new ports of docker-proxy's before their containers, and raises PortsFirst where there are any."""
         if (plan.facts.get("docker") or {}).get("userland_proxy") is False or not plan.ruleset.publish:
-            return ()
-        if known is None:
+            return
+        committed = self._committed
+        if committed is not None and committed.publish is plan.ruleset.publish:
+            return
+        if committed is not None:
+            known = docker_proxy.endpoint_places(committed)
+        else:
             known = {
                 (ipaddress.ip_address(row.address).packed, row.link, row.port) for row in kernel.endpoints()
             }
         listeners = docker_proxy.newly_published(plan.ruleset, known)
-        if not listeners:
-            return ()
+        if not listeners.keys() - set(waited):
+            return
         info = kernel.info()
         if info.sealed or info.mode != "enforce" or plan.policy["mode"] != "enforce":
-            return ()
+            return
         if not info.guards:
-            return ()  # whoever is connected got there by right
+            return  # whoever is connected got there by right
+        without = docker_proxy.without_endpoints(plan.ruleset, set().union(*listeners.values()))
         try:
-            kernel.commit(
-                docker_proxy.without_endpoints(plan.ruleset, set(listeners.values())), info.generation
-            )
+            kernel.commit(without, info.generation)
         except Stale:
-            return ()  # the commit of the whole plan will see the same
-        if docker_proxy.wait_until_empty(listeners, self.PROXY_CLOSE_SECONDS):
-            return ()
-        return tuple(sorted({port for _protocol, port, _address in listeners}))
+            return  # the commit of the whole plan will see the same
+        raise PortsFirst(listeners.keys())
 
-    def _facts(self, change: Change, scope: str) -> Json:
-        if scope == "all":
+    def _facts(self, change: Change, times: int) -> Json:
+        """`times`: how often they were collected for this change; the kernel has moved on meanwhile, so less and less is trusted."""
+        follows = self.watch.follows
+        if change.scope == "all" or times > (1 if follows else 0):
             self.watch.forget()
-        return self.watch.facts(change.containers if scope == "events" else None, change.networks)
+            return self.watch.facts()
+        if change.scope == "list":
+            return self.watch.facts()
+        if not follows:
+            return self.watch.facts(change.containers, change.networks)
+        self.watch.hear()
+        if not times:
+            self.watch.ask(change.containers)
+        return self.watch.update(change.networks, change.attached)
+
+    def _keep(self, plan: Plan, generation: int) -> None:
+        self._unwritten = plan, generation
+
+    def write(self) -> None:
+        """Writes down what was applied, which takes longer than to apply it. Raises what Store raises."""
+        if self._unwritten is not None:
+            remember(*self._unwritten, self.store)
+            self._unwritten = None
 
 
 def endpoints_of(plan: t.Optional[Plan]) -> int:

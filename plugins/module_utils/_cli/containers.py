@@ -48,10 +48,14 @@ def cmd_endpoints(args: argparse.Namespace) -> Reply:
 
 
 def container_names(docker_socket: str) -> t.Dict[str, str]:
-    """address -> container; empty where Docker does not answer: the kernel's answer stands without it."""
+    """address -> container or build step; empty where Docker does not answer: the kernel's answer stands without it."""
     try:
         facts = collect_facts(docker_socket)
-        return {address: item["Name"] for item in facts["containers"] for address in addresses_of(item)}
+        return {
+            address: item["Name"]
+            for item in (*facts["containers"], *facts.get("attachments", ()))
+            for address in addresses_of(item)
+        }
     except BridgewardenError:
         return {}
 

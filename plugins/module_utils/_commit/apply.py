@@ -80,47 +80,79 @@ def apply_plan(
     confirm_timeout: int = 0,
     refresh: t.Optional[t.Callable[[], Plan]] = None,
     options: t.Optional[CommitOptions] = None,
+    since: t.Optional[int] = None,
 ) -> CommitResult:
     """Brings the kernel and the store in step with the plan.
 
     Unchanged where the kernel's ruleset digest, policy digest and mode equal
-    the plan's, and no endpoint waits to be opened again (Info.returned): then nothing is committed and no window is armed.  On Stale
-    (another commit, or a link that went) `refresh()` makes a new plan from
-    fresh facts, a bounded number of times.  `kernel` may be None in a dry run
-    on a host without the module.  Raises RefusedError unless options.force.
+    the plan's, and no endpoint waits to be opened again (Info.returned): then nothing is committed and no window is armed.
+    `since` is the generation that was in force before
+    the plan's facts were collected: where another is by now, or on Stale (another commit, or a link that went),
+    `refresh()` makes a new plan from fresh facts, a bounded number of times.  dockerd is asked without the lock.
+    `kernel` may be None in a dry run on a host without the module.  Raises RefusedError unless options.force.
     """
-    with _lock_unless(dry_run, store):
-        return _apply(plan, kernel, store, dry_run, confirm_timeout, refresh, options or CommitOptions())
+    options = options or CommitOptions()
+    for attempt in range(COMMIT_ATTEMPTS):
+        may_refresh = refresh is not None and attempt + 1 < COMMIT_ATTEMPTS
+        with _lock_unless(dry_run, store):
+            info = kernel.info() if kernel is not None else None
+            if not may_refresh or info is None or since in (None, info.generation):
+                try:
+                    return _apply(plan, kernel, info, store, dry_run, confirm_timeout, options)
+                except Stale:
+                    if not may_refresh:
+                        raise
+        assert refresh is not None and kernel is not None
+        since = kernel.info().generation
+        plan = refresh()
+    raise AssertionError("unreachable")
 
 
 def apply_facts(
-    kernel: Kernel, store: Store, replan: t.Callable[[Json], Plan], options: t.Optional[CommitOptions] = None
+    kernel: Kernel,
+    store: Store,
+    replan: t.Callable[[Json], Plan],
+    options: t.Optional[CommitOptions] = None,
+    collect: t.Optional[t.Callable[[], None]] = None,
+    later: t.Optional[t.Callable[[Plan, int], None]] = None,
 ) -> t.Optional[CommitResult]:
     """For the agent: the policy in force, resolved anew by `replan(policy)`. None where there is none.
 
     The policy is read under the lock.  Read before it, a policy that somebody
-    applies meanwhile would be undone by the commit of the former one.  Where
-    its file is damaged the last good one is followed, and StoreCorrupt raised
-    after that: the containers must not suffer for it.
+    applies meanwhile would be undone by the commit of the former one.  The facts are collected before it, by `collect()`,
+    because dockerd may be slow, and again where somebody has committed since: that one's may be newer.  Where
+    the policy's file is damaged the last good one is followed, and StoreCorrupt raised
+    after that: the containers must not suffer for it.  With `later` the result has no words, and what was applied
+    is not written down: later(plan, generation) is called to do that.
     """
     options = options or CommitOptions(on_empty_selector="ignore", adopt=False)
-    with store.lock():
-        damage: t.Optional[StoreCorrupt] = None
-        try:
-            policy = current_policy(store, kernel.info())
-        except StoreCorrupt as error:
-            damage, policy = error, store.read_last_good_or_none()
-        result = None
-        if policy is not None:
-            wanted = policy
-
-            def again() -> Plan:
-                return replan(wanted)
-
-            result = _apply(again(), kernel, store, False, 0, again, options)
-        if damage is not None:
-            raise damage
-        return result
+    for attempt in range(COMMIT_ATTEMPTS):
+        last = attempt + 1 == COMMIT_ATTEMPTS
+        since = kernel.info().generation
+        if collect is not None:
+            collect()
+        with store.lock():
+            info = kernel.info()
+            if info.generation != since and not last:
+                continue
+            damage: t.Optional[StoreCorrupt] = None
+            try:
+                policy = current_policy(store, info)
+            except StoreCorrupt as error:
+                damage, policy = error, store.read_last_good_or_none()
+            result = None
+            if policy is not None:
+                plan = replan(policy)
+                try:
+                    result = _apply(plan, kernel, info, store, False, 0, options, later)
+                except Stale:
+                    if last:
+                        raise
+                    continue
+            if damage is not None:
+                raise damage
+            return result
+    raise AssertionError("unreachable")
 
 
 def _lock_unless(dry_run: bool, store: Store) -> t.ContextManager[t.Any]:
@@ -130,39 +162,33 @@ def _lock_unless(dry_run: bool, store: Store) -> t.ContextManager[t.Any]:
 def _apply(
     plan: Plan,
     kernel: t.Optional[Kernel],
+    info: t.Optional[Info],
     store: Store,
     dry_run: bool,
     confirm_timeout: int,
-    refresh: t.Optional[t.Callable[[], Plan]],
     options: CommitOptions,
+    later: t.Optional[t.Callable[[Plan, int], None]] = None,
 ) -> CommitResult:
-    for attempt in range(COMMIT_ATTEMPTS):
-        if not options.force:
-            refuse_lockout(plan)
-        info = kernel.info() if kernel is not None else None
-        before = _before(info, kernel, store)
-        if info is not None and in_force(plan, info):
-            return _unchanged(plan, info, store, dry_run, options.adopt, before)
-        _refuse_sealed(info)
-        actions = _actions(plan, info, confirm_timeout)
-        if kernel is None or info is None:
-            return CommitResult(True, 0, 0, actions, before, _diff_text(plan.words), plan)
-        if not dry_run and options.adopt:
-            store.write_pending(plan.policy)
-        try:
-            generation = kernel.commit(plan.ruleset, info.generation, dry_run, confirm_timeout)
-        except Stale:
-            if refresh is None or attempt + 1 == COMMIT_ATTEMPTS:
-                raise
-            plan = refresh()
-            continue
-        if dry_run:
-            return CommitResult(True, info.generation, 0, actions, before, _diff_text(plan.words), plan)
-        _remember(plan, generation, store)
-        if options.adopt and not confirm_timeout:
-            settle_pending(plan.policy, store)
-        return CommitResult(True, generation, confirm_timeout, actions, before, _diff_text(plan.words), plan)
-    raise AssertionError("unreachable")
+    """Once, under the lock, with the kernel's state of now. Raises Stale."""
+    if not options.force:
+        refuse_lockout(plan)
+    before = _before(info, kernel, store) if later is None else ""
+    if info is not None and in_force(plan, info):
+        return _unchanged(plan, info, store, dry_run, options.adopt, before, later)
+    _refuse_sealed(info)
+    actions = _actions(plan, info, confirm_timeout) if later is None else []
+    after = _diff_text(plan.words) if later is None else ""
+    if kernel is None or info is None:
+        return CommitResult(True, 0, 0, actions, before, after, plan)
+    if not dry_run and options.adopt:
+        store.write_pending(plan.policy)
+    generation = kernel.commit(plan.ruleset, info.generation, dry_run, confirm_timeout)
+    if dry_run:
+        return CommitResult(True, info.generation, 0, actions, before, after, plan)
+    (later or (lambda its, number: remember(its, number, store)))(plan, generation)
+    if options.adopt and not confirm_timeout:
+        settle_pending(plan.policy, store)
+    return CommitResult(True, generation, confirm_timeout, actions, before, after, plan)
 
 
 def _refuse_sealed(info: t.Optional[Info]) -> None:
@@ -185,7 +211,15 @@ def in_force(plan: Plan, info: Info) -> bool:
     )
 
 
-def _unchanged(plan: Plan, info: Info, store: Store, dry_run: bool, adopt: bool, before: str) -> CommitResult:
+def _unchanged(
+    plan: Plan,
+    info: Info,
+    store: Store,
+    dry_run: bool,
+    adopt: bool,
+    before: str,
+    later: t.Optional[t.Callable[[Plan, int], None]],
+) -> CommitResult:
     """Nothing to commit; the files may still lag behind, after a crash or by somebody's hand."""
     actions = []
     # A pending policy without an open window was confirmed by somebody who did not get to write it down.
@@ -195,10 +229,10 @@ def _unchanged(plan: Plan, info: Info, store: Store, dry_run: bool, adopt: bool,
             actions.append(f"write {store.policy_path}")
         if not dry_run:
             settle_pending(plan.policy, store)
-    if not dry_run and _applied(store).get("generation") != info.generation:
-        _remember(
-            plan, info.generation, store
-        )  # the disk was full, say; where it still is, that is said again
+    if later is not None:
+        later(plan, info.generation)
+    elif not dry_run:
+        remember(plan, info.generation, store)
     return CommitResult(bool(actions), info.generation, info.confirm_remaining, actions, before, before, plan)
 
 
@@ -229,9 +263,11 @@ def settle_pending(policy: Json, store: Store) -> None:
 # What was in force, in words
 
 
-def _remember(plan: Plan, generation: int, store: Store) -> None:
+def remember(plan: Plan, generation: int, store: Store) -> None:
     """Keeps the words of this ruleset and the one before: a roll back may bring that one back."""
     former = _applied(store)
+    if former.get("generation") == generation:
+        return  # else the disk was full, say; where it still is, that is said again
     store.write_applied(
         {
             "generation": generation,

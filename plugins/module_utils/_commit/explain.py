@@ -21,7 +21,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Explanation
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import service_number
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import Endpoints
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import (
+    ATTACHMENTS,
+    Endpoints,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 # Explain
@@ -41,7 +44,7 @@ def explain_peers(
 ) -> t.List[Json]:
     """The kernel's verdict on a connection, once for each pair of addresses the two names have in common.
 
-    A side is a container's name, an address, `host` or `world`.  The address of
+    A side is a container's name, an address, `host`, `world`, `builds` or `swarm-ingress`.  The address of
     `host` is taken to be the first of the other side's network, as Docker does
     it; that of `world` is one for documentation (192.0.2.1, 2001:db8::1).
     """
@@ -126,6 +129,15 @@ def _peers_named(host: Endpoints, facts: Json, name: str) -> _Located:
                 "start it, or name host or an address",
             )
         return found
+    if name in ATTACHMENTS:
+        indexes = sorted(host.of_kind(ATTACHMENTS[name]))
+        if not indexes:
+            raise BridgewardenError(
+                f'"{name}" is nobody on this host now', "", "ask while one is there, or name an address"
+            )
+        return [
+            (Peer(name, host.endpoints[i].text, Kind.GUARDED), host.endpoints[i].network) for i in indexes
+        ]
     if name == "world":
         return [(Peer(name, address, Kind.WORLD), "") for address in ("192.0.2.1", "2001:db8::1")]
     if name == "host":

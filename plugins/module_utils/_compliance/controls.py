@@ -188,8 +188,11 @@ def unknown_endpoints(host: HostState) -> t.List[str]:
     info = host.info()
     known = {endpoint.address: endpoint for endpoint in host.endpoints() if endpoint.identity}
     missing = []
-    for container in host.facts()["containers"]:
+    facts = host.facts()
+    for container in (*facts["containers"], *facts.get("attachments", ())):
         for network in container["Networks"].values():
+            if container["State"] not in ("running", "paused") and not network.get("PortIndex"):
+                continue  # about to run; or dockerd has forgotten to take it off the network
             _name, link, port = endpoint_place(network, info.placement == "container")
             if not link or (link not in info.guard_links and link == network.get("LinkIndex")):
                 continue  # bridges_guarded tells that

@@ -12,6 +12,11 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.attachments import (
+    BUILD,
+    Attached,
+    Attachment,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import Link
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
@@ -33,31 +38,206 @@ def assemble(
     default_route_links: t.Sequence[str],
     nsids: t.Mapping[str, int],
     inodes: t.Optional[t.Mapping[str, int]] = None,
+    bound: t.Optional[t.Mapping[int, str]] = None,
 ) -> Json:
-    """`answers` as _ask_all() returns them; `nsids` gives a sandbox path's namespace number, `inodes` its inode's."""
-    bridges = {link.name: link.index for link in links if link.kind == "bridge"}
-    indexes = {link.name: link.index for link in links}
-    networks = [_network(raw, bridges, indexes) for raw in answers["networks"]]
-    by_name = {network["Name"]: network for network in networks}
-    by_id = {network["Id"]: network for network in networks}
-    ports: t.Dict[t.Tuple[int, int], Link] = {
-        (link.netnsid, link.master): link
-        for link in links
-        if link.kind == "veth" and link.netnsid >= 0 and link.master
-    }
-    containers = []
-    for listed in answers["containers"]:
-        inspect = answers["inspects"].get(listed["Id"])
+    """The whole record. `answers` as watch.py keeps them; the rest as Assembler takes it."""
+    assembler = Assembler(answers, links, nsids, inodes, bound)
+    containers = (assembler.container(listed) for listed in answers["containers"])
+    return assembler.facts([one for one in containers if one is not None], default_route_links)
+
+
+class Assembler:
+    """Makes the records of containers one by one, so that an event costs only those that it is about."""
+
+    def __init__(
+        self,
+        answers: Json,
+        links: t.Iterable[Link],
+        nsids: t.Mapping[str, int],
+        inodes: t.Optional[t.Mapping[str, int]] = None,
+        bound: t.Optional[t.Mapping[int, str]] = None,
+    ) -> None:
+        """`nsids` gives a sandbox path's namespace number, `inodes` its inode's, `bound` a port's endpoint."""
+        self._answers = answers
+        self._nsids = nsids
+        self._inodes = inodes or {}
+        links = list(links)
+        self._bridges = {link.name: link.index for link in links if link.kind == "bridge"}
+        indexes = {link.name: link.index for link in links}
+        self._networks = [_network(raw, self._bridges, indexes) for raw in answers["networks"]]
+        self._by_name = {network["Name"]: network for network in self._networks}
+        self._by_id = {network["Id"]: network for network in self._networks}
+        veths = [link for link in links if link.kind == "veth" and link.master]
+        self._of_namespace = {(link.netnsid, link.master): link for link in veths if link.netnsid >= 0}
+        by_index = {link.index: link for link in veths}
+        self._of_endpoint = {
+            endpoint: by_index[port] for port, endpoint in (bound or {}).items() if port in by_index
+        }
+        self._attached: t.Dict[str, Attached] = answers.get("attached") or {}
+        self._ports_matter = answers["userland_proxy"] is not False
+
+    def facts(self, containers: t.Iterable[Json], default_route_links: t.Iterable[str]) -> Json:
+        return {
+            "docker": {
+                "version": self._answers["version"],
+                "userland_proxy": self._answers["userland_proxy"],
+            },
+            "containers": sorted(containers, key=lambda item: (item["Name"], item["Id"])),
+            "attachments": self._unnamed(),
+            "networks": sorted(self._networks, key=lambda item: (item["Name"], item["Id"])),
+            "links": {
+                name: {"index": index, "bridge": True} for name, index in sorted(self._bridges.items())
+            },
+            "default_route_links": sorted(set(default_route_links)),
+        }
+
+    def container(self, listed: Json) -> t.Optional[Json]:
+        """The record of one container; None for one that went between two questions."""
+        inspect = self._answers["inspects"].get(listed["Id"])
         live = listed.get("State") in LIVE_STATES
         if live and inspect is None:
-            continue  # gone between the two calls
-        containers.append(_container(listed, inspect or {}, by_name, by_id, ports, nsids, inodes or {}))
+            return None
+        inspect = inspect or {}
+        settings = (inspect if live else listed).get("NetworkSettings") or {}
+        config = inspect.get("Config") or {}
+        name = _container_name(listed, inspect)
+        networks = self._container_networks(listed["Id"], name, settings, live)
+        ports: t.List[Json] = []
+        if live:
+            ports = _published_ports(settings.get("Ports") or {})
+        elif any(network["PortIndex"] for network in networks.values()):  # about to run
+            ports = self._fixed_ports(listed["Id"]) or []
+        return {
+            "Id": listed["Id"],
+            "Name": name,
+            "Image": config.get("Image") or listed.get("Image") or "",
+            "State": listed.get("State") or "",
+            "Pid": int((inspect.get("State") or {}).get("Pid") or 0),
+            "NetworkMode": (listed.get("HostConfig") or {}).get("NetworkMode")
+            or (inspect.get("HostConfig") or {}).get("NetworkMode")
+            or "default",
+            "Labels": dict(listed.get("Labels") or {}),
+            "Networks": networks,
+            "Ports": ports,
+        }
+
+    def _container_networks(self, ident: str, name: str, settings: Json, live: bool) -> Json:
+        nsid = self._nsids.get(settings.get("SandboxKey") or "", -1)
+        inode = self._inodes.get(settings.get("SandboxKey") or "")
+        found: Json = {}
+        for network_name, raw in sorted((settings.get("Networks") or {}).items()):
+            network = self._by_id.get(raw.get("NetworkID") or "") or self._by_name.get(network_name)
+            now = self._attachment(network, ident, name)
+            port = self._port(now)
+            if now is not None and (not live or (port and now.endpoint != raw.get("EndpointID"))):
+                found[network_name] = self._coming(network, now, port, ident)
+            elif live and network is not None:
+                own = self._of_namespace.get((nsid, network["BridgeIndex"] or 0))
+                found[network_name] = _live_network(network, raw, own or port, inode)
+            else:
+                found[network_name] = _listed_network(network, raw, live)
+        for network_id in self._attached:
+            network = self._by_id.get(network_id)
+            if network is not None and network["Name"] not in found:
+                # What its record does not list: the way out of an overlay network, or what has just been connected.
+                now = self._attachment(network, ident, name)
+                if now is not None:
+                    found[network["Name"]] = self._coming(network, now, self._port(now), ident)
+        return found
+
+    def _coming(self, network: t.Optional[Json], now: Attachment, port: t.Optional[Link], ident: str) -> Json:
+        """An attachment that the container's own record does not have yet.
+
+        Its published ports must be known with it, because docker-proxy serves them before they are.
+        """
+        known = not self._ports_matter or self._fixed_ports(ident) is not None
+        return _attached_network(network, now, port if known else None)
+
+    def _fixed_ports(self, ident: str) -> t.Optional[t.List[Json]]:
+        return fixed_ports(self._answers.get("settings", {}).get(ident))
+
+    def _attachment(self, network: t.Optional[Json], ident: str, name: str) -> t.Optional[Attachment]:
+        attached = self._attached.get(network["Id"]) if network else None
+        return attached.of(ident, name) if attached else None
+
+    def _port(self, attachment: t.Optional[Attachment]) -> t.Optional[Link]:
+        return self._of_endpoint.get(attachment.endpoint) if attachment else None
+
+    def _unnamed(self) -> t.List[Json]:
+        """Build steps and Swarm's mesh, in the shape of containers."""
+        found = []
+        for network_id, attached in self._attached.items():
+            network = self._by_id.get(network_id)
+            for one in attached.unnamed() if network else ():
+                body = _attached_network(network, one, self._port(one))
+                found.append(
+                    {
+                        "Id": one.key,
+                        "Kind": one.kind,
+                        "Name": "build step " + one.key[:12] if one.kind == BUILD else "swarm-ingress",
+                        "State": "running",
+                        "Networks": {network["Name"]: body},  # type: ignore[index]
+                    }
+                )
+        return sorted(found, key=lambda item: (item["Name"], item["Id"]))
+
+
+_NOT_ATTACHED: Json = {
+    "NetworkID": None,
+    "IPAddress": None,
+    "GlobalIPv6Address": None,
+    "MacAddress": None,
+    "Link": None,
+    "LinkIndex": None,
+    "Port": None,
+    "PortIndex": None,
+    "Parent": None,
+    "ParentIndex": None,
+    "Namespace": None,
+}
+
+
+def _attached_network(network: t.Optional[Json], one: Attachment, port: t.Optional[Link]) -> Json:
+    """An attachment as the network itself lists it."""
+    network = network or {}
     return {
-        "docker": {"version": answers["version"], "userland_proxy": answers["userland_proxy"]},
-        "containers": sorted(containers, key=lambda item: (item["Name"], item["Id"])),
-        "networks": sorted(networks, key=lambda item: (item["Name"], item["Id"])),
-        "links": {name: {"index": index, "bridge": True} for name, index in sorted(bridges.items())},
-        "default_route_links": sorted(set(default_route_links)),
+        **_NOT_ATTACHED,
+        "NetworkID": network.get("Id"),
+        "IPAddress": one.ipv4 or None,
+        "GlobalIPv6Address": one.ipv6 or None,
+        "MacAddress": one.mac or None,
+        "Link": network.get("Bridge"),
+        "LinkIndex": network.get("BridgeIndex"),
+        "Port": port.name if port else None,
+        "PortIndex": port.index if port else None,
+    }
+
+
+def _listed_network(network: t.Optional[Json], raw: Json, live: bool) -> Json:
+    """A network that a container is configured for, or that dockerd does not list."""
+    return {
+        **_NOT_ATTACHED,
+        "NetworkID": raw.get("NetworkID") or (network["Id"] if network else None),
+        "IPAddress": (raw.get("IPAddress") or None) if live else None,
+        "GlobalIPv6Address": (raw.get("GlobalIPv6Address") or None) if live else None,
+        "MacAddress": (raw.get("MacAddress") or None) if live else None,
+    }
+
+
+def _live_network(network: Json, raw: Json, port: t.Optional[Link], inode: t.Optional[int]) -> Json:
+    """An attachment as its container's own record has it."""
+    return {
+        "NetworkID": raw.get("NetworkID") or network["Id"],
+        "IPAddress": raw.get("IPAddress") or None,
+        "GlobalIPv6Address": raw.get("GlobalIPv6Address") or None,
+        "MacAddress": raw.get("MacAddress") or None,
+        "Link": network["Bridge"],
+        "LinkIndex": network["BridgeIndex"],
+        "Port": port.name if port else None,
+        "PortIndex": port.index if port else None,
+        "Parent": network["Parent"],
+        "ParentIndex": network["ParentIndex"],
+        "Namespace": inode if network["Parent"] else None,
     }
 
 
@@ -94,54 +274,6 @@ def _network(raw: Json, bridges: t.Mapping[str, int], indexes: t.Mapping[str, in
     }
 
 
-def _container(
-    listed: Json,
-    inspect: Json,
-    by_name: t.Mapping[str, Json],
-    by_id: t.Mapping[str, Json],
-    ports: t.Mapping[t.Tuple[int, int], Link],
-    nsids: t.Mapping[str, int],
-    inodes: t.Mapping[str, int],
-) -> Json:
-    live = bool(inspect)
-    settings = (inspect if live else listed).get("NetworkSettings") or {}
-    sandbox = settings.get("SandboxKey") or ""
-    nsid = nsids.get(sandbox, -1)
-    networks: Json = {}
-    for name, raw in sorted((settings.get("Networks") or {}).items()):
-        network = by_id.get(raw.get("NetworkID") or "") or by_name.get(name)
-        link = network["Bridge"] if network and live else None
-        link_index = network["BridgeIndex"] if network and live else None
-        port = ports.get((nsid, link_index)) if link_index else None
-        networks[name] = {
-            "NetworkID": raw.get("NetworkID") or (network["Id"] if network else None),
-            "IPAddress": (raw.get("IPAddress") or None) if live else None,
-            "GlobalIPv6Address": (raw.get("GlobalIPv6Address") or None) if live else None,
-            "MacAddress": (raw.get("MacAddress") or None) if live else None,
-            "Link": link,
-            "LinkIndex": link_index,
-            "Port": port.name if port else None,
-            "PortIndex": port.index if port else None,
-            "Parent": network["Parent"] if network and live else None,
-            "ParentIndex": network["ParentIndex"] if network and live else None,
-            "Namespace": inodes.get(sandbox) if network and network["Parent"] and live else None,
-        }
-    config = inspect.get("Config") or {}
-    return {
-        "Id": listed["Id"],
-        "Name": _container_name(listed, inspect),
-        "Image": config.get("Image") or listed.get("Image") or "",
-        "State": listed.get("State") or "",
-        "Pid": int((inspect.get("State") or {}).get("Pid") or 0),
-        "NetworkMode": (listed.get("HostConfig") or {}).get("NetworkMode")
-        or (inspect.get("HostConfig") or {}).get("NetworkMode")
-        or "default",
-        "Labels": dict(listed.get("Labels") or {}),
-        "Networks": networks,
-        "Ports": _published_ports(settings.get("Ports") or {}) if live else [],
-    }
-
-
 def _container_name(listed: Json, inspect: Json) -> str:
     # The list also holds the legacy links' names, which have a second slash.
     names = [inspect["Name"]] if inspect.get("Name") else listed.get("Names") or []
@@ -169,6 +301,23 @@ def _published_ports(raw: t.Mapping[str, t.Optional[t.List[Json]]]) -> t.List[Js
     return sorted(
         ports, key=lambda item: (item["Protocol"], item["HostPort"], item["HostIp"], item["ContainerPort"])
     )
+
+
+def fixed_ports(settings: t.Optional[Json]) -> t.Optional[t.List[Json]]:
+    """The ports that a container will publish, by its HostConfig; None where that cannot be told before it runs."""
+    if settings is None or settings.get("PublishAllPorts"):
+        return None
+    ports: t.Dict[str, t.List[Json]] = {}
+    for key, bindings in (settings.get("PortBindings") or {}).items():
+        for binding in bindings or []:
+            if not str(binding.get("HostPort") or "").isdigit() or not int(binding["HostPort"]):
+                return None  # dockerd chooses one
+            # What Docker means by an empty address; nothing is bound here.
+            hosts = [binding["HostIp"]] if binding.get("HostIp") else ["0.0.0.0", "::"]  # noqa: S104
+            ports.setdefault(key, []).extend(
+                {"HostIp": host, "HostPort": binding["HostPort"]} for host in hosts
+            )
+    return _published_ports(ports)
 
 
 def complete(facts: Json) -> bool:

@@ -6,7 +6,8 @@
 
 collect_facts() asks about everything once, a Watch keeps the answers for the
 agent.  facts.py makes the record of them.  Never enters a container's namespace and never changes anything: the port of a
-container is found by the namespace number that its veth carries.
+container is found by the namespace number that its veth carries, and before dockerd says which namespace is the
+container's, by the MAC address behind the port.
 PRIVATE to the collection: it may change at any time.
 """
 
@@ -14,12 +15,23 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
+import re
 import selectors
 import socket as socketlib
+import time
 import typing as t
 import urllib.parse
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.attachments import (
+    BUILD,
+    JOINING,
+    MESH,
+    Attached,
+    Attachment,
+    new_ports,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
     NoSuchThing,
     UnixConnection,
@@ -35,9 +47,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaul
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import (
     LIVE_STATES,
+    Assembler,
     _container_name,
-    assemble,
     complete,
+    network_bridge,
     network_parent,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.userland_proxy import userland_proxy
@@ -45,7 +58,11 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     BridgewardenError,
     DockerUnavailable,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import Link, Rtnl
+from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import (
+    Link,
+    LinkChanges,
+    Rtnl,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 
@@ -66,11 +83,14 @@ class Watch:
     """The container facts, kept between the times that somebody asks for them.
 
     The first time dockerd is asked about every container, later only about those
-    that an event names and those that its list shows changed.  Links are read
-    anew each time.  After an error nothing is kept.  Containers that dockerd
+    that an event names and those that its list shows changed.  After an error nothing is kept.  Containers that dockerd
     cannot inspect are `stuck`: taken as they were, or as the list has them, and
     asked about again.  A tolerant one treats those the same way that dockerd
     does not answer about at all.
+
+    A Watch that follows (`follow()`) never waits for a container: dockerd holds an inspect back while the container starts.
+    It asks and goes on; `sockets()` become readable when there is something for `update()` to take.  What a network lists
+    tells it about a container before that.
     """
 
     def __init__(
@@ -79,16 +99,41 @@ class Watch:
         self.socket = socket
         self.timeout = timeout
         self.tolerant = tolerant
+        self._changes: t.Optional[LinkChanges] = None
+        self._asking = Asking(socket, timeout)
         self.forget()
 
     def forget(self) -> None:
         """The next facts are asked for from scratch."""
         self.stuck: t.Dict[str, str] = {}  # by id: what dockerd said, "" where it did not answer
+        #: Ports of Docker's bridges that have carrier, but whose attachment is not known yet.
+        self.waiting: t.Dict[int, Link] = {}
         self._answers: t.Optional[Json] = None
         self._facts: t.Optional[Json] = None
+        self._records: t.Dict[str, Json] = {}
         self._nsids: t.Dict[str, int] = {}
-        self._links: t.Dict[bytes, Link] = {}
+        self._known_links: t.Dict[bytes, Link] = {}
+        self._links: t.Dict[int, Link] = {}
+        self._links_are_current = False
+        self._bound: t.Dict[int, str] = {}  # port -> endpoint's id
+        self._foreign: t.Set[int] = set()  # bridges that are not Docker's
+        self._stale_networks: t.Set[str] = set()  # a port of theirs has gone
+        self._unbound: t.Set[str] = set()  # the endpoints that were there
         self._routes: t.Optional[t.Set[int]] = None
+        self._no_settings_file = False
+        self._asking.close()
+
+    def follow(self) -> None:
+        """From now on links are heard, and dockerd is not waited for. Raises BridgewardenError."""
+        if self._changes is None:
+            with _kernel_errors():
+                self._changes = LinkChanges()
+
+    def close(self) -> None:
+        self._asking.close()
+        if self._changes is not None:
+            self._changes.close()
+            self._changes = None
 
     def facts(self, containers: t.Optional[t.Collection[str]] = None, networks: bool = False) -> Json:
         """The facts; with `containers`, what else Docker has is taken to be as it was.
@@ -97,9 +142,11 @@ class Watch:
         """
         answers, former, before = self._answers, self._facts, self.stuck
         self._answers = self._facts = None
-        with Daemon(self.socket, self.timeout, before if self.tolerant else None) as daemon:
+        follows = self._changes is not None
+        with Daemon(self.socket, self.timeout, before if self.tolerant else None, not follows) as daemon:
             if answers is None:
                 self._nsids = {}
+                self._bound = {}
                 answers = _ask_all(daemon)
             elif containers is None:
                 _ask_changed(daemon, answers, before)
@@ -107,21 +154,25 @@ class Watch:
                 self._answers, self._facts = answers, former
                 self.stuck = daemon.stuck
                 return former
+            self._asking.adopt(daemon.outstanding)
         self.stuck = daemon.stuck
-        every = (inspect.get("NetworkSettings") or {} for inspect in answers["inspects"].values())
-        sandboxes = [settings["SandboxKey"] for settings in every if settings.get("SandboxKey")]
-        try:
-            links, default_route_links = self._ask_kernel(sandboxes, containers is None)
-        except OSError as error:
-            raise BridgewardenError(
-                f"the kernel does not tell its links: {error}",
-                "rtnetlink",
-                "look into the kernel log and run again",
-            )
-        facts = assemble(answers, links, default_route_links, self._nsids, _namespace_inodes(answers))
+        self._foreign = set()
+        with _kernel_errors(), Rtnl() as rtnl:
+            self._read_links(rtnl, anew=True)
+            if containers is None or self._routes is None:
+                self._routes = rtnl.default_routes()  # what a container does changes none
+            self._read_namespaces(rtnl, answers)
+            self._bind(rtnl, answers)
+        self._read_settings(answers, _about_to_run(answers))
+        assembler = self._assembler(answers)
+        records = (assembler.container(listed) for listed in answers["containers"])
+        self._records = {record["Id"]: record for record in records if record is not None}
+        facts = self._whole(assembler)
         self._answers = answers
         # A port that is still missing is looked for again.
-        self._facts = facts if complete(facts) else None
+        self._facts = facts if follows or complete(facts) else None
+        if follows:
+            self._ask_settings()
         return facts
 
     def warnings(self) -> t.List[str]:
@@ -134,18 +185,357 @@ class Watch:
             if entry["Id"] in self.stuck
         ]
 
-    def _ask_kernel(self, sandboxes: t.Sequence[str], routes: bool) -> t.Tuple[t.List[Link], t.List[str]]:
-        with Rtnl() as rtnl:
-            links = rtnl.links(self._links)
-            names = {link.index: link.name for link in links}
-            if routes or self._routes is None:
-                self._routes = rtnl.default_routes()  # what a container does changes none
-            default = [names[index] for index in self._routes if index in names and names[index] != "lo"]
-            known = self._nsids
-            # Docker never uses a sandbox's name twice.
-            numbers = {path: known[path] if path in known else rtnl.nsid(path) for path in sandboxes}
-        self._nsids = {path: number for path, number in numbers.items() if number >= 0}
-        return links, default
+    # Following.
+
+    def sockets(self) -> t.List[t.Any]:
+        """What to wait for, besides Docker's events: then call hear() and update()."""
+        return [*([self._changes] if self._changes else []), *self._asking.sockets()]
+
+    def ask(self, containers: t.Iterable[str]) -> None:
+        """Asks dockerd about these; update() takes the answers that have come."""
+        for ident in containers:
+            self._asking.ask(ident)
+
+    def outstanding(self) -> bool:
+        """Whether a container is asked about, for example because it is about to run."""
+        return bool(self._asking)
+
+    def answered(self) -> bool:
+        """Whether there is an answer for update(), or a container has become stuck."""
+        return self._asking.answered() or bool(self._asking.overdue() - set(self.stuck))
+
+    def answered_since(self, now: float) -> float:
+        """When the first of those was asked, by the monotonic clock."""
+        return self._asking.answered_since(now)
+
+    @property
+    def follows(self) -> bool:
+        return self._changes is not None
+
+    def stale_networks(self) -> t.Set[str]:
+        """Networks that a port has gone from: ask them when that has settled."""
+        return self._stale_networks
+
+    def hear(self) -> None:
+        """Takes what the kernel says about links: `waiting` and `stale_networks()` are of now then."""
+        if self._changes is None or self._answers is None or not self._links_are_current:
+            return
+        with _kernel_errors():
+            news, lost = self._changes.read()
+            if lost:
+                with Rtnl() as rtnl:
+                    self._read_links(rtnl, anew=True)
+        for link, there in () if lost else news:
+            former = self._links.get(link.index)
+            if there:
+                self._links[link.index] = link
+            else:
+                self._links.pop(link.index, None)
+            if former != link or not there:
+                self._see(link, there, former)
+
+    def _see(self, link: Link, there: bool, former: t.Optional[Link]) -> None:
+        if there and self._is_candidate(link):
+            self.waiting[link.index] = link
+            return
+        self.waiting.pop(link.index, None)
+        if link.index in self._bound and (not there or not link.master):
+            self._unbound.add(self._bound.pop(link.index))
+            network = self._network_of(former or link)  # it has left its bridge
+            if network is not None:
+                self._stale_networks.add(network["Id"])
+
+    def _is_candidate(self, link: Link) -> bool:
+        return (
+            link.kind == "veth"
+            and link.carrier
+            and bool(link.master)
+            and link.netnsid >= 0
+            and link.index not in self._bound
+            and link.master not in self._foreign
+        )
+
+    def _network_of(self, link: Link) -> t.Optional[Json]:
+        """The network whose bridge the link is a port of, as dockerd lists it."""
+        bridge = self._links.get(link.master)
+        if bridge is None or self._answers is None:
+            return None
+        for network in self._answers["networks"]:
+            if network_bridge(network) == bridge.name:
+                return t.cast(Json, network)
+        return None
+
+    def update(self, networks: bool = False, attached: t.Iterable[str] = ()) -> Json:
+        """The facts, with dockerd's answers that have come by now, and what networks list that are named or have ports waiting.
+
+        `networks`: which there are is asked anew. The very same object as before where nothing has changed. Follows facts().
+        """
+        answers, former = self._answers, self._facts
+        if answers is None or former is None:
+            return self.facts()
+        self._answers = self._facts = None
+        changed = self._take_answers(answers)
+        self._answers = answers  # _network_of() looks at them
+        with Daemon(self.socket, self.timeout, None, probe=False) as daemon:
+            ports = list(self.waiting.values())
+            if any(self._network_of(port) is None for port in ports):
+                networks = True
+            renewed = networks and self._ask_networks(daemon, answers)
+            wanted = {*attached, *self._stale_networks}
+            for port in ports:
+                network = self._network_of(port)
+                if network is None:
+                    self._foreign.add(port.master)
+                    self.waiting.pop(port.index, None)
+                else:
+                    wanted.add(network["Id"])
+            changed |= self._without_ports(answers)
+            for ident in sorted(wanted):
+                changed |= self._ask_attached(daemon, answers, ident)
+        with _kernel_errors(), Rtnl() as rtnl:
+            if renewed:
+                self._read_links(rtnl, anew=True)
+            if changed or renewed:
+                self._read_namespaces(rtnl, answers, changed)
+            changed |= self._bind(rtnl, answers, changed)
+        self._read_settings(answers, changed)
+        self._facts = self._patched(answers, former, changed, renewed)
+        self._ask_settings()
+        return self._facts
+
+    def _read_settings(self, answers: Json, containers: t.Iterable[str]) -> None:
+        """Reads which ports these containers will publish, where that is not known.
+
+        dockerd says so only when they run, unless it was asked before they began to start.  But it has written it down.
+        """
+        for ident in containers:
+            if ident not in answers["settings"] and _CONTAINER_ID.match(ident):
+                found = settings_on_disk(answers["root"], ident)
+                if found is None:
+                    self._no_settings_file = True
+                else:
+                    answers["settings"][ident] = found
+
+    def _ask_settings(self) -> None:
+        """Where they cannot be read: asks about a few containers that do not run, while they do not."""
+        if not self._no_settings_file:
+            return
+        answers = self._answers or {"containers": ()}
+        for entry in answers["containers"]:
+            ident = entry["Id"]
+            if len(self._asking) >= MAX_SETTINGS_ASKED:
+                return
+            if ident not in answers["settings"] and ident not in self.stuck:
+                self._asking.ask_once(ident)
+
+    def _without_ports(self, answers: Json) -> t.Set[str]:
+        """The containers that a port has gone of."""
+        changed = {
+            self._whose(answers, attached, endpoint)
+            for ident in self._stale_networks
+            for attached in [answers["attached"].get(ident)]
+            for endpoint in self._unbound
+            if attached is not None and endpoint in attached.by_endpoint
+        }
+        self._stale_networks, self._unbound = set(), set()
+        return changed
+
+    def _take_answers(self, answers: Json) -> t.Set[str]:
+        """Puts in what dockerd has answered; the containers that it changes something about."""
+        found, failed = self._asking.take()
+        changed: t.Set[str] = set()
+        if found:
+            listed = {entry["Id"]: entry for entry in answers["containers"]}
+            for ident, inspect in found.items():
+                self.stuck.pop(ident, None)
+                before = answers["inspects"].pop(ident, None)
+                if inspect is None:
+                    listed.pop(ident, None)
+                    answers["settings"].pop(ident, None)
+                    changed.add(ident)
+                elif _note(answers, listed, inspect, before):
+                    changed.add(ident)
+            answers["containers"] = list(listed.values())
+        self.stuck.update(failed)
+        self.stuck.update(dict.fromkeys(self._asking.overdue() - set(self.stuck), ""))
+        return changed
+
+    def _ask_networks(self, daemon: Daemon, answers: Json) -> bool:
+        before = answers["networks"]
+        answers["networks"] = daemon.networks()
+        known = {network["Id"] for network in answers["networks"]}
+        for ident in set(answers["attached"]) - known:
+            del answers["attached"][ident]
+        for network in answers["networks"]:
+            if network_bridge(network) and network["Id"] not in answers["attached"]:
+                answers["attached"][network["Id"]] = daemon.attached(network)
+        self._foreign = set()
+        return bool(before != answers["networks"])
+
+    def _ask_attached(self, daemon: Daemon, answers: Json, ident: str) -> t.Set[str]:
+        """Asks one network; the containers that it now lists otherwise."""
+        network = next((one for one in answers["networks"] if one["Id"] == ident), None)
+        if network is None or not network_bridge(network):
+            return set()
+        before = answers["attached"].get(ident) or Attached(network["Name"], None)
+        now = answers["attached"][ident] = daemon.attached(network)
+        if before == now:
+            return set()
+        known = {entry["Id"] for entry in answers["containers"]}
+        different = set(now.by_endpoint.values()) ^ set(before.by_endpoint.values())
+        by_name: t.Dict[str, str] = {}
+        if any(one.kind == JOINING for one in different):
+            by_name = {_container_name(entry, {}): entry["Id"] for entry in answers["containers"]}
+        changed: t.Set[str] = set()
+        for one in different:
+            ident = one.key if one.key in known else by_name.get(one.name, "")
+            if not ident and now.by_endpoint.get(one.endpoint) == one:
+                entry = daemon.listed(one)
+                if entry is not None:
+                    answers["containers"].append(entry)
+                    self._asking.ask(entry["Id"])
+                    ident = entry["Id"]
+            changed.add(ident or one.key)
+        return changed
+
+    def _patched(self, answers: Json, former: Json, changed: t.Set[str], renewed: bool) -> Json:
+        if not changed and not renewed:
+            return former
+        assembler = self._assembler(answers)
+        for entry in answers["containers"]:
+            if renewed or entry["Id"] in changed:
+                record = assembler.container(entry)
+                if record is None:
+                    self._records.pop(entry["Id"], None)
+                elif record != self._records.get(entry["Id"]):
+                    self._records[entry["Id"]] = record
+        for ident in self._records.keys() - {entry["Id"] for entry in answers["containers"]}:
+            del self._records[ident]
+        facts = self._whole(assembler)
+        return former if facts == former else facts
+
+    # The kernel's side.
+
+    def _read_links(self, rtnl: Rtnl, anew: bool) -> None:
+        """Every link; where links are followed only `anew`."""
+        if not anew and self._links_are_current:
+            return
+        if self._changes is not None:
+            self._changes.read()  # what they say is in the dump that follows
+        self._links = {link.index: link for link in rtnl.links(self._known_links)}
+        self._links_are_current = self._changes is not None
+        self._bound = {port: endpoint for port, endpoint in self._bound.items() if port in self._links}
+
+    def _read_namespaces(self, rtnl: Rtnl, answers: Json, containers: t.Optional[t.Set[str]] = None) -> None:
+        """The numbers of the containers' namespaces: of `containers`, or of all."""
+        inspects = answers["inspects"]
+        wanted = inspects if containers is None else [ident for ident in containers if ident in inspects]
+        settings = [inspects[ident].get("NetworkSettings") or {} for ident in wanted]
+        paths = {one["SandboxKey"] for one in settings if one.get("SandboxKey")}
+        # Docker never uses a sandbox's name twice.
+        for path in self._nsids.keys() - paths if containers is None else ():
+            del self._nsids[path]
+        for path in paths - self._nsids.keys():
+            number = rtnl.nsid(path)
+            if number >= 0:
+                self._nsids[path] = number
+
+    def _bind(self, rtnl: Rtnl, answers: Json, containers: t.Optional[t.Set[str]] = None) -> t.Set[str]:
+        """Finds the attachments of ports; the containers whose ports are new.
+
+        First by the namespaces in the containers' own records, those of `containers` or all, then by the MAC addresses behind
+        the ports that are left.
+        """
+        bridges = {link.name: link.index for link in self._links.values() if link.kind == "bridge"}
+        index_of = {
+            network["Id"]: bridges.get(network_bridge(network) or "", 0) for network in answers["networks"]
+        }
+        changed = self._bind_by_namespace(answers, index_of, containers)
+        if containers is None:
+            self.waiting = {link.index: link for link in self._links.values() if self._is_candidate(link)}
+        for port in [port for port in self.waiting if port in self._bound]:
+            del self.waiting[port]
+        behind: t.Dict[int, t.Dict[int, str]] = {}
+        for link in self.waiting.values():
+            if link.master in index_of.values():
+                behind.setdefault(link.master, {})[link.index] = rtnl.peer_address(link).hex(":")
+            elif containers is None:
+                self._foreign.add(link.master)
+        for network in answers["networks"]:
+            attached = answers["attached"].get(network["Id"])
+            ports = behind.get(index_of[network["Id"]])
+            if not attached or not ports:
+                continue
+            for port, endpoint in new_ports(attached, ports, self._bound).items():
+                ident = self._whose(answers, attached, endpoint)
+                if ident:  # else it is asked about again, and may have another name then
+                    self._bound[port] = endpoint
+                    changed.add(ident)
+        self.waiting = {
+            index: link
+            for index, link in self.waiting.items()
+            if index not in self._bound and link.master not in self._foreign
+        }
+        return changed
+
+    def _bind_by_namespace(
+        self, answers: Json, index_of: t.Mapping[str, int], containers: t.Optional[t.Set[str]]
+    ) -> t.Set[str]:
+        changed: t.Set[str] = set()
+        if containers is not None and not containers:
+            return changed
+        ports = {
+            (link.netnsid, link.master): link.index
+            for link in self._links.values()
+            if link.kind == "veth" and link.master and link.netnsid >= 0
+        }
+        for ident in answers["inspects"] if containers is None else containers:
+            settings = (answers["inspects"].get(ident) or {}).get("NetworkSettings") or {}
+            nsid = self._nsids.get(settings.get("SandboxKey") or "", -1)
+            for raw in (settings.get("Networks") or {}).values() if nsid >= 0 else ():
+                port = ports.get((nsid, index_of.get(raw.get("NetworkID") or "", 0)))
+                endpoint = raw.get("EndpointID") or ""
+                if port is None or not endpoint or self._bound.get(port) == endpoint:
+                    continue
+                for other in [one for one, its in self._bound.items() if its == endpoint]:
+                    del self._bound[other]
+                self._bound[port] = endpoint
+                changed.add(ident)
+        return changed
+
+    @staticmethod
+    def _whose(answers: Json, attached: Attached, endpoint: str) -> str:
+        """The container, build step or sandbox that an endpoint is of; "" while that is not known."""
+        one = attached.by_endpoint[endpoint]
+        if one.kind in (BUILD, MESH):
+            return one.key
+        if one.kind == JOINING:
+            return next(
+                (entry["Id"] for entry in answers["containers"] if _container_name(entry, {}) == one.name), ""
+            )
+        return one.key if any(entry["Id"] == one.key for entry in answers["containers"]) else ""
+
+    def _assembler(self, answers: Json) -> Assembler:
+        links, inodes = self._links.values(), _namespace_inodes(answers)
+        return Assembler(answers, links, self._nsids, inodes, self._bound)
+
+    def _whole(self, assembler: Assembler) -> Json:
+        routes = self._routes or ()
+        names = {index: link.name for index, link in self._links.items()}
+        default = [names[index] for index in routes if index in names and names[index] != "lo"]
+        return assembler.facts(self._records.values(), default)
+
+
+@contextlib.contextmanager
+def _kernel_errors() -> t.Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BridgewardenError(
+            f"the kernel does not tell its links: {error}",
+            "rtnetlink",
+            "look into the kernel log and run again",
+        )
 
 
 # dockerd's side.
@@ -159,14 +549,31 @@ STUCK_AGAIN_SECONDS = 1.0
 #: Each request has a connection of its own.
 MAX_PARALLEL_REQUESTS = 200
 
+#: Where dockerd has its files unless it is told otherwise.
+DEFAULT_ROOT = "/var/lib/docker"
+#: Containers that do not run and are asked about at once.
+MAX_SETTINGS_ASKED = 16
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}\Z")
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
 
 class Daemon:
     """dockerd, over one connection where it answers: it is only ever asked, by GET."""
 
-    def __init__(self, socket: str, timeout: float, stuck: t.Optional[t.Collection[str]] = None) -> None:
+    def __init__(
+        self,
+        socket: str,
+        timeout: float,
+        stuck: t.Optional[t.Collection[str]] = None,
+        waits: bool = True,
+        probe: bool = True,
+    ) -> None:
+        """`waits`: for containers whose inspect is held back; else they are `outstanding`. `probe`: says what is wrong with the socket."""
         self._socket = socket
+        self._waits = waits
+        self._probe = probe
+        self.outstanding: t.Dict[str, UnixConnection] = {}
         self._timeout = timeout
         self._connection = UnixConnection(socket_path(socket), timeout)
         self._tolerant = stuck is not None
@@ -174,7 +581,8 @@ class Daemon:
         self.stuck: t.Dict[str, str] = {}  # this time, as in Watch
 
     def __enter__(self) -> Daemon:
-        check_socket(self._socket, self._timeout)
+        if self._probe:
+            check_socket(self._socket, self._timeout)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -204,6 +612,22 @@ class Daemon:
         listed: t.List[Json] = self.get("/containers/json?all=1") or []
         return listed
 
+    def listed(self, attachment: Attachment) -> t.Optional[Json]:
+        """The list's entry of the container that an attachment is of; None where it is no container's."""
+        wanted = {"name": [f"^/{re.escape(attachment.name)}$"]}
+        if _CONTAINER_ID.match(attachment.key):
+            wanted = {"id": [attachment.key]}
+        elif attachment.kind != JOINING or not attachment.name:
+            return None
+        query = urllib.parse.urlencode({"all": 1, "filters": json.dumps(wanted)})
+        found: t.List[Json] = self.get("/containers/json?" + query) or []
+        return found[0] if len(found) == 1 else None
+
+    def attached(self, network: Json) -> Attached:
+        """What is attached to a network. By its full id: by anything less dockerd asks Swarm's managers, too."""
+        answer = self.get("/networks/" + urllib.parse.quote(network["Id"], safe="")) or {}
+        return Attached(network["Name"], answer.get("Containers"))
+
     def inspects(self, names: t.Iterable[str]) -> t.Dict[str, t.Optional[Json]]:
         """What it says of each container; None: gone. Those it cannot inspect are `stuck`, and not in it.
 
@@ -225,7 +649,11 @@ class Daemon:
                 self._connection = UnixConnection(socket_path(self._socket), self._timeout)
                 if len(waiting) == MAX_PARALLEL_REQUESTS:
                     self._wait(waiting, found)
-            self._wait(waiting, found)
+            if self._waits:
+                self._wait(waiting, found)
+            else:
+                self.outstanding.update(waiting)
+                waiting.clear()
         finally:
             for connection in waiting.values():
                 connection.close()
@@ -281,6 +709,12 @@ class Daemon:
         while waiting:
             waiting.popitem()[1].close()
 
+    def root(self) -> str:
+        """The folder of its files."""
+        with contextlib.suppress(DockerUnavailable):  # a proxy before the socket may forbid this question
+            return str((self.get("/info") or {}).get("DockerRootDir") or DEFAULT_ROOT)
+        return DEFAULT_ROOT
+
     def networks(self) -> t.List[Json]:
         networks: t.List[Json] = self.get("/networks") or []
         return networks
@@ -298,26 +732,126 @@ def _readable(connections: t.Mapping[str, UnixConnection], seconds: float) -> t.
         return [key.data for key, _events in selector.select(seconds)]
 
 
+class Asking:
+    """Inspects that dockerd has not answered yet, each over a connection of its own."""
+
+    def __init__(self, socket: str, timeout: float) -> None:
+        self._socket = socket
+        self._timeout = timeout
+        self._asked: t.Dict[
+            str, t.Tuple[UnixConnection, float]
+        ] = {}  # by id: and when, by the monotonic clock
+        self._again: t.Set[str] = set()
+        self._failed: t.Dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def ask_once(self, ident: str) -> None:
+        """As ask(), unless it is asked about already."""
+        if ident not in self._asked:
+            self.ask(ident)
+
+    def ask(self, ident: str) -> None:
+        """One that is asked about already is asked about again afterwards: the answer may be of before."""
+        if ident in self._asked:
+            self._again.add(ident)
+            return
+        connection = UnixConnection(socket_path(self._socket), self._timeout)
+        try:
+            connection.request("GET", _inspect_path(ident))
+        except _FAILURES as error:
+            connection.close()
+            self._failed[ident] = first_line(error)
+        else:
+            self._asked[ident] = connection, time.monotonic()
+
+    def adopt(self, connections: t.Mapping[str, UnixConnection]) -> None:
+        """Takes over connections that somebody else has asked on."""
+        for ident, connection in connections.items():
+            former = self._asked.pop(ident, None)
+            if former is not None:
+                former[0].close()
+            self._asked[ident] = connection, time.monotonic()
+
+    def sockets(self) -> t.List[t.Any]:
+        return [connection.sock for connection, _since in self._asked.values() if connection.sock]
+
+    def answered(self) -> bool:
+        return bool(self._failed or self._ready())
+
+    def answered_since(self, now: float) -> float:
+        return min((self._asked[ident][1] for ident in self._ready()), default=now)
+
+    def overdue(self) -> t.Set[str]:
+        limit = time.monotonic() - STUCK_AFTER_SECONDS
+        return {ident for ident, (_connection, since) in self._asked.items() if since < limit}
+
+    def take(self) -> t.Tuple[t.Dict[str, t.Optional[Json]], t.Dict[str, str]]:
+        """The answers, None for a container that is gone; and what went wrong with others."""
+        found: t.Dict[str, t.Optional[Json]] = {}
+        failed, self._failed = self._failed, {}
+        for ident in self._ready():
+            connection, _since = self._asked.pop(ident)
+            try:
+                found[ident] = get_answer(connection, _inspect_path(ident))
+            except NoSuchThing:
+                found[ident] = None
+            except _FAILURES as error:
+                failed[ident] = first_line(error)
+            finally:
+                connection.close()
+            if ident in self._again:
+                self._again.discard(ident)
+                if found.get(ident, ...) is not None:
+                    self.ask(ident)
+        return found, failed
+
+    def close(self) -> None:
+        while self._asked:
+            self._asked.popitem()[1][0].close()
+        self._again.clear()
+        self._failed.clear()
+
+    def _ready(self) -> t.List[str]:
+        if not self._asked:
+            return []
+        return _readable({ident: asked[0] for ident, asked in self._asked.items()}, 0)
+
+
 def _ask_all(daemon: Daemon) -> Json:
     """What dockerd has: `inspects` only of live containers, `containers` of all, as in its list."""
     listed = daemon.containers()
-    # Networks last: a container's network is then among them.
-    inspects = _inspects(daemon, listed, {})
-    return {
+    answers: Json = {
         "version": str((daemon.get("/version") or {}).get("Version") or ""),
         "userland_proxy": userland_proxy(),
         "containers": listed,
-        "inspects": inspects,
-        "networks": daemon.networks(),
+        "inspects": {},
+        "settings": {},  # by id: what of a container's configuration counts before it runs
+        "root": daemon.root(),
     }
+    answers["inspects"] = _inspects(daemon, listed, answers)
+    # Networks last: a container's network is then among them.
+    answers["networks"] = daemon.networks()
+    answers["attached"] = _ask_attached(daemon, answers["networks"])
+    return answers
 
 
-def _inspects(daemon: Daemon, listed: t.Sequence[Json], before: t.Mapping[str, Json]) -> t.Dict[str, Json]:
+def _ask_attached(daemon: Daemon, networks: t.Iterable[Json]) -> t.Dict[str, Attached]:
+    """By network: what is attached to those that have a bridge."""
+    return {network["Id"]: daemon.attached(network) for network in networks if network_bridge(network)}
+
+
+def _inspects(daemon: Daemon, listed: t.Sequence[Json], answers: Json) -> t.Dict[str, Json]:
+    before = answers["inspects"]
     live = {entry["Id"]: entry for entry in listed if entry.get("State") in LIVE_STATES}
-    inspected = daemon.inspects(live)
-    kept = {name: before.get(name) or _as_inspected(live[name]) for name in daemon.stuck if name in live}
+    inspected = {name: inspect for name, inspect in daemon.inspects(live).items() if inspect is not None}
+    for name, inspect in inspected.items():
+        answers["settings"][name] = _settings(inspect)
+    unknown = (name for name in (*daemon.stuck, *daemon.outstanding) if name in live)
+    kept = {name: before.get(name) or _as_inspected(live[name]) for name in unknown}
     # One that has gone meanwhile is in neither.
-    return {**{name: inspect for name, inspect in inspected.items() if inspect is not None}, **kept}
+    return {**{name: _gist(inspect) for name, inspect in inspected.items()}, **kept}
 
 
 def _ask_changed(daemon: Daemon, answers: Json, again: t.Collection[str]) -> None:
@@ -327,14 +861,17 @@ def _ask_changed(daemon: Daemon, answers: Json, again: t.Collection[str]) -> Non
     changed = [
         entry for entry in listed if entry["Id"] in again or before.get(entry["Id"]) != _listed_state(entry)
     ]
-    asked = _inspects(daemon, changed, answers["inspects"])
+    asked = _inspects(daemon, changed, answers)
     same = {entry["Id"] for entry in listed} - {entry["Id"] for entry in changed}
     answers["inspects"] = {
         **{name: inspect for name, inspect in answers["inspects"].items() if name in same},
         **asked,
     }
+    there = {entry["Id"] for entry in listed}
+    answers["settings"] = {name: value for name, value in answers["settings"].items() if name in there}
     answers["containers"] = listed
     answers["networks"] = daemon.networks()
+    answers["attached"] = _ask_attached(daemon, answers["networks"])
 
 
 def _listed_state(entry: Json) -> Json:
@@ -360,27 +897,80 @@ def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], net
     """
     known = {network["Id"] for network in answers["networks"]}
     listed = {entry["Id"]: entry for entry in answers["containers"]}
-    inspects = answers["inspects"]
     news = networks
     for name, inspect in daemon.inspects(sorted(containers)).items():
-        before = inspects.pop(name, None)
+        before = answers["inspects"].pop(name, None)
         if inspect is None:
             news = news or name in listed
             listed.pop(name, None)
+            answers["settings"].pop(name, None)
             continue
-        entry = _as_listed(inspect)
-        if entry["State"] in LIVE_STATES:
-            inspects[name] = inspect
-            news = news or _relevant_state(inspect) != _relevant_state(before)
-        else:
-            news = news or before is not None or _listed_state(entry) != _listed_state(listed.get(name) or {})
-        listed[name] = entry
-        theirs = entry["NetworkSettings"]["Networks"].values()
+        news = _note(answers, listed, inspect, before) or news
+        theirs = ((inspect.get("NetworkSettings") or {}).get("Networks") or {}).values()
         networks = networks or bool({network.get("NetworkID") or "" for network in theirs} - known - {""})
     answers["containers"] = list(listed.values())
     if networks:
         answers["networks"] = daemon.networks()
+    if news or networks:
+        answers["attached"] = _ask_attached(daemon, answers["networks"])
     return news or networks
+
+
+def _note(answers: Json, listed: t.Dict[str, Json], inspect: Json, before: t.Optional[Json]) -> bool:
+    """Puts one container's record in; whether it has anything new. `before` is its former one, which is taken out already."""
+    name = inspect["Id"]
+    entry = _as_listed(inspect)
+    news = name not in answers["settings"]
+    answers["settings"][name] = _settings(inspect)
+    if entry["State"] in LIVE_STATES:
+        answers["inspects"][name] = _gist(inspect)
+        news = news or _relevant_state(inspect) != _relevant_state(before)
+    else:
+        news = news or before is not None or _listed_state(entry) != _listed_state(listed.get(name) or {})
+    listed[name] = entry
+    return news
+
+
+def _settings(inspect: Json) -> Json:
+    """What of a container's configuration counts before it runs."""
+    settings = inspect.get("HostConfig") or {}
+    return {key: settings[key] for key in ("PortBindings", "PublishAllPorts") if settings.get(key)}
+
+
+def _about_to_run(answers: Json) -> t.List[str]:
+    """The containers that do not run, but are attached to a network."""
+    attached = answers["attached"].values()
+    idents = {ident for one in attached for ident in one.of_container}
+    names = {name for one in attached for name in one.joining}
+    return [
+        entry["Id"]
+        for entry in answers["containers"]
+        if entry.get("State") not in LIVE_STATES
+        and (entry["Id"] in idents or (names and _container_name(entry, {}) in names))
+    ]
+
+
+def settings_on_disk(root: str, ident: str) -> t.Optional[Json]:
+    """The same, from dockerd's own file; None where that cannot be read."""
+    try:
+        with open(os.path.join(root, "containers", ident, "hostconfig.json"), "rb") as handle:
+            return _settings({"HostConfig": json.loads(handle.read())})
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _gist(inspect: Json) -> Json:
+    """What of a container's record is kept: nothing of its environment, for one."""
+    state, settings = inspect.get("State") or {}, inspect.get("NetworkSettings") or {}
+    config = inspect.get("Config") or {}
+    return {
+        "Id": inspect.get("Id"),
+        "Name": inspect.get("Name"),
+        "State": {key: state.get(key) for key in ("Status", "Pid")},
+        "Config": {key: config.get(key) for key in ("Image", "Labels")},
+        "HostConfig": {"NetworkMode": (inspect.get("HostConfig") or {}).get("NetworkMode")},
+        "NetworkSettings": {key: settings.get(key) for key in ("SandboxKey", "Networks", "Ports")},
+    }
 
 
 def _relevant_state(inspect: t.Optional[Json]) -> t.Any:

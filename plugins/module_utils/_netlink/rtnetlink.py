@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Reads links, addresses, neighbours, namespace numbers and routes from the kernel.
+"""Reads links, addresses, neighbours, namespace numbers and routes from the kernel, and hears how links change.
 
 Takes from each message the few attributes that are asked for and skips the
 rest unread: a library that decodes them all takes a third of a second for the
@@ -20,6 +20,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire import (
+    LostMessages,
     Netlink,
     Payload,
     attribute,
@@ -29,15 +30,20 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.wire 
 )
 
 # linux/rtnetlink.h, rtnetlink(7)
+_RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_GETLINK, _RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETNSID = 18, 22, 26, 30, 90
+_RTNLGRP_LINK = 1
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE = 1, 2, 4, 9, 15
 _RTN_LOCAL = 2
 _RT_TABLE_MAIN = 254
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 # linux/if_link.h
-_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 3, 10, 18, 29, 37
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 5, 10, 18
+_IFLA_EXT_MASK, _IFLA_CARRIER, _IFLA_LINK_NETNSID, _IFLA_TARGET_NETNSID = 29, 33, 37, 46
 _IFLA_INFO_KIND = 1
-_WANTED = frozenset((_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID))
+_WANTED = frozenset(
+    (_IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_CARRIER, _IFLA_LINK_NETNSID)
+)
 _INFO_KIND = frozenset((_IFLA_INFO_KIND,))
 # linux/if_addr.h
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -68,6 +74,8 @@ class Link:
     kind: str
     master: int  # ifindex of the bridge it is a port of, or 0
     netnsid: int  # namespace of its peer as this namespace numbers it, or -1
+    peer: int = 0  # ifindex of its peer, in the peer's namespace
+    carrier: bool = False
 
 
 class Rtnl:
@@ -139,6 +147,27 @@ class Rtnl:
                     return _U32.unpack_from(data, begin)[0], data[start + 7] == _RTN_LOCAL
         return None
 
+    def peer_address(self, link: Link) -> bytes:
+        """The MAC address of a veth link's peer in another namespace; b"" where the peer is gone, or cannot be asked about.
+
+        The kernel wants CAP_NET_ADMIN over that namespace, which who has it in the initial user namespace has over all.
+        """
+        request = _LINK.pack(socket.AF_UNSPEC, 0, link.peer, 0, 0) + attribute(
+            _IFLA_TARGET_NETNSID, _S32.pack(link.netnsid)
+        )
+        request += attribute(_IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS))
+        try:
+            for data, start, end in self._wire.request(_RTM_GETLINK, request):
+                found = find(data, start + _LINK.size, end, frozenset((_IFLA_ADDRESS,)))
+                if found:
+                    begin, stop = found[_IFLA_ADDRESS]
+                    return data[begin:stop]
+        except TimeoutError:
+            raise
+        except OSError:
+            pass
+        return b""
+
     def nsid(self, path: str) -> int:
         """The number this namespace has for the one at `path`; -1 where there is none."""
         try:
@@ -166,8 +195,44 @@ class Rtnl:
             raise OSError(errno.EAGAIN, "links or routes change faster than they can be read") from None
 
 
+class LinkChanges:
+    """The kernel's notifications about this namespace's links. Raises OSError."""
+
+    def __init__(self) -> None:
+        self._wire = Netlink(socket.NETLINK_ROUTE)
+        try:
+            self._wire.join(_RTNLGRP_LINK)
+        except OSError:
+            self._wire.close()
+            raise
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def fileno(self) -> int:
+        """For select()."""
+        return self._wire.fileno()
+
+    def read(self) -> t.Tuple[t.List[t.Tuple[Link, bool]], bool]:
+        """What has come by now: (link, whether it is there), oldest first; and whether notifications were lost on the way."""
+        found: t.List[t.Tuple[Link, bool]] = []
+        lost = False
+        while True:
+            try:
+                news = self._wire.receive(0)
+            except BlockingIOError:
+                return found, lost
+            except LostMessages:
+                lost = True
+                continue
+            for kind, (data, start, end) in news:
+                # A bridge has more to say of its ports, under its own family.
+                if kind in (_RTM_NEWLINK, _RTM_DELLINK) and data[start] == socket.AF_UNSPEC:
+                    found.append((_parse_link(data, start, end), kind == _RTM_NEWLINK))
+
+
 def _parse_link(data: bytes, start: int, end: int) -> Link:
-    kind, master, netnsid = "", 0, -1
+    kind, master, netnsid, peer, carrier = "", 0, -1, 0, False
     found = find(data, start + _LINK.size, end, _WANTED)
     begin, stop = found.get(_IFLA_IFNAME, (0, 0))
     name = text(data[begin:stop])
@@ -180,7 +245,11 @@ def _parse_link(data: bytes, start: int, end: int) -> Link:
         (master,) = _U32.unpack_from(data, found[_IFLA_MASTER][0])
     if _IFLA_LINK_NETNSID in found:
         (netnsid,) = _S32.unpack_from(data, found[_IFLA_LINK_NETNSID][0])
-    return Link(_S32.unpack_from(data, start + 4)[0], name, kind, master, netnsid)
+    if _IFLA_LINK in found:
+        (peer,) = _U32.unpack_from(data, found[_IFLA_LINK][0])
+    if _IFLA_CARRIER in found:
+        carrier = bool(data[found[_IFLA_CARRIER][0]])
+    return Link(_S32.unpack_from(data, start + 4)[0], name, kind, master, netnsid, peer, carrier)
 
 
 def _outputs(data: bytes, start: int, end: int) -> t.Iterator[int]:

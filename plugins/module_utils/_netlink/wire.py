@@ -84,6 +84,10 @@ class Netlink:
     def close(self) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        """For select()."""
+        return self._socket.fileno()
+
     def request(self, kind: int, payload: bytes) -> t.List[Payload]:
         """The answers to a request, once the kernel has acknowledged it."""
         return self._exchange(kind, _NLM_F_ACK, payload)[0]

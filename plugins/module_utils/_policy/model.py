@@ -41,7 +41,7 @@ GUARD_BYTES = 31
 MAX_GUARD_PATTERNS = 64
 NAME_BYTES = 63
 
-RESERVED = ("any", "containers", "host", "world")
+RESERVED = ("any", "builds", "containers", "host", "swarm-ingress", "world")
 PREFIXES = ("compose", "container", "label", "network")
 
 

@@ -21,6 +21,8 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import bisect
+import copy
+import dataclasses
 import hashlib
 import heapq
 import ipaddress
@@ -77,6 +79,10 @@ _PRECEDENCE = {action: place for place, action in enumerate(ACTIONS)}
 _AF = {4: 2, 6: 10}
 
 
+EndpointTuple = t.Tuple[bytes, int, int, int]
+PublishTuple = t.Tuple[int, int, int, bytes, int, int, int, bytes]
+
+
 @dataclass(frozen=True)
 class Ruleset:
     """Rows of each array as tuples in the header's order, addresses as bytes."""
@@ -91,9 +97,9 @@ class Ruleset:
     identities: t.List[t.Tuple[int, int]]
     cells4: t.List[t.Tuple[bytes, int, int]]
     cells6: t.List[t.Tuple[bytes, int, int]]
-    endpoints4: t.List[t.Tuple[bytes, int, int, int]]
-    endpoints6: t.List[t.Tuple[bytes, int, int, int]]
-    publish: t.List[t.Tuple[int, int, int, bytes, int, int, int, bytes]]
+    endpoints4: t.List[EndpointTuple]
+    endpoints6: t.List[EndpointTuple]
+    publish: t.List[PublishTuple]
     rules: t.List[t.Tuple[int, int, int, int, int, int, bytes]]
     spans: t.List[t.Tuple[int, int, int, int]]
     blocks: t.List[t.Tuple[int, int]]
@@ -118,13 +124,22 @@ class Ruleset:
                 (Attr.SECTION_BLOCK, self.blocks),
                 (Attr.SECTION_PAIR, self.pairs),
             ]
-            self._cache["sections"] = [
-                (attr, b"".join(itertools.starmap(struct.Struct(STRUCTS[attr]).pack, rows)))
-                for attr, rows in arrays
-                if rows
-            ]
+            packed = self._cache.setdefault("packed", {})
+            for attr, rows in arrays:
+                if attr not in packed:
+                    packed[attr] = b"".join(itertools.starmap(struct.Struct(STRUCTS[attr]).pack, rows))
+            self._cache["sections"] = [(attr, packed[attr]) for attr, rows in arrays if rows]
         sections: t.List[t.Tuple[Attr, bytes]] = self._cache["sections"]
         return sections
+
+    def replaced(self, **changes: t.Any) -> Ruleset:
+        """The same ruleset with other arrays; those that stay are not packed anew."""
+        packed = {
+            attr: data
+            for attr, data in self._cache.get("packed", {}).items()
+            if _ARRAY_NAMES[attr] not in changes
+        }
+        return dataclasses.replace(self, _cache={"packed": packed}, **changes)
 
     def digest(self) -> bytes:
         """SHA-256 of everything the kernel gets; the policy's digest is kept apart."""
@@ -150,9 +165,30 @@ class Ruleset:
         return self.rules[number][6].rstrip(b"\0").decode("utf-8")
 
 
+#: The field of each section.
+_ARRAY_NAMES = {
+    Attr.SECTION_IDENTITY: "identities",
+    Attr.SECTION_CELL4: "cells4",
+    Attr.SECTION_CELL6: "cells6",
+    Attr.SECTION_ENDPOINT4: "endpoints4",
+    Attr.SECTION_ENDPOINT6: "endpoints6",
+    Attr.SECTION_PUBLISH: "publish",
+    Attr.SECTION_RULE: "rules",
+    Attr.SECTION_SPAN: "spans",
+    Attr.SECTION_BLOCK: "blocks",
+    Attr.SECTION_PAIR: "pairs",
+}
+
+
 def compile_ruleset(policy: Policy, resolution: Resolution, facts: Json) -> Ruleset:
     """The ruleset of a resolved policy. Raises BridgewardenError where it exceeds what the kernel takes."""
-    builder = _Matrix(resolution)
+    return compile_matrix(policy, resolution, facts, Matrix(resolution), publish_rows(resolution.host))
+
+
+def compile_matrix(
+    policy: Policy, resolution: Resolution, facts: Json, builder: Matrix, publish: t.List[PublishTuple]
+) -> Ruleset:
+    """The same, with a matrix and published ports that were made before."""
     matrix = builder.build()
     ruleset = Ruleset(
         mode=Mode[policy.mode.upper()],
@@ -168,14 +204,14 @@ def compile_ruleset(policy: Policy, resolution: Resolution, facts: Json) -> Rule
         cells6=builder.cells[6],
         endpoints4=builder.endpoint_rows(4),
         endpoints6=builder.endpoint_rows(6),
-        publish=_publish(resolution.host),
+        publish=publish,
         rules=[_rule_row(rule.rule) for rule in resolution.rules],
         spans=matrix.spans,
         blocks=matrix.blocks,
         pairs=matrix.pairs,
         shadowed=matrix.shadowed(),
     )
-    _within_bounds(ruleset)
+    within_bounds(ruleset)
     return ruleset
 
 
@@ -202,7 +238,8 @@ def empty_ruleset() -> Ruleset:
     )
 
 
-def _within_bounds(ruleset: Ruleset) -> None:
+def within_bounds(ruleset: Ruleset) -> None:
+    """Raises BridgewardenError where the ruleset exceeds what the kernel takes."""
     bounds: t.List[t.Tuple[str, t.Sized, int, str]] = [
         ("guard patterns", ruleset.guards, MAX_GUARDS, "join patterns, or name fewer networks"),
         ("parent links", ruleset.parents, MAX_GUARDS, "put networks on fewer parents"),
@@ -288,22 +325,32 @@ class _Clause:
     services: t.Tuple[Service, ...]
 
 
-class _Matrix:
+class Matrix:
     """Identities, cells and endpoints of the kernel; `build()` gives the pairs."""
 
     def __init__(self, resolution: Resolution) -> None:
-        self.host = resolution.host
+        self.endpoints: t.Sequence[Endpoint] = resolution.host.endpoints
         self.clauses = _clauses(resolution)
-        rows = _Marks(self.host, [clause.source for clause in self.clauses])
-        columns = _Marks(self.host, [clause.target for clause in self.clauses])
-        self._holders = self._find_holders(rows, columns)
-        self._number(rows, columns)
+        self._rows = Marks(resolution.host, [clause.source for clause in self.clauses])
+        self._columns = Marks(resolution.host, [clause.target for clause in self.clauses])
+        #: Of each endpoint: the clauses that name it in `from`, and in `to`.
+        self.masks = list(zip(self._rows.endpoints(), self._columns.endpoints()))
+        self._arrange()
 
-    def _find_holders(self, rows: _Marks, columns: _Marks) -> t.Set[t.Tuple[str, int, int]]:
+    def with_endpoints(self, endpoints: t.Sequence[Endpoint], masks: t.List[t.Tuple[int, int]]) -> Matrix:
+        """The same clauses about other endpoints."""
+        other = copy.copy(self)
+        other.endpoints, other.masks = endpoints, masks
+        other._arrange()
+        return other
+
+    def _arrange(self) -> None:
+        self._holders = self._find_holders(self._rows, self._columns)
+        self._number(self._rows, self._columns)
+
+    def _find_holders(self, rows: Marks, columns: Marks) -> t.Set[t.Tuple[str, int, int]]:
         """Everybody there is, as (kind, row mask, column mask)."""
-        self._endpoint_masks = [
-            ("endpoint", row, column) for row, column in zip(rows.endpoints(), columns.endpoints())
-        ]
+        endpoints = {("endpoint", row, column) for row, column in self.masks}
         points = {
             version: sorted(rows.points(version) | columns.points(version) | _GROUP_EDGES[version] | {0})
             for version in (4, 6)
@@ -314,7 +361,7 @@ class _Matrix:
         }
         self._world = ("world", rows.world, columns.world)
         self._host = ("host", rows.host, columns.host)
-        holders = set(self._endpoint_masks) | {self._world, self._host}
+        holders = endpoints | {self._world, self._host}
         self._group_columns: t.Set[int] = set()
         for version, cells in self._cell_masks.items():
             for start, row, column in cells:
@@ -324,7 +371,7 @@ class _Matrix:
                 holders.add(("host", rows.host | row, columns.host | column))
         return holders
 
-    def _number(self, rows: _Marks, columns: _Marks) -> None:
+    def _number(self, rows: Marks, columns: Marks) -> None:
         row_of = _numbering({row for _kind, row, _column in self._holders})
         column_of = _numbering({column for _kind, _row, column in self._holders})
         reserved = [self._world, self._host]
@@ -332,7 +379,10 @@ class _Matrix:
         identity_of = {self._world: int(Identity.WORLD), self._host: int(Identity.HOST)}
         identity_of.update({holder: Identity.FIRST + place for place, holder in enumerate(own)})
         self.identities = [(0, 0)] + [(row_of[row], column_of[column]) for _k, row, column in reserved + own]
-        self._endpoint_identity = [identity_of[holder] for holder in self._endpoint_masks]
+        #: Of an endpoint, by its masks.
+        self.identity_of = {
+            (row, column): number for (kind, row, column), number in identity_of.items() if kind == "endpoint"
+        }
         self.cells: t.Dict[int, t.List[t.Tuple[bytes, int, int]]] = {}
         for version, cells in self._cell_masks.items():
             self.cells[version] = _merged_cells(
@@ -348,11 +398,10 @@ class _Matrix:
             )
         self._row_of, self._column_of = row_of, column_of
 
-    def endpoint_rows(self, version: int) -> t.List[t.Tuple[bytes, int, int, int]]:
-        size = 4 if version == 4 else 16
+    def endpoint_rows(self, version: int) -> t.List[EndpointTuple]:
         return [
-            (endpoint.address.to_bytes(size, "big"), identity, endpoint.link_index, endpoint.port_index)
-            for endpoint, identity in zip(self.host.endpoints, self._endpoint_identity)
+            endpoint_row(endpoint, self.identity_of[masks])
+            for endpoint, masks in zip(self.endpoints, self.masks)
             if endpoint.version == version
         ]
 
@@ -386,6 +435,11 @@ class _Matrix:
                 if not reachable.isdisjoint(column_kinds[column]):
                     pairs.add(self._row_of[row], self._column_of[column], row & column)
         return pairs
+
+
+def endpoint_row(endpoint: Endpoint, identity: int) -> EndpointTuple:
+    packed = endpoint.address.to_bytes(4 if endpoint.version == 4 else 16, "big")
+    return packed, identity, endpoint.link_index, endpoint.port_index
 
 
 def _clauses(resolution: Resolution) -> t.List[_Clause]:
@@ -436,7 +490,7 @@ def _merged_cells(
     return merged
 
 
-class _Marks:
+class Marks:
     """For one side of all clauses: who is named by which, as masks over the clauses."""
 
     def __init__(self, host: Endpoints, parties: t.Sequence[Party]) -> None:
@@ -569,26 +623,56 @@ def _top(heap: t.List[t.Tuple[t.Tuple[int, int], int]], lo: int) -> int:
 # Published ports
 
 
-def _publish(host: Endpoints) -> t.List[t.Tuple[int, int, int, bytes, int, int, int, bytes]]:
-    """Each socket docker-proxy may hold, and the container's address behind it."""
-    found: t.Dict[t.Tuple[int, int, int, bytes], t.Tuple[int, int, bytes]] = {}
+_Socket = t.Tuple[int, int, int, bytes]  # family, protocol, port, address
+#: By container: its record, its endpoints, and the sockets before them.
+PublishMemo = t.Dict[str, t.Tuple[Json, t.Tuple[Endpoint, ...], t.Dict[_Socket, t.Tuple[int, int, bytes]]]]
+
+
+def publish_rows(host: Endpoints, memo: t.Optional[PublishMemo] = None) -> t.List[PublishTuple]:
+    """Each socket docker-proxy may hold, and the container's address behind it.
+
+    `memo` is for the next time: a range of ports can be tens of thousands of sockets.
+    """
+    found: t.Dict[_Socket, t.Tuple[int, int, bytes]] = {}
+    kept: PublishMemo = {}
     for container in host.containers:
-        endpoints = (
-            [host.endpoints[i] for i in host.endpoints_of(container)] if container.get("Ports") else []
-        )
-        for port in container.get("Ports") or []:
-            protocol = PROTOCOLS.get(port.get("Protocol") or "tcp")
-            if protocol is None or not port.get("HostPort"):
-                continue
-            for version, address in _sockets(port.get("HostIp") or ""):
-                target = _gateway_endpoint(host, endpoints, version)
-                if target is not None:
-                    key = (_AF[version], protocol, port["HostPort"], address)
-                    found.setdefault(key, (_AF[target.version], port["ContainerPort"], _padded(target)))
+        if not container.get("Ports"):
+            continue
+        endpoints = tuple(host.endpoints[i] for i in host.endpoints_of(container))
+        known = (memo or {}).get(container["Id"])
+        if known is None or known[0] is not container or known[1] != endpoints:
+            known = container, endpoints, _sockets_of(host, container, endpoints)
+        kept[container["Id"]] = known
+        for key, target in known[2].items():
+            found.setdefault(key, target)
+    if memo is not None:
+        memo.clear()
+        memo.update(kept)
     return [
         (family, protocol, host_port, address, to_family, 0, to_port, to_address)
         for (family, protocol, host_port, address), (to_family, to_port, to_address) in sorted(found.items())
     ]
+
+
+def _sockets_of(
+    host: Endpoints, container: Json, endpoints: t.Sequence[Endpoint]
+) -> t.Dict[_Socket, t.Tuple[int, int, bytes]]:
+    found: t.Dict[_Socket, t.Tuple[int, int, bytes]] = {}
+    targets = {version: _gateway_endpoint(host, endpoints, version) for version in (4, 6)}
+    sockets: t.Dict[str, t.List[t.Tuple[int, bytes]]] = {}
+    for port in container.get("Ports") or []:
+        protocol = PROTOCOLS.get(port.get("Protocol") or "tcp")
+        if protocol is None or not port.get("HostPort"):
+            continue
+        text = port.get("HostIp") or ""
+        if text not in sockets:
+            sockets[text] = _sockets(text)
+        for version, address in sockets[text]:
+            target = targets[version]
+            if target is not None:
+                key = (_AF[version], protocol, port["HostPort"], address)
+                found.setdefault(key, (_AF[target.version], port["ContainerPort"], _padded(target)))
+    return found
 
 
 def _sockets(text: str) -> t.List[t.Tuple[int, bytes]]:

@@ -32,8 +32,12 @@ COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
 
+#: The words for attachments that are no containers, and their kind in the facts.
+ATTACHMENTS = {"builds": "build", "swarm-ingress": "mesh"}
+
+
 class Endpoint(t.NamedTuple):
-    """One address of one container on one network."""
+    """One address of one attachment on one network."""
 
     version: int  # 4 or 6
     address: int
@@ -43,7 +47,7 @@ class Endpoint(t.NamedTuple):
     network: str
     link: str
     link_index: int
-    port_index: int  # 0: unknown
+    port_index: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ def endpoint_place(body: Json, inside: bool) -> t.Tuple[str, int, int]:
 
 
 class Endpoints:
-    """Containers, networks and endpoints of the facts; endpoints ascend by family and address."""
+    """Containers, networks and endpoints of the facts; endpoints ascend by family and address.
+
+    An attachment whose port is not known has no endpoint: without it the kernel could not tell its packets from a neighbour's.
+    """
 
     def __init__(self, facts: Json, inside: bool = False) -> None:
         """`inside`: with placement container, where containers on macvlan and ipvlan are known too."""
@@ -80,9 +87,11 @@ class Endpoints:
         self.containers: t.List[Json] = sorted(
             facts.get("containers") or [], key=lambda c: (c["Name"], c["Id"])
         )
+        #: What has no name to select it by: build steps and Swarm's routing mesh, in the shape of containers.
+        self.attachments: t.List[Json] = list(facts.get("attachments") or [])
         self.networks: t.List[Json] = sorted(facts.get("networks") or [], key=lambda n: n["Name"])
         self.warnings: t.List[str] = []
-        self._by_id = {container["Id"]: container for container in self.containers}
+        self._by_id = {container["Id"]: container for container in (*self.containers, *self.attachments)}
         self._by_name = {container["Name"]: container for container in self.containers}
         self._by_label: t.Optional[t.Dict[t.Tuple[str, str], t.List[Json]]] = None
         self._by_network: t.Optional[t.Dict[str, t.List[Json]]] = None
@@ -94,7 +103,7 @@ class Endpoints:
 
     def _endpoints(self) -> t.List[Endpoint]:
         found: t.Dict[t.Tuple[int, int], Endpoint] = {}
-        for container in self.containers:
+        for container in (*self.containers, *self.attachments):
             for endpoint in self._endpoints_of(container):
                 former = found.setdefault((endpoint.version, endpoint.address), endpoint)
                 if former != endpoint:
@@ -109,7 +118,7 @@ class Endpoints:
         for network, body in sorted((container.get("Networks") or {}).items()):
             # Without a link there is no guard before it: not running, or macvlan and the like.
             link, link_index, port_index = endpoint_place(body, self.inside)
-            if not link_index:
+            if not link_index or not port_index:
                 continue
             for address in addresses_on(body):
                 # Many times faster than ipaddress, which shows at tens of thousands of endpoints.
@@ -138,10 +147,10 @@ class Endpoints:
         return self._by_label.get((key, value), [])
 
     def on_network(self, name: str) -> t.List[Json]:
-        """The containers on this network, over another container's connection too."""
+        """Who is on this network, over another container's connection too."""
         if self._by_network is None:
             self._by_network = {}
-            for container in self.containers:
+            for container in (*self.containers, *self.attachments):
                 for network in (self.owner(container) or container).get("Networks") or {}:
                     self._by_network.setdefault(network, []).append(container)
         return self._by_network.get(name, [])
@@ -151,6 +160,11 @@ class Endpoints:
 
     def container_by_id(self, ident: str) -> t.Optional[Json]:
         return self._by_id.get(ident)
+
+    def of_kind(self, kind: str) -> t.FrozenSet[int]:
+        """The endpoints of the attachments of this kind."""
+        mine = [self._of_container.get(one["Id"], []) for one in self.attachments if one["Kind"] == kind]
+        return frozenset().union(*mine)
 
     def within(self, nets: t.Iterable[Interval]) -> t.FrozenSet[int]:
         """The endpoints whose address lies in one of the intervals."""
@@ -226,6 +240,9 @@ class Selectors:
             return Party(host=True, words=(peer,))
         if peer == "containers":
             return Party(endpoints=self._all, words=(peer,))
+        if peer in ATTACHMENTS:
+            # Empty at most times, which is nothing to report.
+            return Party(endpoints=self.host.of_kind(ATTACHMENTS[peer]), words=(peer,))
         group = self._groups.get(peer)
         if group is not None:
             return self._group(group)
@@ -262,6 +279,8 @@ class Selectors:
         """A cheap superset of the group's containers."""
         if group.labels:
             return self.host.labelled(*group.labels[0])
+        if group.networks and not group.names and not group.query:
+            return [*self.host.containers, *self.host.attachments]
         return self.host.containers
 
     def _queried(self, group: Group) -> t.Set[str]:

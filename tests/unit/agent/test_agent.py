@@ -129,7 +129,7 @@ def test_a_storm_does_not_put_it_off_for_ever(one: Agent) -> None:
     class Storm:
         now = 0.0
 
-        def get(self, timeout: float) -> Message:
+        def get(self, timeout: float, others: t.Any = ()) -> Message:
             self.now += 0.005  # always sooner than the burst settles
             return Message("event", "container x: start")
 
@@ -153,6 +153,33 @@ def test_after_a_quiet_time_it_checks(one: Agent) -> None:
 def test_a_changed_policy_file_is_a_reason(one: Agent, store: Store) -> None:
     threading.Timer(0.1, lambda: store.write_policy({"rules": []})).start()
     assert reason(one) == "the policy file changed"
+
+
+def test_a_stream_of_events_that_never_ends_starves_no_check(one: Agent, store: Store) -> None:
+    """As of a container that crashes and restarts, or of a host of CI jobs."""
+    one.settings = QUICK._replace(check_seconds=0.6)
+    one._check_at = time.monotonic() + 0.6
+    ended = threading.Event()
+
+    def crash() -> None:
+        while not ended.wait(0.01):
+            one.wake.put(Message("event", "container x: die", "x", at=time.monotonic()))
+
+    threading.Thread(target=crash, daemon=True).start()
+    threading.Timer(0.2, lambda: store.write_policy({"rules": []})).start()
+    try:
+        changes: t.List[Change] = []
+        end = time.monotonic() + 10
+        while time.monotonic() < end and len({change.reason for change in changes}) < 3:
+            change = one.next_change(0.6)
+            assert change is not None
+            one.step(change)
+            if change.scope == "events":
+                change = change._replace(reason="events")
+            changes.append(change)
+    finally:
+        ended.set()
+    assert {change.reason for change in changes} == {"events", "the policy file changed", "check"}
 
 
 def test_hangup_means_now(one: Agent) -> None:

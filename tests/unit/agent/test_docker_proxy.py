@@ -47,6 +47,7 @@ class Docker:
     def __init__(self) -> None:
         self.now: dict[str, t.Any] = {}
         self.stuck: dict[str, str] = {}
+        self.follows = False
 
     def forget(self) -> None:
         pass
@@ -112,6 +113,16 @@ def test_a_new_port_is_known_before_its_container(host: Host) -> None:
     assert first.publish == second.publish != []
     assert first.digest() != second.digest()
     assert (synced.changed, synced.proxy_ports) == (True, ())
+
+
+def test_each_address_of_a_container_waits_for_its_port(host: Host) -> None:
+    """docker-proxy's sockets for any IPv4 and for any IPv6 address lead to one address each."""
+    now = shop(18080)
+    (web,) = now["containers"]
+    web["Networks"]["front"]["GlobalIPv6Address"] = "2001:db8::2"
+    web["Ports"].append(published(18080, 80, address="::"))
+    host.follow(now)
+    assert [(len(one.endpoints4), len(one.endpoints6)) for one in host.kernel.committed] == [(0, 0), (1, 1)]
 
 
 def test_an_event_that_changes_nothing_still_tells_who_is_stuck(host: Host) -> None:

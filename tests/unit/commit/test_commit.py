@@ -37,6 +37,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     BridgewardenError,
     Busy,
     KernelError,
+    Locked,
     PolicyError,
     RefusedError,
     Sealed,
@@ -493,3 +494,90 @@ def test_what_could_not_be_written_is_tried_again_and_said_each_time(
     result = follow()
     assert result is not None and not result.changed
     assert (store.read_applied() or {})["generation"] == kernel.generation
+
+
+# The lock, and the age of facts.
+
+
+def test_dockerd_is_asked_without_the_lock(kernel: FakeKernel, store: Store) -> None:
+    """A dockerd that is slow must not let a window run out."""
+    apply_plan(plan(), kernel, store)
+    seen: t.List[int] = []
+
+    def collect() -> None:
+        with store.lock(0.0):
+            seen.append(kernel.generation)
+
+    result = apply_facts(kernel, store, lambda policy: plan(policy), collect=collect)
+    assert result is not None and not result.changed and seen == [1]
+
+    def refresh() -> Plan:
+        collect()
+        return plan(OTHER)
+
+    kernel.meanwhile = [lambda: setattr(kernel, "generation", 7)]
+    assert apply_plan(plan(OTHER), kernel, store, refresh=refresh).changed
+    assert seen == [1, 7]
+
+
+def test_facts_that_are_older_than_somebody_s_commit_are_collected_again(
+    kernel: FakeKernel, store: Store
+) -> None:
+    """The agent: a task of a playbook commits a newer state while dockerd is asked."""
+    apply_plan(plan(), kernel, store)
+    newer = plan(POLICY, on_front("web", "172.18.0.9", tier="web"))
+    facts_now = [plan(), newer]
+    collected: t.List[Plan] = []
+
+    def collect() -> None:
+        collected.append(facts_now[len(collected)])
+        if len(collected) == 1:
+            apply_plan(newer, kernel, store)
+
+    result = apply_facts(kernel, store, lambda _policy: collected[-1], collect=collect)
+    assert result is not None and not result.changed
+    assert (kernel.ruleset, kernel.commits, len(collected)) == (newer.ruleset, 2, 2)
+
+
+def test_a_plan_of_facts_older_than_the_agent_s_commit_is_made_anew(kernel: FakeKernel, store: Store) -> None:
+    """A task of a playbook: the agent commits a container that has just started."""
+    apply_plan(plan(), kernel, store)
+    old, since = plan(OTHER), kernel.generation
+    apply_facts(kernel, store, lambda policy: plan(policy, on_front("web", "172.18.0.9", tier="web")))
+    newer = plan(OTHER, on_front("web", "172.18.0.9", tier="web"))
+    result = apply_plan(old, kernel, store, refresh=lambda: newer, since=since)
+    assert result.plan is newer and kernel.ruleset == newer.ruleset
+
+
+@pytest.mark.parametrize("act", [confirm_commit, roll_back])
+def test_a_window_is_closed_although_somebody_holds_the_lock(
+    act: t.Any, kernel: FakeKernel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_plan(plan(OTHER), kernel, store)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
+    lock = store.lock
+    with monkeypatch.context() as short, lock():
+        short.setattr(store, "lock", lambda: lock(0.05))
+        with pytest.raises(Locked, match="could not be brought in step"):
+            act(kernel, store)
+    assert kernel.before is None
+    result = apply_facts(kernel, store, lambda policy: plan(policy))  # the agent's next look
+    assert result is not None
+    confirmed = act is confirm_commit
+    assert store.read_policy() == plan(POLICY if confirmed else OTHER).policy
+    assert kernel.generation == (2 if confirmed else 1)
+
+
+def test_a_pending_policy_of_another_window_survives_a_roll_back(kernel: FakeKernel, store: Store) -> None:
+    apply_plan(plan(OTHER), kernel, store)
+    apply_plan(plan(), kernel, store, confirm_timeout=60)
+    rollback = kernel.rollback
+
+    def rolled_back(generation: t.Optional[int] = None) -> int:
+        found = rollback(generation)
+        apply_plan(plan(), kernel, store, confirm_timeout=60)  # somebody, before the files are touched
+        return found
+
+    kernel.rollback = rolled_back  # type: ignore[method-assign]
+    roll_back(kernel, store)
+    assert store.read_pending() == plan().policy

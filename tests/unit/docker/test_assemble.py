@@ -75,7 +75,9 @@ def test_a_macvlan_container_is_told_by_parent_and_namespace(old: Json, options:
 def test_the_contract_holds_for_both_versions(old: Json, new: Json) -> None:
     for record in (old, new):
         facts = assembled(record)
-        assert set(facts) == {"docker", "containers", "networks", "links", "default_route_links"}
+        assert set(facts) == {
+            "docker", "containers", "attachments", "networks", "links", "default_route_links",
+        }  # fmt: skip
         for container in facts["containers"]:
             assert set(container) == {
                 "Id", "Name", "Image", "State", "Pid", "NetworkMode", "Labels", "Networks", "Ports",

@@ -76,6 +76,8 @@ def test_rtnetlink(world: str) -> None:
                 -1
                 if message.get_attr("IFLA_LINK_NETNSID") is None
                 else message.get_attr("IFLA_LINK_NETNSID"),
+                message.get_attr("IFLA_LINK") or 0,
+                bool(message.get_attr("IFLA_CARRIER")),
             )
             for message in sorted(theirs.get_links(), key=lambda message: message["index"])
         ]

@@ -123,7 +123,9 @@ def boot(
 
 
 def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each engine, family and flow, with what it costs more than nothing and than Docker's own rules."""
+    """One row for each engine, family and flow, with what it costs more than nothing, than a hook that does nothing and than
+    Docker's own rules.
+    """
     runs: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     passes: dict[tuple[str, int, str], bool] = {}
     for record in records:
@@ -144,6 +146,7 @@ def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for name, other in (
             ("over_base", "base"),
+            ("over_floor", "floor"),
             ("over_docker_nft", "docker nft"),
             ("over_docker_legacy", "docker legacy"),
         ):
@@ -224,10 +227,10 @@ def swap(found: image.Image, target: str) -> list[bars.Bar]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     say(
-        f"{'engine':38} {'ipv':>3} {'flow':19} {'instr':>7} {'+base':>7} {'+nft':>7} {'+leg':>7} {'spread':>6}"
+        f"{'engine':38} {'ipv':>3} {'flow':19} {'instr':>7} {'+base':>7} {'+floor':>7} {'+nft':>7} {'+leg':>7} {'spread':>6}"
     )
     for row in rows:
-        deltas = [row[key] for key in ("over_base", "over_docker_nft", "over_docker_legacy")]
+        deltas = [row[key] for key in ("over_base", "over_floor", "over_docker_nft", "over_docker_legacy")]
         shown = " ".join(f"{'' if value is None else format(value, '+d'):>7}" for value in deltas)
         say(
             f"{row['engine']:38} {row['family']:>3} {row['flow']:19} {row['instructions']:>7} {shown} {row['spread']:>6}"

@@ -3,6 +3,7 @@
 
 The world of the plans that count instructions: a device `wan`, where clients are, and `bd`, the guarded one, with the container
 172.18.0.2 (fd00:18::2); its port 80 is published as 192.0.2.1:8080 ([2001:db8:1::1]:8080) by DNAT rules as Docker makes them.
+The host's port 8081 is docker-proxy's for the same container, and its port 22 is nobody's.
 For bridged flows `bd` becomes a bridge of two ports, and the sender is 172.18.0.1 (fd00:18::1) at the other one.
 """
 
@@ -25,13 +26,17 @@ sys.path[:0] = [str(HERE / "lib"), str(HERE)]
 
 # The packages lie beside this file in the machine: they can be found from here on only.
 from bench import peers, swap  # noqa: E402
-from bench.flows import FLOWS, Flow  # noqa: E402
+from bench.flows import CONTAINER as TO_CONTAINER  # noqa: E402
+from bench.flows import FLOWS, PROXY, UNJUDGED, Flow  # noqa: E402
 
 REPEATS = 2
 CLIENT = {4: "10.9.0.1", 6: "fd00:9::1"}
 NEIGHBOUR = {4: "172.18.0.1", 6: "fd00:18::1"}
 PUBLISHED = {4: ("192.0.2.1", 8080), 6: ("2001:db8:1::1", 8080)}
 CONTAINER = {4: ("172.18.0.2", 80), 6: ("fd00:18::2", 80)}
+#: The host's address on `bd`.
+GATEWAY = {4: "172.18.255.254", 6: "fd00:18::ffff"}
+PROXY_PORT, UNJUDGED_PORT = 8081, 22
 NAT = """*nat
 :DOCKER - [0:0]
 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
@@ -138,13 +143,23 @@ def is_bridge() -> bool:
     return Path("/sys/class/net/bd/bridge").is_dir()
 
 
+def ends(family: int, flow: Flow, reply: bool) -> tuple[str, str, str, tuple[str, int]]:
+    """Where its packets come from and go to ("host": a socket there), the client's address, the server's and its port."""
+    host = PUBLISHED[family][0]
+    here, there, client, server = {
+        "routed": ("wan", "bd", CLIENT[family], (CONTAINER if reply else PUBLISHED)[family]),
+        "bridged": ("port1", "port2", NEIGHBOUR[family], CONTAINER[family]),
+        PROXY: ("wan", "host", CLIENT[family], (host, PROXY_PORT)),
+        TO_CONTAINER: ("host", "bd", GATEWAY[family], CONTAINER[family]),
+        UNJUDGED: ("wan", "host", CLIENT[family], (host, UNJUDGED_PORT)),
+    }[flow.path]
+    return (there, here, client, server) if reply else (here, there, client, server)
+
+
 def inject(family: int, flow: Flow, packets: int, reply: bool = False) -> dict[str, int]:
-    here, there = ("port1", "port2") if flow.bridged else ("wan", "bd")
-    devices = f"{there} {here}" if reply else f"{here} {there}"
-    client = (NEIGHBOUR if flow.bridged else CLIENT)[family]
-    server = (CONTAINER if reply or flow.bridged else PUBLISHED)[family]
+    begin, end, client, server = ends(family, flow, reply)
     flows = f"{flow.connections or 0} {flow.first} {flow.ports}"
-    plan = f"{devices} {client} {server[0]} {server[1]} {flows} {packets} {int(reply)}"
+    plan = f"{begin} {end} {client} {server[0]} {server[1]} {flows} {packets} {int(reply)}"
     Path("/proc/bwinject").write_text(plan)
     words = Path("/proc/bwinject").read_text().split()
     return {key: int(value) for key, value in zip(words[::2], words[1::2])}
@@ -205,7 +220,7 @@ def measure(name: str, families: tuple[int, ...], patterns: tuple[str, ...], pas
                 if passes:
                     start(family, flow)
                 forget_neighbour(family)
-                got = inject(family, flow, flow.packets)
+                got = inject(family, flow, flow.packets, flow.reply)
                 wanted = got["packets"] if passes else 0
                 if got["passed"] != wanted:
                     raise RuntimeError(f"{name} ipv{family} {pattern}: {got}")

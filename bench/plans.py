@@ -17,6 +17,7 @@ Plan = list[dict[str, Any]]
 EVERY = ["established", "many", "new"]
 SHORT = ("established", "new")
 CLIENTS = [name for name, flow in FLOWS.items() if flow.clients > 1]
+LOCAL = [name for name, flow in FLOWS.items() if flow.local]
 BRIDGED_FLOWS = [name for name, flow in FLOWS.items() if flow.bridged]
 #: How many entries the rulesets have that are compared.
 SIZES = (10, 1000, 100_000)
@@ -64,12 +65,14 @@ def engine(
 
 def ours() -> Plan:
     return [
-        *engine("bridgewarden, empty", ["load"]),
-        *engine("bridgewarden, unguarded links", ["ruleset", "elsewhere"], entries=1000),
+        *engine("bridgewarden, empty", ["load"], flows=EVERY + LOCAL),
+        *engine("bridgewarden, unguarded links", ["ruleset", "elsewhere"], entries=1000, flows=EVERY + LOCAL),
         *(
             one
             for n in SIZES
-            for one in engine(f"bridgewarden {n}", ["ruleset", str(n)], entries=n, flows=EVERY + CLIENTS)
+            for one in engine(
+                f"bridgewarden {n}", ["ruleset", str(n)], entries=n, flows=EVERY + CLIENTS + LOCAL
+            )
         ),
         *engine("bridgewarden, group of 10000 prefixes", ["ruleset", "group"], entries=1000),
         *(
@@ -123,7 +126,7 @@ def bridged() -> Plan:
     ]
 
 
-BASE = [*engine("base", flows=EVERY + CLIENTS), *engine("floor", ["floor"])]
+BASE = [*engine("base", flows=EVERY + CLIENTS + LOCAL), *engine("floor", ["floor"], flows=EVERY + LOCAL)]
 DOCKER = [
     *engine("docker nft", ["docker", "-nft"]),
     *engine("docker legacy", ["docker", "-legacy"]),
@@ -149,6 +152,7 @@ PLANS: dict[str, Plan] = {
         dict(one, flows=["established", *CLIENTS])
         for one in (*BASE[:1], *engine("bridgewarden 1000", ["ruleset", "1000"], entries=1000))
     ],
+    "host": [dict(one, flows=LOCAL) for one in (*BASE, *ours()[:4])],
     "bridged": bridged(),
     "peers": [*BASE[:1], *peers()],
     "all": [*BASE, *ours(), *DOCKER, *TRACES, *peers(), *bridged()],

@@ -7,6 +7,7 @@ What is looked for is last in every list, and its neighbours differ in address, 
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
@@ -23,6 +24,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compi
 LINK = 101
 UDP = 17
 PORT = 80
+#: Of the host, where docker-proxy serves for the measured container.
+PROXY_PORT = 8081
 CLIENTS = {4: ipaddress.ip_network("10.9.0.0/16"), 6: ipaddress.ip_network("fd00:9::/64")}
 CONTAINER = {4: int(ipaddress.ip_address("172.18.0.2")), 6: int(ipaddress.ip_address("fd00:18::2"))}
 #: A container at another port of the same bridge, which sends what is bridged.
@@ -33,6 +36,23 @@ def addresses(n: int) -> list[tuple[int, int]]:
     """Of n containers, the measured one last. IPv4's are all within 172.18.0.0/15, the subnet of `bd`."""
     others = [(CONTAINER[4] + 1 + i, CONTAINER[6] + 1 + i) for i in range(n - 1)]
     return [*others, (CONTAINER[4], CONTAINER[6])]
+
+
+def published() -> list[tuple[int, int, int, bytes, int, int, int, bytes]]:
+    """docker-proxy's sockets, one a family, on every address of the host."""
+    return [
+        (
+            family,
+            UDP,
+            PROXY_PORT,
+            bytes(16),
+            family,
+            0,
+            PORT,
+            CONTAINER[v].to_bytes(width, "big").ljust(16, b"\0"),
+        )
+        for v, family, width in ((4, socket.AF_INET, 4), (6, socket.AF_INET6, 16))
+    ]
 
 
 def world_cells(prefixes: int) -> tuple[list[tuple[bytes, int, int]], list[tuple[bytes, int, int]]]:
@@ -70,6 +90,8 @@ def ruleset(
     """n containers, each with a rule of its own for its port; from everybody, from a group of `prefixes` networks, or from one
     more container on the same bridge.
 
+    The host may talk to the measured container, and docker-proxy serves for it on PROXY_PORT of every address.
+
     With link 0 no container at all: a guard that nothing is behind.
     """
     first = Identity.FIRST + 1
@@ -83,6 +105,9 @@ def ruleset(
     service = UDP << 16 | PORT
     source = Identity.FIRST if prefixes or bridged else Identity.WORLD
     rules = len(where)
+    pairs = [(int(source), first + i, i) for i in range(rules)]
+    if where:
+        pairs.append((int(Identity.HOST), first + rules - 1, rules - 1))
     return Ruleset(
         mode=Mode.ENFORCE,
         placement=Placement.FORWARD,
@@ -96,9 +121,9 @@ def ruleset(
         cells6=cells6,
         endpoints4=sorted(endpoints4),
         endpoints6=sorted(endpoints6),
-        publish=[],
+        publish=published() if where else [],
         rules=[(i + 1, int(action), 0, 0, 0, 0, f"rule {i}".encode().ljust(64, b"\0")) for i in range(rules)],
         spans=[(service, service, i, RULE_NONE if action == Action.ALLOW else i) for i in range(rules)],
         blocks=[(i, 1) for i in range(rules)],
-        pairs=[(int(source), first + i, i) for i in range(rules)],
+        pairs=sorted(pairs),
     )

@@ -9,6 +9,10 @@
  * what the allocator's mood is, some 30 instructions a packet or none. Where the
  * devices are ports of a bridge, it is from the one port to the other.
  *
+ * The name "host" stands for a socket of this host's. A packet to it ends where a
+ * UDP socket hands it to its owner (encap_rcv), which is this module; one from it
+ * begins in the IP layer's output function, its route already found.
+ *
  * For a throw-away machine only.
  */
 #include <linux/etherdevice.h>
@@ -26,8 +30,11 @@
 #include <linux/vmalloc.h>
 #include <net/ip.h>
 #include <net/ip6_checksum.h>
+#include <net/ip6_route.h>
 #include <net/net_namespace.h>
+#include <net/route.h>
 #include <net/rtnetlink.h>
+#include <net/udp.h>
 #include <asm/tsc.h>
 
 #define BATCH		16
@@ -118,6 +125,49 @@ static void fill_eth(const struct plan *p, const struct net_device *dev,
 	eth->h_proto = p->six ? htons(ETH_P_IPV6) : htons(ETH_P_IP);
 }
 
+/* The route a packet of the host's own takes; NULL: none. */
+static struct dst_entry *find_route(const struct plan *p, const union nf_inet_addr *from,
+				    const union nf_inet_addr *to)
+{
+	struct flowi4 fl4 = {};
+	struct flowi6 fl6 = {};
+	struct dst_entry *dst;
+	struct rtable *rt;
+
+	if (p->six) {
+		fl6.flowi6_proto = IPPROTO_UDP;
+		fl6.saddr = from->in6;
+		fl6.daddr = to->in6;
+		dst = ip6_route_output(&init_net, NULL, &fl6);
+		if (!dst->error)
+			return dst;
+		dst_release(dst);
+		return NULL;
+	}
+	fl4.flowi4_proto = IPPROTO_UDP;
+	fl4.saddr = from->ip;
+	fl4.daddr = to->ip;
+	rt = ip_route_output_key(&init_net, &fl4);
+	return IS_ERR(rt) ? NULL : &rt->dst;
+}
+
+/* From the host's IP layer on, as a socket would send it. */
+static bool make_own(const struct plan *p, struct sk_buff *skb,
+		     const union nf_inet_addr *from, const union nf_inet_addr *to)
+{
+	struct dst_entry *dst = find_route(p, from, to);
+
+	if (!dst)
+		return false;
+	skb_pull(skb, ETH_HLEN);
+	skb_reset_network_header(skb);
+	skb_set_transport_header(skb, p->six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	skb->protocol = p->six ? htons(ETH_P_IPV6) : htons(ETH_P_IP);
+	skb_dst_set(skb, dst);
+	return true;
+}
+
+/* dev: that it is received by; NULL: the host sends it. */
 static struct sk_buff *make_packet(const struct plan *p, struct net_device *dev,
 				   u32 flow)
 {
@@ -134,7 +184,9 @@ static struct sk_buff *make_packet(const struct plan *p, struct net_device *dev,
 	if (!skb)
 		return NULL;
 	skb_reserve(skb, 64);
-	fill_eth(p, dev, skb_put_zero(skb, ETH_HLEN));
+	skb_put_zero(skb, ETH_HLEN);
+	if (dev)
+		fill_eth(p, dev, (struct ethhdr *)skb->data);
 	if (p->six) {
 		struct ipv6hdr *ip6 = skb_put_zero(skb, sizeof(*ip6));
 
@@ -161,9 +213,23 @@ static struct sk_buff *make_packet(const struct plan *p, struct net_device *dev,
 	if (p->six)
 		udp->check = csum_ipv6_magic(&from.in6, &to.in6, size, IPPROTO_UDP,
 					     csum_partial(udp, size, 0));
+	if (!dev) {
+		if (make_own(p, skb, &from, &to))
+			return skb;
+		kfree_skb(skb);
+		return NULL;
+	}
 	skb->protocol = eth_type_trans(skb, dev);
 	skb_reset_network_header(skb);
 	return skb;
+}
+
+static void send_own(const struct plan *p, struct sk_buff *skb)
+{
+	if (p->six)
+		ip6_local_out(&init_net, NULL, skb);
+	else
+		ip_local_out(&init_net, NULL, skb);
 }
 
 static int compare(const void *a, const void *b)
@@ -181,7 +247,7 @@ static u32 count_arrived(struct sk_buff *const *skb, const struct net_device *ou
 
 	skb_queue_walk(&kept, one)
 		for (i = 0; i < BATCH; i++)
-			n += one->dev == out && one == skb[i];
+			n += (!out || one->dev == out) && one == skb[i];
 	return n;
 }
 
@@ -205,8 +271,12 @@ static int run_batch(const struct plan *p, struct net_device *in,
 	}
 	local_bh_disable();
 	begin = rdtsc();
-	for (i = 0; i < BATCH; i++)
-		netif_receive_skb(skb[i]);
+	if (in)
+		for (i = 0; i < BATCH; i++)
+			netif_receive_skb(skb[i]);
+	else
+		for (i = 0; i < BATCH; i++)
+			send_own(p, skb[i]);
 	end = rdtsc();
 	*passed += count_arrived(skb, out);
 	local_bh_enable();
@@ -242,13 +312,64 @@ static int run_plan(const struct plan *p, struct net_device *in,
 	return err;
 }
 
+/* Takes the packet from its socket. */
+static int keep_received(struct sock *sk, struct sk_buff *skb)
+{
+	skb_queue_tail(&kept, skb);
+	return 0;
+}
+
+/* A socket for what the plan sends to the host: of all flows to one port. */
+static int listen(const struct plan *p, struct socket **sock)
+{
+	__be16 port = htons(p->reply ? FIRST_PORT + p->first % p->ports : p->port);
+	struct sockaddr_in six_less = { .sin_family = AF_INET, .sin_port = port };
+	struct sockaddr_in6 six = { .sin6_family = AF_INET6, .sin6_port = port };
+	int err;
+
+	err = sock_create_kern(&init_net, p->six ? PF_INET6 : PF_INET, SOCK_DGRAM,
+			       IPPROTO_UDP, sock);
+	if (err)
+		return err;
+	if (p->six)
+		err = kernel_bind(*sock, (struct sockaddr *)&six, sizeof(six));
+	else
+		err = kernel_bind(*sock, (struct sockaddr *)&six_less, sizeof(six_less));
+	if (err) {
+		sock_release(*sock);
+		return err;
+	}
+	udp_sk((*sock)->sk)->encap_rcv = keep_received;
+	udp_sk((*sock)->sk)->encap_type = 1;
+	return 0;
+}
+
+/* NULL as a device: the host. */
+static int run_between(const struct plan *p, struct net_device *in, struct net_device *out)
+{
+	struct socket *sock = NULL;
+	int err;
+
+	if (!in && !out)
+		return -EINVAL;
+	if (!out) {
+		err = listen(p, &sock);
+		if (err)
+			return err;
+	}
+	err = run_plan(p, in, out);
+	if (sock)
+		sock_release(sock);
+	return err;
+}
+
 static bool parse_address(const char *text, bool six, union nf_inet_addr *addr)
 {
 	return six ? in6_pton(text, -1, (u8 *)addr, -1, NULL) :
 		     in4_pton(text, -1, (u8 *)addr, -1, NULL);
 }
 
-/* IN OUT CLIENT SERVER PORT FLOWS FIRST PORTS PACKETS REPLY(0|1) */
+/* IN OUT CLIENT SERVER PORT FLOWS FIRST PORTS PACKETS REPLY(0|1); IN or OUT may be "host" */
 static ssize_t plan_write(struct file *file, const char __user *from, size_t n,
 			  loff_t *offset)
 {
@@ -276,8 +397,8 @@ static ssize_t plan_write(struct file *file, const char __user *from, size_t n,
 		return -EINVAL;
 	in = dev_get_by_name(&init_net, p.in);
 	out = dev_get_by_name(&init_net, p.out);
-	if (in && out)
-		err = run_plan(&p, in, out);
+	if ((in || !strcmp(p.in, "host")) && (out || !strcmp(p.out, "host")))
+		err = run_between(&p, in, out);
 	dev_put(in);
 	dev_put(out);
 	return err ?: n;
@@ -301,26 +422,23 @@ static const struct proc_ops inject_ops = {
 	.proc_release = single_release,
 };
 
-/* The floor: a hook that does nothing, where the module's own is. */
+/* The floor: a hook that does nothing, where the module's own are. */
 static unsigned int do_nothing(void *priv, struct sk_buff *skb,
 			       const struct nf_hook_state *hs)
 {
 	return NF_ACCEPT;
 }
 
+#define FLOOR(family, place, prio) \
+	{ .hook = do_nothing, .pf = (family), .hooknum = (place), .priority = (prio) }
+
 static const struct nf_hook_ops floor_ops[] = {
-	{
-		.hook = do_nothing,
-		.pf = NFPROTO_IPV4,
-		.hooknum = NF_INET_FORWARD,
-		.priority = NF_IP_PRI_FIRST,
-	},
-	{
-		.hook = do_nothing,
-		.pf = NFPROTO_IPV6,
-		.hooknum = NF_INET_FORWARD,
-		.priority = NF_IP_PRI_FIRST,
-	},
+	FLOOR(NFPROTO_IPV4, NF_INET_LOCAL_IN, NF_IP_PRI_FIRST),
+	FLOOR(NFPROTO_IPV4, NF_INET_FORWARD, NF_IP_PRI_FIRST),
+	FLOOR(NFPROTO_IPV4, NF_INET_LOCAL_OUT, NF_IP_PRI_LAST - 1),
+	FLOOR(NFPROTO_IPV6, NF_INET_LOCAL_IN, NF_IP_PRI_FIRST),
+	FLOOR(NFPROTO_IPV6, NF_INET_FORWARD, NF_IP_PRI_FIRST),
+	FLOOR(NFPROTO_IPV6, NF_INET_LOCAL_OUT, NF_IP_PRI_LAST - 1),
 };
 
 static bool floor;
@@ -355,6 +473,10 @@ static int __init inject_init(void)
 	int err;
 
 	skb_queue_head_init(&kept);
+	udp_encap_enable();
+#if IS_ENABLED(CONFIG_IPV6)
+	udpv6_encap_enable();
+#endif
 	err = rtnl_link_register(&keep_link_ops);
 	if (err)
 		return err;
@@ -371,6 +493,7 @@ static void __exit inject_exit(void)
 	remove_proc_entry("bwinject", NULL);
 	rtnl_link_unregister(&keep_link_ops);
 	skb_queue_purge(&kept);
+	udp_encap_disable();
 }
 
 module_init(inject_init);

@@ -39,9 +39,22 @@ def test_addresses(name: str) -> None:
 
 @pytest.mark.parametrize("bridged", [False, True])
 def test_new_flows_are_not_established(bridged: bool) -> None:
-    alike = [flow for flow in FLOWS.values() if flow.bridged == bridged]
+    alike = [flow for flow in FLOWS.values() if flow.bridged == bridged and not flow.local]
     old = {one for flow in alike if flow.established for one in addresses(flow)}
     assert not old & {one for flow in alike if not flow.established for one in addresses(flow)}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_answer_goes_back(name: str, family: int) -> None:
+    flow = FLOWS[name]
+    begin, end, client, server = guest.ends(family, flow, False)
+    there, here, back, answered = guest.ends(family, flow, True)
+    assert (there, here, back) == (end, begin, client) and begin != end
+    assert ("host" in (begin, end)) is flow.local
+    # Behind DNAT it answers by its own address.
+    assert answered == (guest.CONTAINER[family] if flow.path == "routed" else server)
+    assert client != server[0]
 
 
 @pytest.mark.parametrize("name", plans.PLANS)

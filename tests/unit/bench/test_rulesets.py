@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from dataclasses import replace
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX, Action, Kind, Reason
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, judge
 
-from bench import plans, rulesets
+from bench import guest, plans, rulesets
 
 
 @pytest.mark.parametrize("client, container", [("10.9.0.1", "172.18.0.2"), ("fd00:9::1", "fd00:18::2")])
@@ -36,9 +38,25 @@ def test_of_bridged_packets_too(client: str, container: str, action: Action) -> 
     assert (from_outside.action, from_outside.reason) == ("deny", Reason.DEFAULT_INGRESS)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_of_the_host_and_through_docker_proxy(version: int) -> None:
+    found = rulesets.ruleset(50)
+    container, gateway = guest.CONTAINER[version][0], guest.GATEWAY[version]
+    own = Connection(gateway, container, rulesets.UDP, rulesets.PORT, source_kind=Kind.HOST)
+    assert judge(found, own).index == REASON_MAX + 49
+    assert guest.PROXY_PORT == rulesets.PROXY_PORT != guest.UNJUDGED_PORT
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    (socket_,) = [row for row in found.publish if row[0] == family]
+    assert socket_[1:3] == (rulesets.UDP, guest.PROXY_PORT) and socket_[4] == family
+    assert socket_[6] == guest.CONTAINER[version][1]
+    assert socket_[7].rstrip(b"\0") == ipaddress.ip_address(container).packed
+    assert not rulesets.ruleset(50, guard="br-elsewhere", link=0).publish
+
+
 def test_sizes() -> None:
     found = rulesets.ruleset(1000)
-    assert len(found.endpoints4) == len(found.endpoints6) == len(found.rules) == len(found.pairs) == 1000
+    assert len(found.endpoints4) == len(found.endpoints6) == len(found.rules) == 1000
+    assert len(found.pairs) == 1001, "and the host's"
     assert len({row[0] for row in found.endpoints4}) == 1000
 
 

@@ -46,8 +46,8 @@
  *     side that is world or host costs a search in the partition in place of
  *     its endpoint slot: the logarithm of its cells, the first steps of which
  *     all packets share.
- * None of these is written but this CPU's own: its counter, and its memo for
- * what was not remembered. Nothing shared is written per packet.
+ * None of these is written but this CPU's own: its counter, and for what was not
+ * remembered a note of that, or its memo. Nothing shared is written per packet.
  */
 #include "classify.h"
 
@@ -281,6 +281,26 @@ static __always_inline void bw_decide(struct bw_decision *d, u32 index,
 	d->log = log;
 }
 
+/* What a rule says of two identities, or else the default of d->class. */
+static __always_inline void bw_decide_by_rules(const struct bw_rules *r, u32 row, u32 column,
+					       u32 service, bool direct, struct bw_decision *d)
+{
+	const struct bw_nl_span *span = bw_span_find(r, row, column, service);
+	u32 verdict = BW_RULE_NONE;
+
+	if (span)
+		verdict = direct ? span->direct : span->rule;
+	if (verdict != BW_RULE_NONE)
+		bw_decide(d, verdict & BW_SPAN_INDEX,
+			  verdict >> BW_SPAN_ACTION & 3,
+			  verdict & BW_SPAN_LOG);
+	else if (direct)
+		bw_decide(d, BW_REASON_DIRECT, BW_ACTION_DENY, false);
+	else
+		bw_decide(d, BW_REASON_DEFAULT_INGRESS + d->class,
+			  r->defaults[d->class], false);
+}
+
 static bool bw_refuses(u8 action)
 {
 	return action == BW_ACTION_DENY || action == BW_ACTION_REJECT;
@@ -421,8 +441,6 @@ void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 {
 	const struct bw_party *from = &q->side[BW_INITIATOR];
 	const struct bw_party *to = &q->side[BW_RESPONDER];
-	const struct bw_nl_span *span;
-	u32 verdict = BW_RULE_NONE;
 	bool genuine, direct;
 
 	d->class = bw_class_by_kind[from->kind][to->kind];
@@ -447,23 +465,61 @@ void bw_classify(const struct bw_rules *r, const struct bw_endpoints *e,
 	}
 
 	direct = d->class == BW_CLASS_INGRESS && q->flags & BW_Q_DIRECT;
-	span = bw_span_find(r, r->identity[d->identity[0]].row,
-			    r->identity[d->identity[1]].column, q->service);
-	if (span)
-		verdict = direct ? span->direct : span->rule;
-	if (verdict != BW_RULE_NONE)
-		bw_decide(d, verdict & BW_SPAN_INDEX,
-			  verdict >> BW_SPAN_ACTION & 3,
-			  verdict & BW_SPAN_LOG);
-	else if (direct)
-		bw_decide(d, BW_REASON_DIRECT, BW_ACTION_DENY, false);
-	else
-		bw_decide(d, BW_REASON_DEFAULT_INGRESS + d->class,
-			  r->defaults[d->class], false);
+	bw_decide_by_rules(r, r->identity[d->identity[0]].row,
+			   r->identity[d->identity[1]].column, q->service, direct, d);
 	if (unlikely(q->flags & (BW_Q_PICKED_UP | BW_Q_EITHER_WAY)))
 		bw_classify_picked_up(r, e, q, direct, d);
 	else if (unlikely(q->back) && d->action == BW_ACTION_ALLOW)
 		bw_refuse_back(r, q, d);
+}
+
+/* false: what bw_classify() has to say of it is not as simple. */
+static __always_inline bool bw_identify_plain(const struct bw_rules *r,
+					      const struct bw_endpoints *e, u8 family,
+					      const union bw_addr *addr, u32 link, u32 *id)
+{
+	const struct bw_ep_loc *loc;
+
+	if (!link) {
+		*id = (family == AF_INET ? bw_cell4_find(r, addr->v4) :
+					   bw_cell6_find(r, addr))->identity[BW_KIND_WORLD];
+		return true;
+	}
+	loc = family == AF_INET ? bw_ep4_find(e, addr->v4) : bw_ep6_find(e, addr);
+	if (unlikely(!loc || bw_differs(link, loc->link)))
+		return false;
+	*id = READ_ONCE(loc->identity);
+	return likely(*id != BW_ID_UNMANAGED);
+}
+
+/* Into its caller, where it needs no stack: see build.c. */
+__always_inline bool bw_classify_plain(const struct bw_rules *r, const struct bw_endpoints *e,
+				       const struct bw_plain *q, struct bw_decision *d)
+{
+	const struct bw_nl_identity *from, *to;
+	u32 sender, receiver;
+
+	if (unlikely(!bw_identify_plain(r, e, q->family, q->from, q->in, &sender) ||
+		     !bw_identify_plain(r, e, q->family, q->to, q->out, &receiver)))
+		return false;
+	from = &r->identity[sender];
+	to = &r->identity[receiver];
+	if (q->reply) {
+		d->class = q->in && q->out ? BW_CLASS_INTER_CONTAINER :
+			   q->in ? BW_CLASS_INGRESS : BW_CLASS_EGRESS;
+		d->identity[BW_INITIATOR] = receiver;
+		d->identity[BW_RESPONDER] = sender;
+		bw_decide_by_rules(r, to->row, from->column, q->service,
+				   d->class == BW_CLASS_INGRESS && q->direct, d);
+		return true;
+	}
+	d->class = q->in && q->out ? BW_CLASS_INTER_CONTAINER :
+		   q->in ? BW_CLASS_EGRESS : BW_CLASS_INGRESS;
+	d->identity[BW_INITIATOR] = sender;
+	d->identity[BW_RESPONDER] = receiver;
+	bw_decide_by_rules(r, from->row, to->column, q->service,
+			   d->class == BW_CLASS_INGRESS && q->direct, d);
+	return true;
 }
 
 static const struct bw_published *

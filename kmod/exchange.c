@@ -117,9 +117,11 @@ void bw_exchange(struct bw_state *st, const struct bw_state *saved)
 	lockdep_assert_held(&bw_exchange_mutex);
 	bw_exchange_choose_places(st, old);
 	bw_guard_add_matching(bw_state_guards(st), bw_state_parents(st));
+	bw_hook_add_ports(st);
 	bw_net_judge(st);
 	rcu_assign_pointer(bw_state, st);
 	bw_state_set_next(NULL);
+	bw_hook_drop_ports(st);
 	/* Its entries point into the old state's counters: freed a grace period later. */
 	bw_memo_invalidate();
 	bw_guard_drop_others(bw_state_guards(st), bw_state_parents(st));

@@ -161,7 +161,10 @@ static noinline unsigned int bw_refuse_bare_port(struct sk_buff *skb,
 	return verdict;
 }
 
-/* A port of some bridge by itself. */
+/*
+ * Maybe a port of some bridge by itself. Nothing is remembered of those, and what
+ * was remembered of the device before is forgotten, see link.c.
+ */
 static noinline __noclone unsigned int
 bw_forward_by_port(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs)
 {
@@ -170,27 +173,119 @@ bw_forward_by_port(void *priv, struct sk_buff *skb, const struct nf_hook_state *
 	return bw_judge_forward_slowly(priv, skb, hs);
 }
 
+/* One test for both: no bridged packet has a port for a device here. */
+static __always_inline bool bw_is_by_port(const struct nf_hook_state *hs)
+{
+	return unlikely(netif_is_bridge_port(hs->in) | netif_is_bridge_port(hs->out));
+}
+
+/*
+ * What bw_classify_plain() may be asked of: a packet of a TCP or UDP connection
+ * that conntrack saw begin and nobody announced, received by a device that is no
+ * bridge, VRF or loopback. false: it may be another.
+ */
+static __always_inline bool bw_read_plain(const struct sk_buff *skb,
+					  const struct nf_hook_state *hs,
+					  const struct nf_conn *ct, bool six,
+					  struct bw_plain *q)
+{
+	const struct nf_conntrack_tuple *original;
+	enum ip_conntrack_info ctinfo;
+	u8 proto;
+	u16 port;
+
+	if (unlikely(!ct || nf_bridge_info_exists(skb) || skb->pkt_type == PACKET_LOOPBACK ||
+		     hs->in->flags & IFF_LOOPBACK || netif_is_l3_master(hs->in)))
+		return false;
+	ctinfo = skb->_nfct - (unsigned long)ct;
+	if (unlikely(BIT(ctinfo) & (BIT(IP_CT_RELATED) | BIT(IP_CT_RELATED_REPLY)) ||
+		     ct->status & (IPS_TEMPLATE | IPS_EXPECTED) || bw_ct_may_be_picked_up(ct)))
+		return false;
+	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
+	proto = original->dst.protonum;
+	if (unlikely(proto != IPPROTO_TCP && proto != IPPROTO_UDP))
+		return false;
+	port = ntohs(ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all);
+	q->service = bw_service(proto, port);
+	if (unlikely(bw_may_be_dhcp(q->service, six)))
+		return false;
+	q->in = bw_guard_link(hs->in->ifindex);
+	q->out = bw_guard_link(hs->out->ifindex);
+	if (unlikely(!(q->in | q->out)))
+		return false;
+	q->family = six ? AF_INET6 : AF_INET;
+	q->reply = CTINFO2DIR(ctinfo) == IP_CT_DIR_REPLY;
+	q->direct = !(ct->status & IPS_DST_NAT);
+	q->from = (const void *)&ct->tuplehash[q->reply].tuple.src.u3;
+	q->to = (const void *)&ct->tuplehash[!q->reply].tuple.src.u3;
+	return true;
+}
+
+/*
+ * Judges what was not remembered. m: where it would be; NULL: it may not be
+ * remembered.
+ */
+static __always_inline unsigned int
+bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, const struct bw_memo *m,
+		bool six)
+{
+	const struct bw_state *st = rcu_dereference(bw_state);
+	const struct nf_conn *ct = (const void *)(skb->_nfct & NFCT_PTRMASK);
+	struct bw_plain q = {};
+	struct bw_decision d;
+
+	if (bw_is_by_port(hs))
+		return bw_forward_by_port(NULL, skb, hs);
+	if (unlikely(!st))
+		return NF_ACCEPT;
+	if (unlikely(st->placement != BW_PLACEMENT_FORWARD || st->closed) ||
+	    !bw_read_plain(skb, hs, ct, six, &q) ||
+	    !bw_classify_plain(st->rules, st->endpoints, &q, &d))
+		return bw_judge_forward(m ? epoch : 0, skb, hs);
+	BUILD_BUG_ON(BW_ACTION_ALLOW);
+	if (unlikely((d.action | d.log) || trace_bw_verdict_enabled()))
+		return bw_verdict_of(st, skb, hs, (u64)d.identity[1] << 32 | d.identity[0], d.index,
+				     d.action | d.class << 8 | d.log << 16);
+	bw_count(st->counters, d.index, skb->len);
+	if (m && unlikely(bw_memo_missed_again(m, ct)))
+		bw_memo_store(skb, hs, epoch, bw_count_of(st->counters, d.index));
+	return NF_ACCEPT;
+}
+
+static noinline __noclone unsigned int
+bw_judge_missed4(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, const struct bw_memo *m)
+{
+	return bw_judge_missed(epoch, skb, hs, m, false);
+}
+
+static noinline __noclone unsigned int
+bw_judge_missed6(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, const struct bw_memo *m)
+{
+	return bw_judge_missed(epoch, skb, hs, m, true);
+}
+
 static __always_inline unsigned int
 bw_pass_forward(struct sk_buff *skb, const struct nf_hook_state *hs, bool six)
 {
+	u32 in = hs->in->ifindex, out = hs->out->ifindex;
+	struct bw_memo *m = NULL;
 	u64 epoch;
-	u32 in, out;
 
-	/* One test for both: no bridged packet has a port for a device here. */
-	if (unlikely(netif_is_bridge_port(hs->in) | netif_is_bridge_port(hs->out)))
-		return bw_forward_by_port(NULL, skb, hs);
-	in = hs->in->ifindex;
-	out = hs->out->ifindex;
-	if (likely(!bw_maybe_guarded(in) && !bw_maybe_guarded(out)))
+	if (unlikely(!bw_maybe_guarded(in) && !bw_maybe_guarded(out))) {
+		if (bw_is_by_port(hs))
+			return bw_forward_by_port(NULL, skb, hs);
 		return NF_ACCEPT;
+	}
 	if (unlikely(!bw_memo_is_exclusive()))
-		return bw_judge_forward_slowly(NULL, skb, hs);
+		return bw_forward_by_port(NULL, skb, hs);
 	/* Before anything else is read, see memo.h. */
 	epoch = smp_load_acquire(&bw_epoch);
 	/* Who listens hears of every verdict, so each is taken. */
-	if (!trace_bw_verdict_enabled() && bw_memo_accepts(skb, bw_memo_ends(in, out), six, epoch))
+	if (!trace_bw_verdict_enabled() &&
+	    likely(bw_memo_accepts(skb, bw_memo_ends(in, out), six, epoch, &m)))
 		return NF_ACCEPT;
-	return bw_judge_forward(epoch, skb, hs);
+	return six ? bw_judge_missed6(epoch, skb, hs, m) :
+		     bw_judge_missed4(epoch, skb, hs, m);
 }
 
 static unsigned int bw_hook_forward4(void *priv, struct sk_buff *skb,
@@ -257,8 +352,59 @@ static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
 	return bw_judge(st, skb, hs, &q, 0);
 }
 
-static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
-				     const struct nf_hook_state *hs)
+/*
+ * By local port, in network order: whether what the host receives or sends there
+ * needs a look, guarded link or not. Port 0 stands for what has none: protocols
+ * that conntrack does not parse, and templates. Set before the state that wants it
+ * is in force and cleared after, see bw_exchange().
+ */
+static bool bw_host_ports[1 << 16] __read_mostly;
+
+static bool bw_state_wants_port(const struct bw_state *st, u16 port)
+{
+	if (!st || !st->local_in)
+		return false;
+	return !port || st->rules->host_ingress || bw_bit_test(st->endpoints->published_port, port);
+}
+
+void bw_hook_add_ports(const struct bw_state *st)
+{
+	u32 port;
+
+	lockdep_assert_held(&bw_mutex);
+	for (port = 0; port < ARRAY_SIZE(bw_host_ports); port++)
+		if (bw_state_wants_port(st, port))
+			WRITE_ONCE(bw_host_ports[(__force u16)htons(port)], true);
+}
+
+void bw_hook_drop_ports(const struct bw_state *st)
+{
+	u32 port;
+
+	lockdep_assert_held(&bw_mutex);
+	for (port = 0; port < ARRAY_SIZE(bw_host_ports); port++)
+		if (!bw_state_wants_port(st, port))
+			WRITE_ONCE(bw_host_ports[(__force u16)htons(port)], false);
+}
+
+/*
+ * The host's own traffic that is certainly not judged: no port of a bridge, no
+ * guarded link, and a local port that no policy speaks of. Either of a connection's
+ * directions has that port as its reply's source, unless it was picked up; of those
+ * that the host began it is the peer's, which costs a closer look at most.
+ */
+static __always_inline bool bw_is_free_of_us(const struct net_device *dev, const struct sk_buff *skb)
+{
+	const struct nf_conn *ct = (const void *)(skb->_nfct & NFCT_PTRMASK);
+
+	if (unlikely(netif_is_bridge_port(dev)) || bw_maybe_guarded(dev->ifindex) ||
+	    unlikely(!ct) || bw_ct_may_be_picked_up(ct))
+		return false;
+	return !bw_host_ports[(__force u16)ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u.all];
+}
+
+static noinline __noclone unsigned int
+bw_look_at_local_in(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 	unsigned int verdict;
@@ -272,6 +418,14 @@ static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
 	verdict = bw_judge_local_in(st, skb, hs);
 	local_bh_enable();
 	return verdict;
+}
+
+static unsigned int bw_hook_local_in(void *priv, struct sk_buff *skb,
+				     const struct nf_hook_state *hs)
+{
+	if (likely(bw_is_free_of_us(hs->in, skb)))
+		return NF_ACCEPT;
+	return bw_look_at_local_in(priv, skb, hs);
 }
 
 /*
@@ -376,9 +530,8 @@ static bool bw_answer_matters(const struct bw_state *st,
 	       bw_bit_test(st->endpoints->published_port, port);
 }
 
-/* Behind NAT, which may have sent the packet another way since it came here. */
-static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
-				      const struct nf_hook_state *hs)
+static noinline __noclone unsigned int
+bw_look_at_local_out(void *priv, struct sk_buff *skb, const struct nf_hook_state *hs)
 {
 	const struct dst_entry *dst = skb_dst(skb);
 	struct net_device *out = dst ? dst->dev : hs->out;
@@ -397,6 +550,22 @@ static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
 	if (likely(!st || !bw_answer_matters(st, skb)))
 		return NF_ACCEPT;
 	return bw_judge_answer(st, skb, hs, out);
+}
+
+/*
+ * Behind NAT, which may have sent the packet another way since it came here. For an
+ * L3 master's round the answer is the same.
+ */
+static unsigned int bw_hook_local_out(void *priv, struct sk_buff *skb,
+				      const struct nf_hook_state *hs)
+{
+	const struct dst_entry *dst = skb_dst(skb);
+
+	/* Tested by itself, not with the flag beside it: an instruction less. */
+	OPTIMIZER_HIDE_VAR(dst);
+	if (likely(dst && bw_is_free_of_us(dst->dev, skb)))
+		return NF_ACCEPT;
+	return bw_look_at_local_out(priv, skb, hs);
 }
 
 /*

@@ -37,4 +37,12 @@ BW_API const struct nf_hook_ops *bw_hook_registered(u32 *n);
 /* Whether a hook function is one of this module's in the host. Context: any. */
 BW_API bool bw_hook_is_ours(nf_hookfn *fn);
 
+/*
+ * Changing the local ports that the host's own traffic is looked at for takes two
+ * steps, before and after a state gets into force. NULL: no state. Context: process;
+ * bw_mutex is held.
+ */
+BW_API void bw_hook_add_ports(const struct bw_state *st);
+BW_API void bw_hook_drop_ports(const struct bw_state *st);
+
 #endif /* _BW_HOOK_H */

@@ -34,6 +34,19 @@ static void bw_link_changed(struct net_device *dev)
 	mutex_unlock(&bw_mutex);
 }
 
+/*
+ * A device of the host became a port of a guarded bridge, so that nothing passes by
+ * it alone, see bw_bare_port(): what was remembered of it before must not.
+ */
+static void bw_link_joined(const struct net_device *upper)
+{
+	if (!netif_is_bridge_master(upper) || !bw_guard_link(upper->ifindex))
+		return;
+	mutex_lock(&bw_mutex);
+	bw_memo_invalidate();
+	mutex_unlock(&bw_mutex);
+}
+
 /* Others' links come and go all the time: their end must cost nobody a flow. */
 static void bw_link_gone(const struct net_device *dev)
 {
@@ -62,8 +75,10 @@ static int bw_link_event(struct notifier_block *nb, unsigned long event,
 	case NETDEV_CHANGEUPPER:
 		/* What is stacked on a guarded link belongs to it. */
 		dev = ((struct netdev_notifier_changeupper_info *)ptr)->upper_dev;
-		if (net_eq(dev_net(dev), &init_net))
+		if (net_eq(dev_net(dev), &init_net)) {
 			bw_link_changed(dev);
+			bw_link_joined(dev);
+		}
 		break;
 	case NETDEV_UNREGISTER:
 		bw_link_gone(dev);

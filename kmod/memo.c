@@ -20,6 +20,7 @@ void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
 	enum ip_conntrack_info ctinfo;
 	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
 	struct bw_memo k = { .ends = bw_memo_ends(hs->in->ifindex, hs->out->ifindex) };
+	struct bw_memo_key key;
 	struct bw_memo *m;
 
 	BUILD_BUG_ON(sizeof(k) != BW_MEMO_SIZE);
@@ -30,18 +31,16 @@ void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
 	    bw_ct_may_be_picked_up(ct))
 		return;
 	k.when = bw_memo_when(skb, epoch);
-	k.flow = bw_memo_flow(ct, ctinfo, hs->pf != NFPROTO_IPV4);
 	k.count = count;
-	if (hs->pf == NFPROTO_IPV4) {
-		k.addr[0] = bw_memo_addr4(ct);
-		m = bw_memo_at4(k.flow, k.addr[0]);
-	} else {
-		k.addr[0] = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 0);
-		k.addr[1] = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 1);
-		k.addr[2] = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 0);
-		k.addr[3] = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 1);
-		m = bw_memo_at6(k.flow, k.addr[0], k.addr[1], k.addr[2], k.addr[3]);
+	bw_memo_key(ct, ctinfo, hs->pf != NFPROTO_IPV4, &key);
+	k.key[0] = key.word[0];
+	k.key[1] = key.word[1];
+	if (hs->pf != NFPROTO_IPV4) {
+		k.key[2] = key.word[2];
+		k.key[3] = key.word[3];
+		k.key[4] = key.word[4];
 	}
+	m = bw_memo_at(key.hash);
 	*m = k;
 }
 
@@ -61,15 +60,16 @@ int bw_memo_init(void)
 	get_random_bytes(&bw_memo_seed, sizeof(bw_memo_seed));
 	bw_memo_seed = BW_MEMO_RATIO << 32 | (u32)bw_memo_seed | 1;
 	for_each_possible_cpu(cpu) {
-		struct bw_memo *memo = kvmalloc_node(BW_MEMO_SIZE << BW_MEMO_BITS,
-						     GFP_KERNEL | __GFP_ZERO,
-						     cpu_to_node(cpu));
+		int node = cpu_to_node(cpu);
 
-		if (!memo) {
+		per_cpu(bw_memos, cpu) = kvmalloc_node(BW_MEMO_SIZE << BW_MEMO_BITS,
+						       GFP_KERNEL | __GFP_ZERO, node);
+		per_cpu(bw_memo_missed, cpu) = kvmalloc_node(sizeof(u32) << BW_MEMO_BITS,
+							     GFP_KERNEL | __GFP_ZERO, node);
+		if (!per_cpu(bw_memos, cpu) || !per_cpu(bw_memo_missed, cpu)) {
 			bw_memo_exit();
 			return -ENOMEM;
 		}
-		per_cpu(bw_memos, cpu) = memo;
 	}
 	return 0;
 }
@@ -78,6 +78,8 @@ void bw_memo_exit(void)
 {
 	int cpu;
 
-	for_each_possible_cpu(cpu)
+	for_each_possible_cpu(cpu) {
 		kvfree(per_cpu(bw_memos, cpu));
+		kvfree(per_cpu(bw_memo_missed, cpu));
+	}
 }

@@ -30,13 +30,25 @@
 struct bw_memo {
 	u64 when;		/* epoch; above it the bridge port it came from */
 	u64 ends;		/* devices: bw_memo_ends() */
-	u64 flow;		/* ports, protocol, direction, NAT: bw_memo_flow() */
-	u64 addr[4];		/* initiator, responder; of IPv4 in the first */
+	u64 key[5];		/* addresses, ports, protocol, direction, NAT: bw_memo_key() */
 	struct bw_count *count;	/* of this CPU */
 } __aligned(BW_MEMO_SIZE);
 
+/* What of an entry a packet's connection decides, and where it would be. */
+struct bw_memo_key {
+	u64 word[5];		/* of IPv4 the first two */
+	u64 hash;
+};
+
 /* Here, because a declaration of a per-CPU variable cannot be static. */
 static DEFINE_PER_CPU(struct bw_memo *, bw_memos);
+
+/*
+ * Of each entry, whose packet was the last to look there in vain. What is looked
+ * for twice is stored, so that clients in turn, more of them than there are
+ * entries, cost no stores and drive nobody out.
+ */
+static DEFINE_PER_CPU(u32 *, bw_memo_missed);
 
 /*
  * Whether nobody else touches this CPU's entries until the hook returns. Not so
@@ -73,41 +85,94 @@ static __always_inline u64 bw_memo_when(const struct sk_buff *skb, u64 epoch)
 }
 
 /*
- * The original tuple's second half (port, protocol; its direction is always 0)
- * is taken as the word it is: finer than what a rule can tell.
+ * The tuple's words as they lie there, because a word costs an instruction: of
+ * the original the responder's port, the protocol and the direction (always 0),
+ * of the reply the responder's port and the family. That is finer than what a rule
+ * can tell. The word in front of each is the last of an address, 0 in IPv4.
  */
-static __always_inline u64 bw_memo_flow(const struct nf_conn *ct,
-					enum ip_conntrack_info ctinfo, bool six)
+static __always_inline u32 bw_memo_word(const void *from)
+{
+	u32 word;
+
+	__builtin_memcpy(&word, from, sizeof(word));
+	return word;
+}
+
+/* The same in the upper half of what has a zero before it. */
+static __always_inline u64 bw_memo_upper_word(const void *from)
+{
+#ifdef __LITTLE_ENDIAN
+	u64 word;
+
+	__builtin_memcpy(&word, from - sizeof(u32), sizeof(word));
+	return word;
+#else
+	return (u64)bw_memo_word(from) << 32;
+#endif
+}
+
+/* Half an address of IPv6. */
+static __always_inline u64 bw_memo_half(const union nf_inet_addr *addr, int half)
+{
+	u64 word;
+
+	memcpy(&word, &addr->all[2 * half], sizeof(word));
+	return word;
+}
+
+/* Bits that an address family's number leaves free, in the reply's word. */
+#ifdef __LITTLE_ENDIAN
+#define BW_MEMO_STATE_SHIFT	20
+#else
+#define BW_MEMO_STATE_SHIFT	4
+#endif
+
+/*
+ * Addresses are in network order. Swapped, clients of one network are consecutive
+ * numbers; otherwise they would differ in bits that few bits of a product hang on.
+ */
+static __always_inline u64 bw_memo_number(u64 addr)
+{
+	return (__force u64)cpu_to_be64(addr);
+}
+
+/* Words are added up, not or-ed: an instruction less, and no bit meets another. */
+static __always_inline void bw_memo_key(const struct nf_conn *ct, enum ip_conntrack_info ctinfo,
+					bool six, struct bw_memo_key *key)
 {
 	const struct nf_conntrack_tuple *original, *reply;
-	u32 state;
+	u64 state;
 
 	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
 	reply = &ct->tuplehash[IP_CT_DIR_REPLY].tuple;
 	BUILD_BUG_ON(offsetof(typeof(*original), dst.dir) !=
 		     offsetof(typeof(*original), dst.u) + 3);
-	/* Where ctinfo goes, and the family behind it. */
-	BUILD_BUG_ON(BW_MEMO_STATUS & 0xe || BW_MEMO_STATUS >= BIT(15));
-	/* Added up, not or-ed: one instruction less, and no bit meets another. */
-	state = (ct->status & BW_MEMO_STATUS) + 2 * ctinfo + (six ? BIT(15) : 0);
-	return (u64)*(const u32 *)&original->dst.u << 32 | state << 16 |
-	       (__force u16)reply->src.u.all;
-}
-
-static __always_inline u64 bw_memo_addr4(const struct nf_conn *ct)
-{
-	return (__force u64)ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u3.ip << 32 |
-	       (__force u32)ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u3.ip;
-}
-
-/* Half an address of IPv6. */
-static __always_inline u64 bw_memo_addr6(const struct nf_conn *ct,
-					 enum ip_conntrack_dir dir, int half)
-{
-	u64 word;
-
-	memcpy(&word, &ct->tuplehash[dir].tuple.src.u3.all[2 * half], sizeof(word));
-	return word;
+	BUILD_BUG_ON(offsetof(typeof(*original), dst.u) !=
+		     offsetof(typeof(*original), dst.u3) + sizeof(union nf_inet_addr));
+	BUILD_BUG_ON(offsetof(typeof(*original), src.l3num) !=
+		     offsetof(typeof(*original), src.u) + 2);
+	BUILD_BUG_ON(offsetof(typeof(*original), src.u) !=
+		     offsetof(typeof(*original), src.u3) + sizeof(union nf_inet_addr));
+	/* Where ctinfo goes; and that the family leaves these bits free. */
+	BUILD_BUG_ON(BW_MEMO_STATUS & 0xe || BW_MEMO_STATUS >= BIT(12));
+	BUILD_BUG_ON(NFPROTO_IPV4 >= BIT(4) || NFPROTO_IPV6 >= BIT(4));
+	state = (ct->status & BW_MEMO_STATUS) + 2 * ctinfo;
+	if (six) {
+		key->word[0] = (u64)bw_memo_word(&original->dst.u) << 32 |
+			       (bw_memo_word(&reply->src.u) +
+				(u32)(state << BW_MEMO_STATE_SHIFT));
+		key->word[1] = bw_memo_half(&original->src.u3, 0);
+		key->word[2] = bw_memo_half(&original->src.u3, 1);
+		key->word[3] = bw_memo_half(&reply->src.u3, 0);
+		key->word[4] = bw_memo_half(&reply->src.u3, 1);
+		key->hash = key->word[0] + (key->word[1] ^ bw_memo_number(key->word[2])) +
+			    rol64(key->word[3] ^ bw_memo_number(key->word[4]), 27);
+		return;
+	}
+	key->word[0] = (state << (32 + BW_MEMO_STATE_SHIFT)) + bw_memo_upper_word(&reply->src.u) +
+		       (__force u32)reply->src.u3.ip;
+	key->word[1] = bw_memo_upper_word(&original->dst.u) + ntohl(original->src.u3.ip);
+	key->hash = key->word[0] + key->word[1];
 }
 
 /*
@@ -120,52 +185,51 @@ BW_API u64 bw_memo_seed;
 #define BW_MEMO_RATIO	0x9e3779b9ULL
 
 /* By the top bits of a product. */
-static __always_inline struct bw_memo *bw_memo_at(u64 key)
+static __always_inline struct bw_memo *bw_memo_at(u64 hash)
 {
-	return this_cpu_read(bw_memos) + (key * bw_memo_seed >> (64 - BW_MEMO_BITS));
+	return this_cpu_read(bw_memos) + (hash * bw_memo_seed >> (64 - BW_MEMO_BITS));
 }
 
 /*
- * Addresses are in network order. Swapped, clients of one network are consecutive
- * numbers; otherwise they would differ in bits that few bits of a product hang on.
+ * Whether to store, in this place, what was not there; of two connections that
+ * look alike to it, the second is stored at once. Context: as
+ * bw_memo_is_exclusive() has it.
  */
-static __always_inline u64 bw_memo_number(u64 addr)
+static __always_inline bool bw_memo_missed_again(const struct bw_memo *m,
+						 const struct nf_conn *ct)
 {
-	return (__force u64)cpu_to_be64(addr);
-}
+	u32 *missed = this_cpu_read(bw_memo_missed) + (m - this_cpu_read(bw_memos));
+	u32 now = bw_memo_word(&ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u3) +
+		  bw_memo_word(&ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple.src.u3.all[3]) +
+		  bw_memo_word(&ct->tuplehash[IP_CT_DIR_REPLY].tuple.src.u3.all[3]);
 
-static __always_inline struct bw_memo *bw_memo_at4(u64 flow, u64 addr)
-{
-	return bw_memo_at(flow + bw_memo_number(addr));
-}
-
-static __always_inline struct bw_memo *bw_memo_at6(u64 flow, u64 a, u64 b,
-						   u64 c, u64 d)
-{
-	return bw_memo_at(flow + (a ^ bw_memo_number(b)) +
-			  rol64(c ^ bw_memo_number(d), 27));
+	if (*missed == now)
+		return true;
+	*missed = now;
+	return false;
 }
 
 /* m->when == bw_memo_when(), written so that most packets copy no epoch. */
 static __always_inline bool bw_memo_is_of(const struct bw_memo *m, const struct sk_buff *skb,
 					  u64 epoch)
 {
-	if (nf_bridge_info_exists(skb))
-		return bw_memo_when(skb, epoch) == m->when;
+	if (unlikely(nf_bridge_info_exists(skb)))
+		return bw_memo_when(skb, epoch) == READ_ONCE(m->when);
 	return m->when == epoch;
 }
 
 /*
- * Whether a packet like it has passed; then it is counted. Written without a
+ * Whether a packet like it has passed; then it is counted. If not, *at is where it
+ * would be, left as it was where nothing may be stored. Written without a
  * struct to compare with: the kernel would clear one first. Context: as
  * bw_memo_is_exclusive() has it.
  */
 static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
-					    u64 ends, bool six, u64 epoch)
+					    u64 ends, bool six, u64 epoch, struct bw_memo **at)
 {
-	enum ip_conntrack_info ctinfo;
-	const struct nf_conn *ct = nf_ct_get(skb, &ctinfo);
-	u64 flow, a, b, c, d;
+	/* nf_ct_get() in fewer instructions; _nfct is a long in all kernels. */
+	const struct nf_conn *ct = (const void *)(skb->_nfct & NFCT_PTRMASK);
+	struct bw_memo_key key;
 	struct bw_memo *m;
 
 	if (unlikely(!ct))
@@ -177,21 +241,15 @@ static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 	 */
 	if (bw_ct_may_be_picked_up(ct))
 		return false;
-	flow = bw_memo_flow(ct, ctinfo, six);
-	if (six) {
-		a = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 0);
-		b = bw_memo_addr6(ct, IP_CT_DIR_ORIGINAL, 1);
-		c = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 0);
-		d = bw_memo_addr6(ct, IP_CT_DIR_REPLY, 1);
-		m = bw_memo_at6(flow, a, b, c, d);
-		if (m->addr[1] != b || m->addr[2] != c || m->addr[3] != d)
-			return false;
-	} else {
-		a = bw_memo_addr4(ct);
-		m = bw_memo_at4(flow, a);
-	}
-	if (m->flow != flow || m->addr[0] != a ||
-	    m->ends != ends || !bw_memo_is_of(m, skb, epoch))
+	bw_memo_key(ct, skb->_nfct - (unsigned long)ct, six, &key);
+	m = bw_memo_at(key.hash);
+	*at = m;
+	if (m->key[0] != key.word[0] || m->key[1] != key.word[1])
+		return false;
+	if (six && (m->key[2] != key.word[2] || m->key[3] != key.word[3] ||
+		    m->key[4] != key.word[4]))
+		return false;
+	if (m->ends != ends || !bw_memo_is_of(m, skb, epoch))
 		return false;
 	bw_count_in(m->count, skb->len);
 	return true;

@@ -127,11 +127,6 @@ bool bw_is_redirect(const struct bw_header *h)
 	       (h->proto == IPPROTO_ICMPV6 && h->type == NDISC_REDIRECT);
 }
 
-#define BW_DHCP_SERVER	67
-#define BW_DHCP_CLIENT	68
-#define BW_DHCP6_SERVER	547
-#define BW_DHCP6_CLIENT	546
-
 /* All_DHCP_Relay_Agents_and_Servers: ff02::1:2, RFC 8415 section 7.1. */
 static bool bw_is_dhcp6_group(const union bw_addr *a)
 {
@@ -154,16 +149,17 @@ static void bw_mark_dhcp(struct bw_query *q, u8 pf, u16 from_port)
 {
 	const union bw_addr *from = &q->side[BW_INITIATOR].addr;
 	const union bw_addr *to = &q->side[BW_RESPONDER].addr;
-	bool dhcp = false;
+	bool dhcp;
 
+	if (likely(!bw_may_be_dhcp(q->service, pf != NFPROTO_IPV4)))
+		return;
 	if (pf == NFPROTO_IPV4) {
-		if (q->service == bw_service(IPPROTO_UDP, BW_DHCP_SERVER))
-			dhcp = from_port == BW_DHCP_CLIENT && !from->v4 &&
-			       to->v4 == htonl(INADDR_BROADCAST);
+		dhcp = from_port == BW_DHCP_CLIENT && !from->v4 &&
+		       to->v4 == htonl(INADDR_BROADCAST);
 	} else if (q->service == bw_service(IPPROTO_UDP, BW_DHCP6_SERVER)) {
 		dhcp = from_port == BW_DHCP6_CLIENT && bw_is_link_local(from) &&
 		       bw_is_dhcp6_group(to);
-	} else if (q->service == bw_service(IPPROTO_UDP, BW_DHCP6_CLIENT)) {
+	} else {
 		dhcp = from_port == BW_DHCP6_SERVER && bw_is_link_local(to);
 	}
 	if (unlikely(dhcp))

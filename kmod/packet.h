@@ -32,6 +32,20 @@ struct bw_header {
 	u16 port;	/* destination's; ICMP: type << 8 | code */
 };
 
+#define BW_DHCP_SERVER	67
+#define BW_DHCP_CLIENT	68
+#define BW_DHCP6_SERVER	547
+#define BW_DHCP6_CLIENT	546
+
+/* Whether bw_packet_read() would look for a DHCP client without an address. */
+static inline bool bw_may_be_dhcp(u32 service, bool six)
+{
+	if (!six)
+		return service == bw_service(IPPROTO_UDP, BW_DHCP_SERVER);
+	return service == bw_service(IPPROTO_UDP, BW_DHCP6_SERVER) ||
+	       service == bw_service(IPPROTO_UDP, BW_DHCP6_CLIENT);
+}
+
 /*
  * BW_READ_QUERY, or the enum bw_reason that decides without the rules. Fills
  * addresses, service, sender and flags; kinds and links are the hook's. Context:

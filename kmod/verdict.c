@@ -320,6 +320,21 @@ __always_inline unsigned int bw_verdict(const struct bw_state *st,
 	return bw_verdict_apply(st, skb, hs, d);
 }
 
+noinline unsigned int bw_verdict_of(const struct bw_state *st, struct sk_buff *skb,
+				    const struct nf_hook_state *hs, u64 identities, u32 index,
+				    u32 how)
+{
+	struct bw_decision d = {
+		.index = index,
+		.identity = { [BW_INITIATOR] = identities, [BW_RESPONDER] = identities >> 32 },
+		.action = how,
+		.class = how >> 8,
+		.log = how >> 16,
+	};
+
+	return bw_verdict(st, skb, hs, &d);
+}
+
 unsigned int bw_verdict_builtin(const struct bw_state *st, struct sk_buff *skb,
 				const struct nf_hook_state *hs, u32 reason)
 {

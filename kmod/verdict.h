@@ -25,6 +25,14 @@ BW_API unsigned int bw_verdict(const struct bw_state *st, struct sk_buff *skb,
 			       const struct nf_hook_state *hs,
 			       const struct bw_decision *d);
 
+/*
+ * The same of a decision in parts, so that its caller needs no stack: identities
+ * with the initiator's below, and action | class << 8 | log << 16. Context: as above.
+ */
+BW_API unsigned int bw_verdict_of(const struct bw_state *st, struct sk_buff *skb,
+				  const struct nf_hook_state *hs, u64 identities, u32 index,
+				  u32 how);
+
 /* The same for an enum bw_reason that decides without the rules. Context: as above. */
 BW_API unsigned int bw_verdict_builtin(const struct bw_state *st,
 				       struct sk_buff *skb,

@@ -638,6 +638,67 @@ static void test_no_memory(void)
 	test_clear(&t);
 }
 
+/* The same connection as the packet path's short way has it; false: it has none. */
+static bool make_plain(struct bw_query *q, struct bw_plain *p)
+{
+	const struct bw_party *from, *to;
+	u32 i;
+
+	q->flags &= BW_Q_DIRECT;
+	q->back = 0;
+	q->sender &= 1;
+	for (i = 0; i < 2; i++) {
+		q->side[i].port = 0;
+		if (q->side[i].kind != BW_KIND_GUARDED)
+			bw_party_set(&q->side[i], BW_KIND_WORLD, 0, 0);
+		else if (!q->side[i].link)
+			return false;
+	}
+	from = bw_sender(q);
+	to = bw_receiver(q);
+	*p = (struct bw_plain) {
+		.from = &from->addr, .to = &to->addr, .in = from->link, .out = to->link,
+		.service = q->service, .family = from->family,
+		.reply = q->sender == BW_RESPONDER, .direct = q->flags & BW_Q_DIRECT,
+	};
+	return from->family == to->family && (p->in || p->out);
+}
+
+/* The short way says what the long one says, or nothing; and mostly it says it. */
+static void test_plain_against_twin(void)
+{
+	u32 said[2][2] = {}, silent = 0, denied = 0, i, j;
+	struct bw_decision got, want;
+	struct test_draft t;
+	struct bw_plain p;
+	struct bw_query q;
+	struct built b;
+
+	for (i = 0; i < 2000 && !failed; i++) {
+		test_random_draft(&t);
+		CHECK(build(&b, &t));
+		for (j = 0; j < 400 && !failed; j++) {
+			test_random_query(&q);
+			if (!make_plain(&q, &p))
+				continue;
+			naive_classify(&t.d, &q, &want);
+			if (!bw_classify_plain(b.r, b.e, &p, &got)) {
+				CHECK(want.index == BW_REASON_SPOOFED || want.index == BW_REASON_UNMANAGED ||
+				      q.side[BW_RESPONDER].kind == BW_KIND_GUARDED);
+				silent++;
+				continue;
+			}
+			CHECK(naive_agrees(&got, &want));
+			said[p.family == AF_INET6][p.reply]++;
+			denied += got.action == BW_ACTION_DENY;
+		}
+		demolish(&b);
+		test_clear(&t);
+	}
+	CHECK(said[0][0] > 1000 && said[0][1] > 1000 && said[1][0] > 1000 && said[1][1] > 1000);
+	CHECK(silent > 1000 && denied > 1000);
+}
+
 static void test_against_twin(void)
 {
 	u32 seen[BW_REASON_MAX + 1] = {}, turned = 0;
@@ -779,6 +840,7 @@ static const struct {
 	{ "refusals", test_refusals },
 	{ "no memory at any allocation", test_no_memory },
 	{ "against the naive twin", test_against_twin },
+	{ "the short way against the naive twin", test_plain_against_twin },
 	{ "damaged drafts", test_damaged },
 	{ "100,000 endpoints and pairs", test_large },
 	{ "shared blocks", test_shared_blocks },

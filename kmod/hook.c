@@ -226,8 +226,8 @@ static __always_inline bool bw_read_plain(const struct sk_buff *skb,
  * remembered.
  */
 static __always_inline unsigned int
-bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, const struct bw_memo *m,
-		bool six)
+bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs,
+		const struct bw_memo *m, bool six)
 {
 	const struct bw_state *st = rcu_dereference(bw_state);
 	const struct nf_conn *ct = (const void *)(skb->_nfct & NFCT_PTRMASK);
@@ -241,7 +241,7 @@ bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, 
 	if (unlikely(st->placement != BW_PLACEMENT_FORWARD || st->closed) ||
 	    !bw_read_plain(skb, hs, ct, six, &q) ||
 	    !bw_classify_plain(st->rules, st->endpoints, &q, &d))
-		return bw_judge_forward(m ? epoch : 0, skb, hs);
+		return bw_judge_forward(m && bw_memo_missed_again(m, ct) ? epoch : 0, skb, hs);
 	BUILD_BUG_ON(BW_ACTION_ALLOW);
 	if (unlikely((d.action | d.log) || trace_bw_verdict_enabled()))
 		return bw_verdict_of(st, skb, hs, (u64)d.identity[1] << 32 | d.identity[0], d.index,
@@ -253,13 +253,15 @@ bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, 
 }
 
 static noinline __noclone unsigned int
-bw_judge_missed4(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, const struct bw_memo *m)
+bw_judge_missed4(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs,
+		 const struct bw_memo *m)
 {
 	return bw_judge_missed(epoch, skb, hs, m, false);
 }
 
 static noinline __noclone unsigned int
-bw_judge_missed6(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs, const struct bw_memo *m)
+bw_judge_missed6(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs,
+		 const struct bw_memo *m)
 {
 	return bw_judge_missed(epoch, skb, hs, m, true);
 }
@@ -358,7 +360,7 @@ static noinline unsigned int bw_judge_local_in(const struct bw_state *st,
  * that conntrack does not parse, and templates. Set before the state that wants it
  * is in force and cleared after, see bw_exchange().
  */
-static bool bw_host_ports[1 << 16] __read_mostly;
+static bool bw_host_ports[1 << 16];
 
 static bool bw_state_wants_port(const struct bw_state *st, u16 port)
 {
@@ -393,7 +395,8 @@ void bw_hook_drop_ports(const struct bw_state *st)
  * directions has that port as its reply's source, unless it was picked up; of those
  * that the host began it is the peer's, which costs a closer look at most.
  */
-static __always_inline bool bw_is_free_of_us(const struct net_device *dev, const struct sk_buff *skb)
+static __always_inline bool bw_is_free_of_us(const struct net_device *dev,
+					     const struct sk_buff *skb)
 {
 	const struct nf_conn *ct = (const void *)(skb->_nfct & NFCT_PTRMASK);
 

@@ -120,11 +120,14 @@ static __always_inline u64 bw_memo_half(const union nf_inet_addr *addr, int half
 	return word;
 }
 
-/* Bits that an address family's number leaves free, in the reply's word. */
+/*
+ * Bits that an address family's number leaves free, where the reply's word is the
+ * upper half. It is there in both families' keys, so that none is the other's.
+ */
 #ifdef __LITTLE_ENDIAN
-#define BW_MEMO_STATE_SHIFT	20
+#define BW_MEMO_STATE_SHIFT	52
 #else
-#define BW_MEMO_STATE_SHIFT	4
+#define BW_MEMO_STATE_SHIFT	36
 #endif
 
 /*
@@ -158,9 +161,9 @@ static __always_inline void bw_memo_key(const struct nf_conn *ct, enum ip_conntr
 	BUILD_BUG_ON(NFPROTO_IPV4 >= BIT(4) || NFPROTO_IPV6 >= BIT(4));
 	state = (ct->status & BW_MEMO_STATUS) + 2 * ctinfo;
 	if (six) {
-		key->word[0] = (u64)bw_memo_word(&original->dst.u) << 32 |
-			       (bw_memo_word(&reply->src.u) +
-				(u32)(state << BW_MEMO_STATE_SHIFT));
+		key->word[0] = (state << BW_MEMO_STATE_SHIFT) +
+			       ((u64)bw_memo_word(&reply->src.u) << 32) +
+			       bw_memo_word(&original->dst.u);
 		key->word[1] = bw_memo_half(&original->src.u3, 0);
 		key->word[2] = bw_memo_half(&original->src.u3, 1);
 		key->word[3] = bw_memo_half(&reply->src.u3, 0);
@@ -169,7 +172,7 @@ static __always_inline void bw_memo_key(const struct nf_conn *ct, enum ip_conntr
 			    rol64(key->word[3] ^ bw_memo_number(key->word[4]), 27);
 		return;
 	}
-	key->word[0] = (state << (32 + BW_MEMO_STATE_SHIFT)) + bw_memo_upper_word(&reply->src.u) +
+	key->word[0] = (state << BW_MEMO_STATE_SHIFT) + bw_memo_upper_word(&reply->src.u) +
 		       (__force u32)reply->src.u3.ip;
 	key->word[1] = bw_memo_upper_word(&original->dst.u) + ntohl(original->src.u3.ip);
 	key->hash = key->word[0] + key->word[1];

@@ -32,6 +32,7 @@ from packets import (
     Genl,
     Log,
     Ruleset,
+    batch,
     check,
     inside,
     known,
@@ -43,7 +44,7 @@ BARE_PORT, BARE_PORT_NEIGHBOUR = 14, 15
 AUDIT, CONTAINER = 1, 2
 HOST4, HOST6 = "10.201.0.1", "fd00:201::1"
 FOREIGN, BEHIND = "192.0.2.77", "10.206.0.2"
-PORT, MARK_PORT, VXLAN_PORT = 5514, 5515, 4789
+PORT, MARK_PORT, JOINED_PORT, VXLAN_PORT = 5514, 5515, 5516, 4789
 GROUPS = ["01:80:c2:00:00:%02x" % n for n in range(2, 16)]
 
 
@@ -411,6 +412,65 @@ def test_out(g, probe):
     there.close()
 
 
+def test_joined(g, _):
+    """A device of the host's joins a bridge, with streams by it that are remembered."""
+    flows = [packets.udp_to("a", V["w"], JOINED_PORT) for V in (V4, V6)]
+    with inside("w"):
+        there = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    there.bind(("::", JOINED_PORT))
+    said = subprocess.run(
+        ["ip", "-n", "bwt-w", "-o", "link", "show", "eth0"], check=True, stdout=subprocess.PIPE
+    )
+    to = said.stdout.decode().split("link/ether ")[1].split()[0]
+    for V in (V4, V6):
+        run("ip", "neigh", "replace", V["w"], "lladdr", to, "dev", "bwt-w", "nud", "permanent")
+
+    def arrived(times=1):
+        """How many of so many packets of each stream."""
+        for _ in range(times):
+            for s in flows:
+                s.send(b"by the device")
+        found = 0
+        while found < times * len(flows) and packets.comes(there):
+            there.recv(100)
+            found += 1
+        return found
+
+    def joins(*bridge):
+        run("ip", "link", "set", "dev", "bwt-w", *bridge)
+
+    # With an address of its own the bridge keeps it: what a sends to another is for no host.
+    batch(["link set bwt0 address %s" % link_mac("bwt0"), "link add bwx0 type bridge", "link set bwx0 up"])
+    known(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    with packets.one_processor():
+        check("by a device of the host's", arrived(5), 10)
+        joins("master", "bwx0")
+        check("a port of a bridge that nobody guards", arrived(5), 10)
+        joins("nomaster")
+        check("no port", arrived(5), 10)
+        before = g.counters()
+        joins("master", "bwt0")
+        check("a port of a guarded bridge: nothing, from the first packet on", arrived(), 0)
+        check("each is counted", grown(g, before, BARE_PORT), 2)
+        check("nor later", arrived(5), 0)
+        joins("nomaster")
+        check("no port again: all, from the first packet on", arrived(), 2)
+        check("and later", arrived(5), 10)
+        # Remembered, and then the bridge that it is a port of becomes guarded.
+        joins("master", "bwx0")
+        check("a port of the other bridge once more", arrived(5), 10)
+        known(Ruleset(guards=("bwt0", "bwt1", "bwx0"), defaults=(ALLOW,) * 6)).commit(g)
+        check("a commit guards that", arrived(5), 0)
+        known(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+        check("another does not", arrived(5), 10)
+    joins("nomaster")
+    run("ip", "link", "del", "bwx0")
+    for V in (V4, V6):
+        run("ip", "neigh", "del", V["w"], "dev", "bwt-w")
+    for s in (*flows, there):
+        s.close()
+
+
 def test_closed(_, probe):
     ko = os.environ.get("BW_KO")
     if not ko:
@@ -426,7 +486,15 @@ def test_closed(_, probe):
     run("insmod", ko)
 
 
-TESTS = [test_groups, test_allowed_by_policy, test_other_macs, test_own_neighbours, test_out, test_closed]
+TESTS = [
+    test_groups,
+    test_allowed_by_policy,
+    test_other_macs,
+    test_own_neighbours,
+    test_out,
+    test_joined,
+    test_closed,
+]
 
 
 def main():

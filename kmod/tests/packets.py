@@ -906,6 +906,67 @@ def test_proxy(g):
     check("host ingress: the host's own connections live", try_tcp(None, V4["w"], 8080), "open")
 
 
+def test_proxy_ports(g):
+    """A socket of docker-proxy's while commits add and remove its port, and roll backs undo them: at the next packet, both ways."""
+
+    def taken(ruleset):
+        for family, to in ((socket.AF_INET, V4["a"]), (socket.AF_INET6, V6["a"])):
+            to = socket.inet_pton(family, to)
+            ruleset.publish.append(struct.pack("=BBH16sBBH16s", family, UDP, 9310, b"", family, 0, 9000, to))
+        return ruleset
+
+    def heard():
+        """How many of the clients the socket hears, and how many hear it."""
+        for client in clients:
+            client.send(b"asks")
+        asked = 0
+        while asked < len(clients) and comes(server):
+            server.recv(10)
+            asked += 1
+        for peer in peers:
+            with contextlib.suppress(OSError):
+                server.sendto(b"says", peer)
+        said = at_once([(comes, client) for client in clients])
+        for client in (c for c, told in zip(clients, said) if told):
+            client.recv(10)
+        return asked, sum(said)
+
+    free, taken_by_a = known(Ruleset()), taken(known(Ruleset()))
+    every, none = (2, 2), (0, 0)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        server.bind(("::", 9310))
+        free.commit(g)
+        clients = [stack.enter_context(udp_to("w", to, 9310)) for to in ("10.203.0.1", "fd00:203::1")]
+        peers = []
+        for client in clients:
+            client.send(b"asks")
+            peers.append(server.recvfrom(10)[1])
+        check("nobody's port: not judged", heard(), every)
+        taken_by_a.commit(g)
+        check("a commit publishes it: denied as its container", heard(), none)
+        free.commit(g, timeout=60)
+        check("in a window it is nobody's again", heard(), every)
+        g.ask(ROLLBACK)
+        check("rolled back: denied", heard(), none)
+        first = g.generation()
+        free.commit(g, timeout=WINDOW)
+        check("in a shorter window it is nobody's", heard(), every)
+        check("that ends: denied", (until(lambda: g.generation() == first), heard()), (True, none))
+        taken(known(Ruleset().rule(WORLD, A, udp(9000)))).commit(g)
+        check("its container is allowed", heard(), every)
+        free.commit(g)
+        check("nobody's port by a commit", heard(), every)
+        taken_by_a.commit(g, timeout=60)
+        check("published in a window: denied", heard(), none)
+        g.ask(ROLLBACK)
+        check("rolled back: nobody's", heard(), every)
+        known(Ruleset(defaults=(DENY, ALLOW, DENY, DENY, ALLOW, DENY))).commit(g, timeout=60)
+        check("host ingress is judged: it hears nobody", heard(), (0, 2))
+        g.ask(ROLLBACK)
+        check("rolled back: not judged", heard(), every)
+
+
 def check_host_hears_of_the_unknown(g):
     """Whose container is not known yet, docker-proxy must not wait for, with what its client has said."""
 
@@ -953,33 +1014,9 @@ def check_proxy_says(g, publish, who, address):
     check(f"proxy socket: what it says to {who or 'the host'} at {address} goes or not", said, [b"x", b""])
 
 
-def test_link_gone(g):
-    known(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
-    check("c is reached", try_tcp("w", "10.203.0.1", 18080), "open")
-    check("c answers", try_tcp("a", V4["c"], 8080), "open")
-    port = ifindex("bwt-c")
-    run("ip", "link", "del", "bwt-c")
-    ids = {
-        socket.inet_ntop(socket.AF_INET, r[A_ADDR][0]): struct.unpack("=I", r[A_IDENTITY][0])[0]
-        for r in g.ask(ENDPOINTS, flags=0x301)
-        if len(r[A_ADDR][0]) == 4
-    }
-    check("the endpoint died with its port", (ids[V4["c"]], ids[V4["a"]]), (0, A))
-    run(
-        "ip",
-        "link",
-        "add",
-        "bwt-c",
-        "index",
-        str(port),
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "eth0",
-        "netns",
-        "bwt-c",
-    )
+def new_holder(port):
+    """Another container c: its addresses, and the number of its port."""
+    run("ip", *("link add bwt-c index %d type veth peer name eth0 netns bwt-c" % port).split())
     run("ip", "link", "set", "bwt-c", "master", "bwt1", "up")
     run("ip", "-n", "bwt-c", "link", "set", "eth0", "up")
     for cmd in (
@@ -989,11 +1026,86 @@ def test_link_gone(g):
         "-6 route add default via fd00:202::1",
     ):
         run("ip", "-n", "bwt-c", *cmd.split())
+
+
+def test_link_gone(g):
+    known(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
+    check("c is reached", try_tcp("w", "10.203.0.1", 18080), "open")
+    check("c answers", try_tcp("a", V4["c"], 8080), "open")
+    with one_processor():
+        link_gone(g, [udp_to("a", V["c"], 9000) for V in (V4, V6)])
+
+
+def link_gone(g, flows):
+    check("streams to it are remembered", remembered(flows), True)
+    port = ifindex("bwt-c")
+    run("ip", "link", "del", "bwt-c")
+    ids = {
+        socket.inet_ntop(socket.AF_INET, r[A_ADDR][0]): struct.unpack("=I", r[A_IDENTITY][0])[0]
+        for r in g.ask(ENDPOINTS, flags=0x301)
+        if len(r[A_ADDR][0]) == 4
+    }
+    check("the endpoint died with its port", (ids[V4["c"]], ids[V4["a"]]), (0, A))
+    new_holder(port)
+    check("nor anything of what was remembered", talks(flows), [False] * 2)
     before = g.counters()
     check("a new holder of address and number inherits nothing", try_tcp("a", V4["c"], 8080), "silence")
     check("it is unmanaged", grew(g, before, UNMANAGED), True)
     known(Ruleset(defaults=(ALLOW,) * 6)).commit(g)
     check("known again, it passes", until(lambda: try_tcp("a", V4["c"], 8080) == "open"), True)
+    for s in flows:
+        s.close()
+
+
+@contextlib.contextmanager
+def one_processor():
+    """What is remembered is each processor's own. Threads that begin here stay here, too."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def remembered(flows):
+    """Whether each of them is echoed often enough that its next packet is not judged: new, then answered, then twice the same."""
+    return all(talks(flows) == [True] * len(flows) for _ in range(5))
+
+
+def test_remembered(g):
+    """What was remembered of a ruleset holds as long as that: until another comes by a commit, a roll back or a window's end."""
+    nothing = known(Ruleset(defaults=(DENY,) * 6))
+    allow = known(Ruleset().rule(A, B, udp(9000)).rule(WORLD, A, udp(9000), direct=True))
+    ways = [("a", "b"), ("a", "w"), ("w", "a")]
+    cut, up = [False] * 6, [True] * 6
+    with one_processor(), contextlib.ExitStack() as stack:
+        nothing.commit(g)
+        flows = [stack.enter_context(udp_to(ns, V[peer], 9000)) for ns, peer in ways for V in (V4, V6)]
+        check("same bridge, egress, ingress: denied", talks(flows), cut)
+        allow.commit(g, timeout=60)
+        check("allowed, and remembered", remembered(flows), True)
+        g.ask(ROLLBACK)
+        check("rolled back: each is cut at its next packet", talks(flows), cut)
+        first = g.generation()
+        allow.commit(g, timeout=WINDOW)
+        check("allowed once more, and remembered", remembered(flows), True)
+        check("the window ends", until(lambda: g.generation() == first), True)
+        check("and with it each of them", talks(flows), cut)
+        allow.commit(g)
+        check("allowed for good, and remembered", remembered(flows), True)
+        nothing.commit(g, timeout=60)
+        check("a commit denies them: cut", talks(flows), cut)
+        g.ask(ROLLBACK)
+        check("rolled back: they go on", talks(flows), up)
+        check("and are remembered", remembered(flows), True)
+        allow.commit(g, timeout=60)
+        g.ask(CONFIRM)
+        check("confirmed: they go on", talks(flows), up)
+        Ruleset(guards=()).commit(g)
+        check("no guard: they go on", talks(flows), up)
+        nothing.commit(g)
+        check("guards again: cut", talks(flows), cut)
 
 
 def test_window(g):
@@ -1826,7 +1938,17 @@ def test_seal(g):
     )
     check("no unload", subprocess.run(["rmmod", "bridgewarden"], check=False, stderr=-3).returncode, 1)
     check("traffic goes on", try_tcp("a", V4["b"], 8080), "open")
-    run("ip", "link", "del", "bwt-c")
+    with one_processor():
+        flows = [udp_to("a", V["c"], 9000) for V in (V4, V6)]
+        check("and is remembered", remembered(flows), True)
+        port = ifindex("bwt-c")
+        run("ip", "link", "del", "bwt-c")
+        new_holder(port)
+        before = g.counters()
+        check("a new holder of c's address inherits nothing", talks(flows), [False] * 2)
+        check("it is unmanaged", grew(g, before, UNMANAGED), True)
+        for s in flows:
+            s.close()
     ids = [
         struct.unpack("=I", r[A_IDENTITY][0])[0]
         for r in g.ask(ENDPOINTS, flags=0x301)
@@ -2097,6 +2219,8 @@ TESTS = (
     test_audit,
     test_spoof,
     test_proxy,
+    test_proxy_ports,
+    test_remembered,
     test_link_gone,
     test_window,
     test_killed,

@@ -12,7 +12,7 @@
 #include "lock.h"
 
 BW_DATA u32 bw_epoch __read_mostly = 1;
-BW_DATA u64 bw_memo_seed __read_mostly;
+BW_DATA u64 bw_memo_seed[2] __read_mostly;
 
 void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
 		   u64 epoch, struct bw_count *count)
@@ -40,7 +40,7 @@ void bw_memo_store(const struct sk_buff *skb, const struct nf_hook_state *hs,
 		k.key[3] = key.word[3];
 		k.key[4] = key.word[4];
 	}
-	m = bw_memo_at(key.hash);
+	m = bw_memo_at(key.hash, hs->pf != NFPROTO_IPV4);
 	*m = k;
 }
 
@@ -55,10 +55,13 @@ void bw_memo_invalidate(void)
 
 int bw_memo_init(void)
 {
+	u32 random[3];
 	int cpu;
 
-	get_random_bytes(&bw_memo_seed, sizeof(bw_memo_seed));
-	bw_memo_seed = BW_MEMO_RATIO << 32 | (u32)bw_memo_seed | 1;
+	get_random_bytes(random, sizeof(random));
+	bw_memo_seed[0] = (u64)random[0] << 32 | (BW_MEMO_RATIO & ~BW_MEMO_RANDOM) |
+			  (random[1] & BW_MEMO_RANDOM) | 1;
+	bw_memo_seed[1] = (u64)BW_MEMO_RATIO << 32 | random[2] | 1;
 	for_each_possible_cpu(cpu) {
 		int node = cpu_to_node(cpu);
 

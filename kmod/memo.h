@@ -139,6 +139,19 @@ static __always_inline u64 bw_memo_number(u64 addr)
 	return (__force u64)cpu_to_be64(addr);
 }
 
+/*
+ * A client of IPv4 as a number in the upper half, over the original's word in whatever
+ * order: swapped as one, which is an instruction less.
+ */
+static __always_inline u64 bw_memo_client4(const struct nf_conntrack_tuple *original)
+{
+#ifdef __LITTLE_ENDIAN
+	return swab64(bw_memo_upper_word(&original->dst.u) + (__force u32)original->src.u3.ip);
+#else
+	return (u64)ntohl(original->src.u3.ip) << 32 | bw_memo_word(&original->dst.u);
+#endif
+}
+
 /* Words are added up, not or-ed: an instruction less, and no bit meets another. */
 static __always_inline void bw_memo_key(const struct nf_conn *ct, enum ip_conntrack_info ctinfo,
 					bool six, struct bw_memo_key *key)
@@ -174,23 +187,25 @@ static __always_inline void bw_memo_key(const struct nf_conn *ct, enum ip_conntr
 	}
 	key->word[0] = (state << BW_MEMO_STATE_SHIFT) + bw_memo_upper_word(&reply->src.u) +
 		       (__force u32)reply->src.u3.ip;
-	key->word[1] = bw_memo_upper_word(&original->dst.u) + ntohl(original->src.u3.ip);
+	key->word[1] = bw_memo_client4(original);
 	key->hash = key->word[0] + key->word[1];
 }
 
 /*
- * Odd; drawn before there is an entry. The golden ratio above, which spreads
- * consecutive numbers evenly (Knuth, TAOCP volume 3, section 6.4), and random
- * below, so that nobody can tell which flows share a slot.
+ * Of IPv4 and of IPv6. Odd; drawn before there is an entry. The half by which clients'
+ * numbers come to the top has the golden ratio, which spreads consecutive ones evenly
+ * (Knuth, TAOCP volume 3, section 6.4). The other half is random, and in IPv4 the
+ * ratio's last bits are, so that nobody can tell which flows share a slot.
  */
-BW_API u64 bw_memo_seed;
+BW_API u64 bw_memo_seed[2];
 
-#define BW_MEMO_RATIO	0x9e3779b9ULL
+#define BW_MEMO_RATIO	0x9e3779b9U
+#define BW_MEMO_RANDOM	0x3ffU	/* of the ratio: below what 1000 clients in a row show */
 
 /* By the top bits of a product. */
-static __always_inline struct bw_memo *bw_memo_at(u64 hash)
+static __always_inline struct bw_memo *bw_memo_at(u64 hash, bool six)
 {
-	return this_cpu_read(bw_memos) + (hash * bw_memo_seed >> (64 - BW_MEMO_BITS));
+	return this_cpu_read(bw_memos) + (hash * bw_memo_seed[six] >> (64 - BW_MEMO_BITS));
 }
 
 /*
@@ -230,8 +245,7 @@ static __always_inline bool bw_memo_is_of(const struct bw_memo *m, const struct 
 static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 					    u64 ends, bool six, u64 epoch, struct bw_memo **at)
 {
-	/* nf_ct_get() in fewer instructions; _nfct is a long in all kernels. */
-	const struct nf_conn *ct = (const void *)(skb->_nfct & NFCT_PTRMASK);
+	const struct nf_conn *ct = bw_ct_of(skb);
 	struct bw_memo_key key;
 	struct bw_memo *m;
 
@@ -245,7 +259,7 @@ static __always_inline bool bw_memo_accepts(const struct sk_buff *skb,
 	if (bw_ct_may_be_picked_up(ct))
 		return false;
 	bw_memo_key(ct, skb->_nfct - (unsigned long)ct, six, &key);
-	m = bw_memo_at(key.hash);
+	m = bw_memo_at(key.hash, six);
 	*at = m;
 	if (m->key[0] != key.word[0] || m->key[1] != key.word[1])
 		return false;

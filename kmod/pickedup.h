@@ -15,6 +15,19 @@
 #include "api.h"
 
 /*
+ * nf_ct_get() without the rest, whether or not there is an entry, in two instructions
+ * and a flag: of a mask that it knows the compiler makes a comparison besides. _nfct is
+ * a long in all kernels. Context: any.
+ */
+static __always_inline const struct nf_conn *bw_ct_of(const struct sk_buff *skb)
+{
+	unsigned long mask = NFCT_PTRMASK;
+
+	OPTIMIZER_HIDE_VAR(mask);
+	return (const void *)(skb->_nfct & mask);
+}
+
+/*
  * For the memo, by one test of one byte: never false where bw_ct_is_picked_up() is
  * true. Also true for a flow that was offloaded, and of other protocols where that
  * byte is left over from another entry: they are judged in full. Without

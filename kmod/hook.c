@@ -181,8 +181,8 @@ static __always_inline bool bw_is_by_port(const struct nf_hook_state *hs)
 
 /*
  * What bw_classify_plain() may be asked of: a packet of a TCP or UDP connection
- * that conntrack saw begin and nobody announced, received by a device that is no
- * bridge, VRF or loopback. false: it may be another.
+ * that nobody announced, received by a device that is no bridge, VRF or loopback.
+ * false: it may be another. ct: not picked up in the middle.
  */
 static __always_inline bool bw_read_plain(const struct sk_buff *skb,
 					  const struct nf_hook_state *hs,
@@ -194,12 +194,12 @@ static __always_inline bool bw_read_plain(const struct sk_buff *skb,
 	u8 proto;
 	u16 port;
 
-	if (unlikely(!ct || nf_bridge_info_exists(skb) || skb->pkt_type == PACKET_LOOPBACK ||
+	if (unlikely(nf_bridge_info_exists(skb) || skb->pkt_type == PACKET_LOOPBACK ||
 		     hs->in->flags & IFF_LOOPBACK || netif_is_l3_master(hs->in)))
 		return false;
 	ctinfo = skb->_nfct - (unsigned long)ct;
 	if (unlikely(BIT(ctinfo) & (BIT(IP_CT_RELATED) | BIT(IP_CT_RELATED_REPLY)) ||
-		     ct->status & (IPS_TEMPLATE | IPS_EXPECTED) || bw_ct_may_be_picked_up(ct)))
+		     ct->status & (IPS_TEMPLATE | IPS_EXPECTED)))
 		return false;
 	original = &ct->tuplehash[IP_CT_DIR_ORIGINAL].tuple;
 	proto = original->dst.protonum;
@@ -222,8 +222,9 @@ static __always_inline bool bw_read_plain(const struct sk_buff *skb,
 }
 
 /*
- * Judges what was not remembered. m: where it would be; NULL: it may not be
- * remembered.
+ * Judges what was not remembered. m: where it would be; NULL: it was not looked for,
+ * because it has no connection, or one that may have been picked up in the middle, or
+ * somebody listens. Then it is judged in full.
  */
 static __always_inline unsigned int
 bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs,
@@ -238,7 +239,7 @@ bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs,
 		return bw_forward_by_port(NULL, skb, hs);
 	if (unlikely(!st))
 		return NF_ACCEPT;
-	if (unlikely(st->placement != BW_PLACEMENT_FORWARD || st->closed) ||
+	if (unlikely(!m || st->placement != BW_PLACEMENT_FORWARD || st->closed) ||
 	    !bw_read_plain(skb, hs, ct, six, &q) ||
 	    !bw_classify_plain(st->rules, st->endpoints, &q, &d))
 		return bw_judge_forward(m && bw_memo_missed_again(m, ct) ? epoch : 0, skb, hs);
@@ -247,7 +248,7 @@ bw_judge_missed(u64 epoch, struct sk_buff *skb, const struct nf_hook_state *hs,
 		return bw_verdict_of(st, skb, hs, (u64)d.identity[1] << 32 | d.identity[0], d.index,
 				     d.action | d.class << 8 | d.log << 16);
 	bw_count(st->counters, d.index, skb->len);
-	if (m && unlikely(bw_memo_missed_again(m, ct)))
+	if (unlikely(bw_memo_missed_again(m, ct)))
 		bw_memo_store(skb, hs, epoch, bw_count_of(st->counters, d.index));
 	return NF_ACCEPT;
 }

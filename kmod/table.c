@@ -9,6 +9,7 @@
 #define BW_TABLE_SEEDS	8	/* tried per size */
 #define BW_TABLE_GROW	3	/* doublings beyond half full */
 #define BW_TABLE_SMALL	1024	/* so many entries at most: a quarter full */
+#define BW_TABLE_SHORT	8	/* run that the first seed of those must bring */
 
 static void *bw_slot(const struct bw_table *t, u32 size, u32 i)
 {
@@ -76,6 +77,18 @@ static u32 bw_table_longest_run(const struct bw_table *t,
 	return longest;
 }
 
+/*
+ * The longest run that a seed may bring. Addresses are often consecutive numbers, which
+ * a bad seed puts side by side: in a small table another costs little, and each that
+ * fails lowers what is asked of the next.
+ */
+static u32 bw_table_run(u32 n, u32 seed)
+{
+	u32 run = BW_TABLE_SHORT + 4 * seed;
+
+	return n <= BW_TABLE_SMALL && run < BW_TABLE_RUN ? run : BW_TABLE_RUN;
+}
+
 enum bw_table_result bw_table_build(struct bw_table *t,
 				    const struct bw_table_ops *ops,
 				    const void *source, u32 n, u32 *at)
@@ -100,7 +113,7 @@ enum bw_table_result bw_table_build(struct bw_table *t,
 				t->seed[i] = bw_random() | 1;
 			result = bw_table_fill(t, ops, source, n, at);
 			if (result == BW_TABLE_OK &&
-			    bw_table_longest_run(t, ops) <= BW_TABLE_RUN)
+			    bw_table_longest_run(t, ops) <= bw_table_run(n, seed))
 				return BW_TABLE_OK;
 			if (result != BW_TABLE_OK) {
 				bw_table_free(t);

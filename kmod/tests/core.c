@@ -638,6 +638,50 @@ static void test_no_memory(void)
 	test_clear(&t);
 }
 
+/* A table of consecutive numbers, as containers' addresses are. */
+static bool number_fill(void *slot, const void *source, u32 i)
+{
+	*(u64 *)slot = *(const u64 *)source + i;
+	return true;
+}
+
+static u64 number_hash(const struct bw_table *t, const void *slot)
+{
+	return bw_hash1(t, *(const u64 *)slot);
+}
+
+static bool number_used(const void *slot)
+{
+	return *(const u64 *)slot;
+}
+
+static bool number_same(const void *a, const void *b)
+{
+	return *(const u64 *)a == *(const u64 *)b;
+}
+
+/* 16: a third seed is drawn for one table in a thousand, a fourth for next to none. */
+static void test_short_runs(void)
+{
+	static const struct bw_table_ops ops = {
+		.slot_size = sizeof(u64), .fill = number_fill, .hash = number_hash,
+		.used = number_used, .same = number_same,
+	};
+	const u64 first = 0x0a000005;
+	u32 i, j, run, longest = 0, at;
+	struct bw_table t;
+
+	for (i = 0; i < 400; i++) {
+		CHECK(bw_table_build(&t, &ops, &first, 1000, &at) == BW_TABLE_OK);
+		for (j = run = 0; j < 2 * (t.mask + 1); j++) {
+			run = ((u64 *)t.slots)[j & t.mask] ? run + 1 : 0;
+			longest = run > longest ? run : longest;
+		}
+		bw_table_free(&t);
+	}
+	CHECK(longest <= 16);
+}
+
 /* The same connection as the packet path's short way has it; false: it has none. */
 static bool make_plain(struct bw_query *q, struct bw_plain *p)
 {
@@ -844,6 +888,7 @@ static const struct {
 	{ "damaged drafts", test_damaged },
 	{ "100,000 endpoints and pairs", test_large },
 	{ "shared blocks", test_shared_blocks },
+	{ "short runs in small tables", test_short_runs },
 };
 
 static double now(void)

@@ -154,6 +154,7 @@ class Agent:
         if self.ports is not None:
             self.ports.watch.follow()
         self.log.info(f"following Docker at {self.settings.docker_socket}")
+        self._wait_for_the_stream()
         wait = self.step(Change("start"))
         # Ready although Docker may be down: waiting for it is the agent's work.
         sd_notify("READY=1")
@@ -165,6 +166,15 @@ class Agent:
         self._write_barrier(self._write, None)
         self.log.info("stopped; the rules stay in force")
         return 0
+
+    def _wait_for_the_stream(self) -> None:
+        """So that one look at everything does for the start and for the stream's."""
+        try:
+            word = self.wake.get(self.settings.first_seconds)
+        except queue.Empty:
+            return
+        if word.kind != "connected":
+            self.wake.put(word)
 
     # Waiting.
 

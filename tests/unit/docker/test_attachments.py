@@ -59,14 +59,14 @@ WEBS, DBS = f"{2:064x}", f"{3:064x}"
     ("behind", "bound", "found"),
     [
         ({7: MAC_WEB, 8: MAC_DB}, {}, {7: WEBS, 8: DBS}),
-        ({7: MAC_WEB}, {7: DBS}, {}),  # a port stays whose it is
-        ({7: MAC_WEB}, {6: WEBS}, {}),  # and an endpoint stays where it is
+        ({7: MAC_WEB}, {DBS: 7}, {}),  # a port stays whose it is
+        ({7: MAC_WEB}, {WEBS: 6}, {}),  # and an endpoint stays where it is
         ({7: MAC_WEB, 8: MAC_WEB}, {}, {}),  # which of them?
         ({7: ""}, {}, {}),  # its peer could not be asked about
         ({7: "02:42:ac:11:00:09"}, {}, {}),
     ],
 )
-def test_which_port_is_whose(behind: t.Dict[int, str], bound: t.Dict[int, str], found: Json) -> None:
+def test_which_port_is_whose(behind: t.Dict[int, str], bound: t.Dict[str, int], found: Json) -> None:
     assert new_ports(FRONT, behind, bound) == found
 
 

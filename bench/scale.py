@@ -198,9 +198,9 @@ def main() -> int:
             pass
         links = Beside(world, "--listen")
         ends.callback(links.stop)
-        time.sleep(6)
-        links.all()
-        before, times = agent.cost(), []
+        while (before := agent.cost()).ran - (time.sleep(3), agent.cost().ran)[1] < -5:
+            pass  # it has more to do than to wait
+        times = []
         for number in range(args.containers, args.containers + args.starts):
             settings = folder / "containers" / ident(number) / "hostconfig.json"
             settings.parent.mkdir(parents=True)

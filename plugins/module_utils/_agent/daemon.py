@@ -96,7 +96,7 @@ class Agent:
         self.store = store or Store()
         self.log = log or Log()
         self.ports: t.Optional[PortWatch] = None
-        self._write: t.Callable[[], None] = lambda: None
+        self._write: t.Callable[[bool], None] = lambda _at_once: None
         if sync_once is None:
             watch = Watch(self.settings.docker_socket, self.settings.answer_seconds, tolerant=True)
             follower = Follower(self.store, watch, kernel_factory, writes_later=True)
@@ -163,7 +163,7 @@ class Agent:
             if change is not None:
                 wait = self.step(change)
         sd_notify("STOPPING=1")
-        self._write_barrier(self._write, None)
+        self._write_barrier(lambda: self._write(True), None)
         self.log.info("stopped; the rules stay in force")
         return 0
 
@@ -238,7 +238,7 @@ class Agent:
         self._look_at_the_stream()
         self._publish(False)
         if self.ports is None or self.ports.quiet():
-            self._write_barrier(self._write, None)
+            self._write_barrier(lambda: self._write(False), None)
         return self._policy_changed()
 
     def _lost(self, words: str) -> None:

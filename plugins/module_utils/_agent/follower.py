@@ -9,6 +9,7 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import ipaddress
+import time
 import typing as t
 from types import MappingProxyType
 
@@ -70,6 +71,15 @@ class PortsFirst(Exception):
         self.listeners = listeners
 
 
+class _Unwritten(t.NamedTuple):
+    """What is in force, but not written down yet; the first and the last commit since, by the monotonic clock."""
+
+    plan: Plan
+    generation: int
+    since: float
+    last: float
+
+
 class Follower:
     """Brings the kernel in step with the policy and Docker, and keeps what Docker said for the next time."""
 
@@ -78,6 +88,8 @@ class Follower:
     OPTIONS = CommitOptions(on_empty_selector="ignore", force=True, adopt=False)
     #: Seconds that docker-proxy has to close the clients it took before its port was known.
     PROXY_CLOSE_SECONDS = 1.0
+    #: What was applied is written down when nothing has been for so long; the second, where that never is.
+    WRITE_AFTER_SECONDS, WRITE_LATEST_SECONDS = 2.0, 60.0
 
     def __init__(
         self,
@@ -92,7 +104,7 @@ class Follower:
         self.kernel_factory = kernel_factory
         self._planner = Planner(self.OPTIONS)
         self._later = self._keep if writes_later else None
-        self._unwritten: t.Optional[t.Tuple[Plan, int]] = None
+        self._unwritten: t.Optional[_Unwritten] = None
         self._last: t.Optional[t.Tuple[Json, Synced]] = None
         #: What is in force, as far as we have put it there.
         self._committed: t.Optional[Ruleset] = None
@@ -196,12 +208,17 @@ class Follower:
         return self.watch.update(change.networks, change.attached)
 
     def _keep(self, plan: Plan, generation: int) -> None:
-        self._unwritten = plan, generation
+        former, now = self._unwritten, time.monotonic()
+        self._unwritten = _Unwritten(plan, generation, former.since if former else now, now)
 
-    def write(self) -> None:
-        """Writes down what was applied, which takes longer than to apply it. Raises what Store raises."""
-        if self._unwritten is not None:
-            remember(*self._unwritten, self.store)
+    def write(self, at_once: bool = False) -> None:
+        """Writes down what was applied, if it has stayed for a moment: that takes longer than to apply it. Raises what Store raises."""
+        kept, now = self._unwritten, time.monotonic()
+        if kept is None:
+            return
+        settled = now - kept.last >= self.WRITE_AFTER_SECONDS or now - kept.since >= self.WRITE_LATEST_SECONDS
+        if settled or at_once:
+            remember(kept.plan, kept.generation, self.store)
             self._unwritten = None
 
 

@@ -238,3 +238,32 @@ def test_where_sockets_cannot_be_read_they_count_as_held(tmp_path: Path) -> None
     listeners = [(int(socket.IPPROTO_TCP), 80, b"")]
     assert docker_proxy.wait_until_empty(listeners, 0, str(tmp_path))  # without IPv6
     assert not docker_proxy.wait_until_empty(listeners, 0, str(tmp_path / "missing"))
+
+
+def test_what_was_applied_is_written_down_when_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a commit, and the next container may start meanwhile; at the latest after a minute."""
+    host = Host(tmp_path)
+    host.follower = Follower(
+        host.follower.store, t.cast(t.Any, host.docker), lambda: host.kernel, writes_later=True
+    )
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def written() -> int:
+        host.follower.write()
+        return (host.follower.store.read_applied() or {"generation": 0})["generation"]
+
+    assert host.follow(shop()).generation == 1 and written() == 0
+    now[0] += 2.1
+    assert written() == 1
+    for number in range(45):
+        now[0] += 1.5
+        host.follow(shop(18080, port=100 + number))
+        if number < 40:
+            assert written() == 1
+    assert written() > 40
+    host.follow(shop(18081))
+    host.follower.write(at_once=True)
+    assert (host.follower.store.read_applied() or {})["generation"] == host.kernel.generation

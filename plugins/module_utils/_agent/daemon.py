@@ -197,7 +197,7 @@ class Agent:
                 return change
             if now >= min(limit, self._check_at):
                 return Change("check", "list")
-            due = self.ports.due() if self.ports else None
+            due = self.ports.due() if self.ports and not self._forget else None
             until = min(limit, self._check_at, self._poll_at, limit if due is None else due)
             try:
                 word = self.wake.get(max(until - now, 0.0), self._sockets())
@@ -220,10 +220,11 @@ class Agent:
         return None
 
     def _sockets(self) -> t.Sequence[t.Any]:
-        return self.ports.sockets() if self.ports else ()
+        # After a failure everything is asked anew when its time has come, and not at each link that changes.
+        return self.ports.sockets() if self.ports and not self._forget else ()
 
     def _check_of_links(self, now: float) -> t.Optional[Change]:
-        if self.ports is None:
+        if self.ports is None or self._forget:
             return None
         try:
             return self.ports.next(now)

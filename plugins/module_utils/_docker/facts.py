@@ -54,7 +54,9 @@ class LinkTable:
         self.by_index: t.Dict[int, Link] = {}
         self.indexes: t.Dict[str, int] = {}  # by name
         self.bridges: t.Dict[str, int] = {}  # the same, of bridges only
-        self.of_namespace: t.Dict[t.Tuple[int, int], Link] = {}  # a bridge's port: by its peer's namespace, and bridge
+        self.of_namespace: t.Dict[
+            t.Tuple[int, int], Link
+        ] = {}  # a bridge's port: by its peer's namespace, and bridge
         for link in links:
             self.put(link)
 
@@ -129,15 +131,18 @@ class Assembler:
         name = _container_name(listed, inspect)
         networks = self._container_networks(listed["Id"], name, settings, live)
         ports: t.List[Json] = []
+        state = listed.get("State") or ""
         if live:
             ports = _published_ports(settings.get("Ports") or {})
-        elif any(network["PortIndex"] for network in networks.values()):  # about to run
+        elif any(network["PortIndex"] for network in networks.values()):
+            # About to run: what is asked for by its state must hold for its first packet.
+            state = LIVE_STATES[0]
             ports = self._fixed_ports(listed["Id"]) or []
         return {
             "Id": listed["Id"],
             "Name": name,
             "Image": config.get("Image") or listed.get("Image") or "",
-            "State": listed.get("State") or "",
+            "State": state,
             "Pid": int((inspect.get("State") or {}).get("Pid") or 0),
             "NetworkMode": (listed.get("HostConfig") or {}).get("NetworkMode")
             or (inspect.get("HostConfig") or {}).get("NetworkMode")

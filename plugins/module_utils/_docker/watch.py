@@ -219,10 +219,14 @@ class Watch:
 
     def hear(self) -> None:
         """Takes what the kernel says about links: `waiting` and `stale_networks()` are of now then."""
-        if self._changes is None or self._answers is None or not self._links_are_current:
+        if self._changes is None:
             return
         with _kernel_errors():
             news, lost = self._changes.read()
+            if self._answers is None:
+                self._links_are_current = False
+            if not self._links_are_current:
+                return  # the next facts read them all
             if lost:
                 with Rtnl() as rtnl:
                     self._read_links(rtnl, anew=True)

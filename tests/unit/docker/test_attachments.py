@@ -113,7 +113,9 @@ def coming(settings: t.Any, proxy: bool = True, key: str = WEB, bound: t.Any = N
 
 @pytest.mark.parametrize("key", [WEB, "ep-" + WEBS])
 def test_a_container_that_is_about_to_run_has_its_endpoint(key: str) -> None:
-    front = coming({}, key=key)["Networks"]["front"]
+    web = coming({}, key=key)
+    front = web["Networks"]["front"]
+    assert (web["State"], web["Labels"], web["Pid"]) == ("running", {"tier": "web"}, 0)
     assert (front["IPAddress"], front["GlobalIPv6Address"]) == ("172.17.0.2", "fd00::2")
     assert (front["Link"], front["LinkIndex"], front["Port"], front["PortIndex"]) == (
         LINKS[0].name,
@@ -121,7 +123,8 @@ def test_a_container_that_is_about_to_run_has_its_endpoint(key: str) -> None:
         "veth7",
         7,
     )
-    assert coming({}, key=key, bound={})["Networks"]["front"]["PortIndex"] is None
+    without = coming({}, key=key, bound={})
+    assert without["Networks"]["front"]["PortIndex"] is None and without["State"] == "created"
 
 
 def test_its_published_ports_are_known_with_it_or_it_has_to_wait() -> None:

@@ -66,9 +66,10 @@ class NothingNew(Exception):
 class PortsFirst(Exception):
     """Published ports are in force whose containers have to wait until docker-proxy has let go of its clients."""
 
-    def __init__(self, listeners: t.Collection[docker_proxy.ProxyListener]) -> None:
+    def __init__(self, listeners: t.Collection[docker_proxy.ProxyListener], generation: int) -> None:
         super().__init__()
         self.listeners = listeners
+        self.generation = generation
 
 
 class _Unwritten(t.NamedTuple):
@@ -115,8 +116,11 @@ class Follower:
         proxy_ports: t.Set[int] = set()
         waited: t.Set[docker_proxy.ProxyListener] = set()
         collected: t.List[Json] = []
+        ports_at: t.Optional[int] = None  # the generation that has the ports of these facts
 
         def collect() -> None:
+            if ports_at is not None and kernel.info().generation == ports_at:
+                return  # nobody else has committed meanwhile
             collected.append(self._facts(change, len(collected)))
             same = last is not None and change.scope == "events" and collected[-1] is last[0]
             if same and not kernel.info().returned:
@@ -135,6 +139,7 @@ class Follower:
                         break
                     except PortsFirst as first:
                         waited.update(first.listeners)
+                        ports_at = first.generation
                         if not docker_proxy.wait_until_empty(first.listeners, self.PROXY_CLOSE_SECONDS):
                             proxy_ports.update(port for _protocol, port, _address in first.listeners)
                 if result is None:
@@ -187,10 +192,10 @@ class Follower:
             return  # whoever is connected got there by right
         without = docker_proxy.without_endpoints(plan.ruleset, set().union(*listeners.values()))
         try:
-            kernel.commit(without, info.generation)
+            generation = kernel.commit(without, info.generation)
         except Stale:
             return  # the commit of the whole plan will see the same
-        raise PortsFirst(listeners.keys())
+        raise PortsFirst(listeners.keys(), generation)
 
     def _facts(self, change: Change, times: int) -> Json:
         """`times`: how often they were collected for this change; the kernel has moved on meanwhile, so less and less is trusted."""

@@ -48,11 +48,13 @@ class Docker:
         self.now: dict[str, t.Any] = {}
         self.stuck: dict[str, str] = {}
         self.follows = False
+        self.asked = 0
 
     def forget(self) -> None:
         pass
 
     def facts(self, _containers: t.Any = None, _networks: bool = False) -> dict[str, t.Any]:
+        self.asked += 1
         return self.now
 
 
@@ -113,6 +115,22 @@ def test_a_new_port_is_known_before_its_container(host: Host) -> None:
     assert first.publish == second.publish != []
     assert first.digest() != second.digest()
     assert (synced.changed, synced.proxy_ports) == (True, ())
+
+
+def test_dockerd_is_asked_again_only_where_somebody_has_committed_meanwhile(
+    host: Host, listener: socket.socket
+) -> None:
+    host.docker.asked = 0
+    host.follow(shop(18080))
+    assert (host.docker.asked, host.known()) == (1, [0, 1])
+    with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+        host.follower.PROXY_CLOSE_SECONDS = 0.3
+        host.docker.asked = 0
+        other = threading.Timer(0.1, lambda: setattr(host.kernel, "generation", host.kernel.generation + 1))
+        other.start()
+        host.follow(shop(number(listener), port=OTHER))
+        other.join()
+    assert host.docker.asked == 2
 
 
 def test_each_address_of_a_container_waits_for_its_port(host: Host) -> None:

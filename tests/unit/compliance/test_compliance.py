@@ -464,7 +464,7 @@ def test_what_is_attached_and_no_container_has_to_be_known_too(
     step = {"bridge": attached("172.17.0.9", Link="docker0", LinkIndex=4, PortIndex=10)}
     host.facts["attachments"] = [attachment("build", "build step x", step)]
     found = host.controls()["endpoints_known"]
-    assert found["status"] == "fail" and "build step x 172.17.0.9" in str(found["found"])
+    assert found["status"] == "fail" and "build step x 172.17.0.9" in str(found)
     host.endpoints.append(EndpointRow("172.17.0.9", 5, 4, 10))
     assert host.controls()["endpoints_known"]["status"] == "pass"
 

@@ -52,7 +52,7 @@ containers:
   description:
     - All containers, stopped ones included, sorted by name.
     - Addresses are null where there are none. Only running or paused containers have links, ports and
-      addresses.
+      addresses. One whose network is up counts as running, although its process may be about to begin.
   returned: success
   type: list
   elements: dict
@@ -76,6 +76,14 @@ containers:
           PortIndex: 7
       Ports:
         - {HostIp: 0.0.0.0, HostPort: 8081, ContainerPort: 8080, Protocol: tcp}
+attachments:
+  description:
+    - What Docker has attached to networks and is no container of its API, sorted by name. C(Kind) is C(build) for a step of
+      BuildKit's, C(mesh) for Swarm's routing mesh. C(Networks) as for containers.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
 networks:
   description: All networks of Docker, sorted by name.
   returned: success

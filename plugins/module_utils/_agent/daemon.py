@@ -96,7 +96,7 @@ class Agent:
         self.store = store or Store()
         self.log = log or Log()
         self.ports: t.Optional[PortWatch] = None
-        self._write: t.Callable[[], None] = lambda: None
+        self._write: t.Callable[[bool], None] = lambda _at_once: None
         if sync_once is None:
             watch = Watch(self.settings.docker_socket, self.settings.answer_seconds, tolerant=True)
             follower = Follower(self.store, watch, kernel_factory, writes_later=True)
@@ -154,6 +154,7 @@ class Agent:
         if self.ports is not None:
             self.ports.watch.follow()
         self.log.info(f"following Docker at {self.settings.docker_socket}")
+        self._wait_for_the_stream()
         wait = self.step(Change("start"))
         # Ready although Docker may be down: waiting for it is the agent's work.
         sd_notify("READY=1")
@@ -162,9 +163,18 @@ class Agent:
             if change is not None:
                 wait = self.step(change)
         sd_notify("STOPPING=1")
-        self._write_barrier(self._write, None)
+        self._write_barrier(lambda: self._write(True), None)
         self.log.info("stopped; the rules stay in force")
         return 0
+
+    def _wait_for_the_stream(self) -> None:
+        """So that one look at everything does for the start and for the stream's."""
+        try:
+            word = self.wake.get(self.settings.first_seconds)
+        except queue.Empty:
+            return
+        if word.kind != "connected":
+            self.wake.put(word)
 
     # Waiting.
 
@@ -187,7 +197,7 @@ class Agent:
                 return change
             if now >= min(limit, self._check_at):
                 return Change("check", "list")
-            due = self.ports.due() if self.ports else None
+            due = self.ports.due() if self.ports and not self._forget else None
             until = min(limit, self._check_at, self._poll_at, limit if due is None else due)
             try:
                 word = self.wake.get(max(until - now, 0.0), self._sockets())
@@ -210,10 +220,11 @@ class Agent:
         return None
 
     def _sockets(self) -> t.Sequence[t.Any]:
-        return self.ports.sockets() if self.ports else ()
+        # After a failure everything is asked anew when its time has come, and not at each link that changes.
+        return self.ports.sockets() if self.ports and not self._forget else ()
 
     def _check_of_links(self, now: float) -> t.Optional[Change]:
-        if self.ports is None:
+        if self.ports is None or self._forget:
             return None
         try:
             return self.ports.next(now)
@@ -228,7 +239,7 @@ class Agent:
         self._look_at_the_stream()
         self._publish(False)
         if self.ports is None or self.ports.quiet():
-            self._write_barrier(self._write, None)
+            self._write_barrier(lambda: self._write(False), None)
         return self._policy_changed()
 
     def _lost(self, words: str) -> None:

@@ -60,6 +60,8 @@ class Settings(t.NamedTuple):
     check_seconds: float = 60.0
     #: Between looks at the policy file and at the socket.
     poll_seconds: float = 2.0
+    #: For the first stream of events, before the first look at what there is.
+    first_seconds: float = 1.0
     #: After a first failure; doubled at each further one.
     retry_seconds: float = 0.5
     retry_max_seconds: float = 15.0

@@ -9,6 +9,7 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import ipaddress
+import time
 import typing as t
 from types import MappingProxyType
 
@@ -65,9 +66,19 @@ class NothingNew(Exception):
 class PortsFirst(Exception):
     """Published ports are in force whose containers have to wait until docker-proxy has let go of its clients."""
 
-    def __init__(self, listeners: t.Collection[docker_proxy.ProxyListener]) -> None:
+    def __init__(self, listeners: t.Collection[docker_proxy.ProxyListener], generation: int) -> None:
         super().__init__()
         self.listeners = listeners
+        self.generation = generation
+
+
+class _Unwritten(t.NamedTuple):
+    """What is in force, but not written down yet; the first and the last commit since, by the monotonic clock."""
+
+    plan: Plan
+    generation: int
+    since: float
+    last: float
 
 
 class Follower:
@@ -78,6 +89,8 @@ class Follower:
     OPTIONS = CommitOptions(on_empty_selector="ignore", force=True, adopt=False)
     #: Seconds that docker-proxy has to close the clients it took before its port was known.
     PROXY_CLOSE_SECONDS = 1.0
+    #: What was applied is written down when nothing has been for so long; the second, where that never is.
+    WRITE_AFTER_SECONDS, WRITE_LATEST_SECONDS = 2.0, 60.0
 
     def __init__(
         self,
@@ -92,7 +105,7 @@ class Follower:
         self.kernel_factory = kernel_factory
         self._planner = Planner(self.OPTIONS)
         self._later = self._keep if writes_later else None
-        self._unwritten: t.Optional[t.Tuple[Plan, int]] = None
+        self._unwritten: t.Optional[_Unwritten] = None
         self._last: t.Optional[t.Tuple[Json, Synced]] = None
         #: What is in force, as far as we have put it there.
         self._committed: t.Optional[Ruleset] = None
@@ -103,8 +116,11 @@ class Follower:
         proxy_ports: t.Set[int] = set()
         waited: t.Set[docker_proxy.ProxyListener] = set()
         collected: t.List[Json] = []
+        ports_at: t.Optional[int] = None  # the generation that has the ports of these facts
 
         def collect() -> None:
+            if ports_at is not None and kernel.info().generation == ports_at:
+                return  # nobody else has committed meanwhile
             collected.append(self._facts(change, len(collected)))
             same = last is not None and change.scope == "events" and collected[-1] is last[0]
             if same and not kernel.info().returned:
@@ -123,6 +139,7 @@ class Follower:
                         break
                     except PortsFirst as first:
                         waited.update(first.listeners)
+                        ports_at = first.generation
                         if not docker_proxy.wait_until_empty(first.listeners, self.PROXY_CLOSE_SECONDS):
                             proxy_ports.update(port for _protocol, port, _address in first.listeners)
                 if result is None:
@@ -175,10 +192,10 @@ class Follower:
             return  # whoever is connected got there by right
         without = docker_proxy.without_endpoints(plan.ruleset, set().union(*listeners.values()))
         try:
-            kernel.commit(without, info.generation)
+            generation = kernel.commit(without, info.generation)
         except Stale:
             return  # the commit of the whole plan will see the same
-        raise PortsFirst(listeners.keys())
+        raise PortsFirst(listeners.keys(), generation)
 
     def _facts(self, change: Change, times: int) -> Json:
         """`times`: how often they were collected for this change; the kernel has moved on meanwhile, so less and less is trusted."""
@@ -196,12 +213,17 @@ class Follower:
         return self.watch.update(change.networks, change.attached)
 
     def _keep(self, plan: Plan, generation: int) -> None:
-        self._unwritten = plan, generation
+        former, now = self._unwritten, time.monotonic()
+        self._unwritten = _Unwritten(plan, generation, former.since if former else now, now)
 
-    def write(self) -> None:
-        """Writes down what was applied, which takes longer than to apply it. Raises what Store raises."""
-        if self._unwritten is not None:
-            remember(*self._unwritten, self.store)
+    def write(self, at_once: bool = False) -> None:
+        """Writes down what was applied, if it has stayed for a moment: that takes longer than to apply it. Raises what Store raises."""
+        kept, now = self._unwritten, time.monotonic()
+        if kept is None:
+            return
+        settled = now - kept.last >= self.WRITE_AFTER_SECONDS or now - kept.since >= self.WRITE_LATEST_SECONDS
+        if settled or at_once:
+            remember(kept.plan, kept.generation, self.store)
             self._unwritten = None
 
 

@@ -19,8 +19,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch 
 #: Seconds between the first two questions about a port, and the longest time between two.
 ASK_AGAIN_SECONDS = 0.003
 ASK_AGAIN_MAX_SECONDS = 0.02
-#: Seconds after which a port's attachment is left to Docker's events.
-GIVE_UP_SECONDS = 0.2
+#: Seconds after which it is asked about each second only, and after which no more: a list check is due by then.
+EARLY_SECONDS, LATE_SECONDS = 0.2, 60.0
 #: Seconds that the ports of one container have to go in; its events come in that time, too.
 GONE_SECONDS = 0.05
 
@@ -44,7 +44,7 @@ class PortWatch:
 
     def quiet(self) -> bool:
         """Whether no container is about to run, as far as we know."""
-        return not self._tries and not self.watch.outstanding()
+        return all(one.due == float("inf") for one in self._tries.values()) and not self.watch.outstanding()
 
     def due(self) -> t.Optional[float]:
         """When next() has something even if no socket becomes readable."""
@@ -67,9 +67,7 @@ class PortWatch:
             if one.due <= now:
                 since.append(one.began)
                 names.append(waiting[port].name)
-                late = now - one.began >= GIVE_UP_SECONDS
-                pause = min(one.pause * 1.5, ASK_AGAIN_MAX_SECONDS)
-                self._tries[port] = one._replace(due=float("inf") if late else now + one.pause, pause=pause)
+                self._tries[port] = _later(one, now)
         if self.watch.answered():
             since.append(self.watch.answered_since(now))
             names.append("dockerd's answer")
@@ -88,3 +86,12 @@ class PortWatch:
             self._gone_at = None
             return True
         return False
+
+
+def _later(one: _Try, now: float) -> _Try:
+    age = now - one.began
+    if age >= LATE_SECONDS:
+        return one._replace(due=float("inf"))
+    if age >= EARLY_SECONDS:
+        return one._replace(due=now + 1.0)
+    return one._replace(due=now + one.pause, pause=min(one.pause * 1.5, ASK_AGAIN_MAX_SECONDS))

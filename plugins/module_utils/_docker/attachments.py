@@ -52,25 +52,45 @@ class Attachment(t.NamedTuple):
 class Attached:
     """The attachments of one network."""
 
-    def __init__(self, network_name: str, listed: t.Optional[t.Mapping[str, Json]]) -> None:
-        """`listed`: "Containers" as GET /networks/ID has it."""
-        found = [_attachment(network_name, key, body) for key, body in sorted((listed or {}).items())]
+    def __init__(
+        self,
+        network_name: str,
+        listed: t.Optional[t.Mapping[str, Json]],
+        former: t.Optional[Attached] = None,
+    ) -> None:
+        """`listed`: "Containers" as GET /networks/ID has it. `former`: what it was before, most of which is the same."""
+        self._listed = dict(listed or {})
+        known = former._by_key if former else {}
+        before = former._listed if former else {}
+        #: By key: a network may have hundreds, of which one is new.
+        self._by_key = {
+            key: known[key] if before.get(key) == body else _attachment(network_name, key, body)
+            for key, body in self._listed.items()
+        }
+        found = list(self._by_key.values())
         self.by_endpoint = {one.endpoint: one for one in found}
         self.of_container = {one.key: one for one in found if one.kind in (CONTAINER, TASK)}
         self.joining = {one.name: one for one in found if one.kind == JOINING}
+        #: Those that are no container's.
+        self.unnamed = [one for one in found if one.kind in (BUILD, MESH)]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Attached) and self.by_endpoint == other.by_endpoint
+        return isinstance(other, Attached) and self._listed == other._listed
 
     __hash__ = None  # type: ignore[assignment]
+
+    def different(self, other: Attached) -> t.List[Attachment]:
+        """Those that are in one of both only."""
+        return [
+            one
+            for these, those in ((self._by_key, other._by_key), (other._by_key, self._by_key))
+            for key, one in these.items()
+            if those.get(key) is not one and those.get(key) != one
+        ]
 
     def of(self, ident: str, name: str) -> t.Optional[Attachment]:
         """The attachment of a container with this id and name."""
         return self.of_container.get(ident) or self.joining.get(name)
-
-    def unnamed(self) -> t.List[Attachment]:
-        """Those that are no container's."""
-        return [one for one in self.by_endpoint.values() if one.kind in (BUILD, MESH)]
 
 
 def _attachment(network_name: str, key: str, body: Json) -> Attachment:
@@ -99,23 +119,25 @@ def _kind(network_name: str, key: str, name: str) -> str:
 
 
 def new_ports(
-    attached: Attached, behind: t.Mapping[int, str], bound: t.Mapping[int, str]
+    attached: Attached, behind: t.Mapping[int, str], bound: t.Mapping[str, int]
 ) -> t.Dict[int, str]:
     """The ports of the network's bridge whose attachment can be told now: port -> endpoint.
 
-    `behind` has the MAC address behind each port of the bridge that none is known of yet, `bound` what is known of the others.
+    `behind` has the MAC address behind each port of the bridge that none is known of yet, `bound` the ports of endpoints
+    that are known.
     A container with CAP_NET_ADMIN may take any MAC address.  So a port that is bound stays bound for as long as
     it is there, and an address that two free ports have is nobody's: those wait for the container's own record, which
     names its namespace.
     """
     taken = set(bound.values())
+    wanted = set(behind.values())
     ports: t.Dict[str, t.List[int]] = {}
     for port, mac in behind.items():
-        if mac and port not in bound:
+        if mac and port not in taken:
             ports.setdefault(mac, []).append(port)
     endpoints: t.Dict[str, t.List[str]] = {}
     for one in attached.by_endpoint.values():
-        if one.mac and one.endpoint not in taken and one.kind != UNKNOWN:
+        if one.mac in wanted and one.endpoint not in bound and one.kind != UNKNOWN:
             endpoints.setdefault(one.mac, []).append(one.endpoint)
     return {
         its_ports[0]: endpoints[mac][0]

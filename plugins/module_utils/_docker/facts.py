@@ -41,9 +41,44 @@ def assemble(
     bound: t.Optional[t.Mapping[int, str]] = None,
 ) -> Json:
     """The whole record. `answers` as watch.py keeps them; the rest as Assembler takes it."""
-    assembler = Assembler(answers, links, nsids, inodes, bound)
+    ports = {endpoint: port for port, endpoint in (bound or {}).items()}
+    assembler = Assembler(answers, LinkTable(links), nsids, inodes, ports)
     containers = (assembler.container(listed) for listed in answers["containers"])
     return assembler.facts([one for one in containers if one is not None], default_route_links)
+
+
+class LinkTable:
+    """The host's links, by all that they are looked up by."""
+
+    def __init__(self, links: t.Iterable[Link] = ()) -> None:
+        self.by_index: t.Dict[int, Link] = {}
+        self.indexes: t.Dict[str, int] = {}  # by name
+        self.bridges: t.Dict[str, int] = {}  # the same, of bridges only
+        self.of_namespace: t.Dict[
+            t.Tuple[int, int], Link
+        ] = {}  # a bridge's port: by its peer's namespace, and bridge
+        for link in links:
+            self.put(link)
+
+    def put(self, link: Link) -> None:
+        self.drop(link.index)
+        self.by_index[link.index] = link
+        self.indexes[link.name] = link.index
+        if link.kind == "bridge":
+            self.bridges[link.name] = link.index
+        elif link.kind == "veth" and link.master and link.netnsid >= 0:
+            self.of_namespace[link.netnsid, link.master] = link
+
+    def drop(self, index: int) -> None:
+        link = self.by_index.pop(index, None)
+        if link is None:
+            return
+        for names in (self.indexes, self.bridges):
+            if names.get(link.name) == index:
+                del names[link.name]
+        key = link.netnsid, link.master
+        if key in self.of_namespace and self.of_namespace[key].index == index:
+            del self.of_namespace[key]
 
 
 class Assembler:
@@ -52,27 +87,20 @@ class Assembler:
     def __init__(
         self,
         answers: Json,
-        links: t.Iterable[Link],
+        links: LinkTable,
         nsids: t.Mapping[str, int],
         inodes: t.Optional[t.Mapping[str, int]] = None,
-        bound: t.Optional[t.Mapping[int, str]] = None,
+        ports: t.Optional[t.Mapping[str, int]] = None,
     ) -> None:
-        """`nsids` gives a sandbox path's namespace number, `inodes` its inode's, `bound` a port's endpoint."""
+        """`nsids` gives a sandbox path's namespace number, `inodes` its inode's, `ports` an endpoint's port."""
         self._answers = answers
+        self._links = links
         self._nsids = nsids
         self._inodes = inodes or {}
-        links = list(links)
-        self._bridges = {link.name: link.index for link in links if link.kind == "bridge"}
-        indexes = {link.name: link.index for link in links}
-        self._networks = [_network(raw, self._bridges, indexes) for raw in answers["networks"]]
+        self._networks = [_network(raw, links.bridges, links.indexes) for raw in answers["networks"]]
         self._by_name = {network["Name"]: network for network in self._networks}
         self._by_id = {network["Id"]: network for network in self._networks}
-        veths = [link for link in links if link.kind == "veth" and link.master]
-        self._of_namespace = {(link.netnsid, link.master): link for link in veths if link.netnsid >= 0}
-        by_index = {link.index: link for link in veths}
-        self._of_endpoint = {
-            endpoint: by_index[port] for port, endpoint in (bound or {}).items() if port in by_index
-        }
+        self._ports = ports or {}
         self._attached: t.Dict[str, Attached] = answers.get("attached") or {}
         self._ports_matter = answers["userland_proxy"] is not False
 
@@ -86,7 +114,7 @@ class Assembler:
             "attachments": self._unnamed(),
             "networks": sorted(self._networks, key=lambda item: (item["Name"], item["Id"])),
             "links": {
-                name: {"index": index, "bridge": True} for name, index in sorted(self._bridges.items())
+                name: {"index": index, "bridge": True} for name, index in sorted(self._links.bridges.items())
             },
             "default_route_links": sorted(set(default_route_links)),
         }
@@ -103,15 +131,18 @@ class Assembler:
         name = _container_name(listed, inspect)
         networks = self._container_networks(listed["Id"], name, settings, live)
         ports: t.List[Json] = []
+        state = listed.get("State") or ""
         if live:
             ports = _published_ports(settings.get("Ports") or {})
-        elif any(network["PortIndex"] for network in networks.values()):  # about to run
+        elif any(network["PortIndex"] for network in networks.values()):
+            # About to run: what is asked for by its state must hold for its first packet.
+            state = LIVE_STATES[0]
             ports = self._fixed_ports(listed["Id"]) or []
         return {
             "Id": listed["Id"],
             "Name": name,
             "Image": config.get("Image") or listed.get("Image") or "",
-            "State": listed.get("State") or "",
+            "State": state,
             "Pid": int((inspect.get("State") or {}).get("Pid") or 0),
             "NetworkMode": (listed.get("HostConfig") or {}).get("NetworkMode")
             or (inspect.get("HostConfig") or {}).get("NetworkMode")
@@ -132,7 +163,7 @@ class Assembler:
             if now is not None and (not live or (port and now.endpoint != raw.get("EndpointID"))):
                 found[network_name] = self._coming(network, now, port, ident)
             elif live and network is not None:
-                own = self._of_namespace.get((nsid, network["BridgeIndex"] or 0))
+                own = self._links.of_namespace.get((nsid, network["BridgeIndex"] or 0))
                 found[network_name] = _live_network(network, raw, own or port, inode)
             else:
                 found[network_name] = _listed_network(network, raw, live)
@@ -161,14 +192,15 @@ class Assembler:
         return attached.of(ident, name) if attached else None
 
     def _port(self, attachment: t.Optional[Attachment]) -> t.Optional[Link]:
-        return self._of_endpoint.get(attachment.endpoint) if attachment else None
+        port = self._ports.get(attachment.endpoint) if attachment else None
+        return self._links.by_index.get(port) if port is not None else None
 
     def _unnamed(self) -> t.List[Json]:
         """Build steps and Swarm's mesh, in the shape of containers."""
         found = []
         for network_id, attached in self._attached.items():
             network = self._by_id.get(network_id)
-            for one in attached.unnamed() if network else ():
+            for one in attached.unnamed if network else ():
                 body = _attached_network(network, one, self._port(one))
                 found.append(
                     {

@@ -48,6 +48,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaul
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import (
     LIVE_STATES,
     Assembler,
+    LinkTable,
     _container_name,
     complete,
     network_bridge,
@@ -113,9 +114,9 @@ class Watch:
         self._records: t.Dict[str, Json] = {}
         self._nsids: t.Dict[str, int] = {}
         self._known_links: t.Dict[bytes, Link] = {}
-        self._links: t.Dict[int, Link] = {}
+        self._links = LinkTable()
         self._links_are_current = False
-        self._bound: t.Dict[int, str] = {}  # port -> endpoint's id
+        self._bound = Bound()
         self._foreign: t.Set[int] = set()  # bridges that are not Docker's
         self._stale_networks: t.Set[str] = set()  # a port of theirs has gone
         self._unbound: t.Set[str] = set()  # the endpoints that were there
@@ -146,7 +147,7 @@ class Watch:
         with Daemon(self.socket, self.timeout, before if self.tolerant else None, not follows) as daemon:
             if answers is None:
                 self._nsids = {}
-                self._bound = {}
+                self._bound = Bound()
                 answers = _ask_all(daemon)
             elif containers is None:
                 _ask_changed(daemon, answers, before)
@@ -218,19 +219,23 @@ class Watch:
 
     def hear(self) -> None:
         """Takes what the kernel says about links: `waiting` and `stale_networks()` are of now then."""
-        if self._changes is None or self._answers is None or not self._links_are_current:
+        if self._changes is None:
             return
         with _kernel_errors():
             news, lost = self._changes.read()
+            if self._answers is None:
+                self._links_are_current = False
+            if not self._links_are_current:
+                return  # the next facts read them all
             if lost:
                 with Rtnl() as rtnl:
                     self._read_links(rtnl, anew=True)
         for link, there in () if lost else news:
-            former = self._links.get(link.index)
+            former = self._links.by_index.get(link.index)
             if there:
-                self._links[link.index] = link
+                self._links.put(link)
             else:
-                self._links.pop(link.index, None)
+                self._links.drop(link.index)
             if former != link or not there:
                 self._see(link, there, former)
 
@@ -239,8 +244,8 @@ class Watch:
             self.waiting[link.index] = link
             return
         self.waiting.pop(link.index, None)
-        if link.index in self._bound and (not there or not link.master):
-            self._unbound.add(self._bound.pop(link.index))
+        if link.index in self._bound.endpoints and (not there or not link.master):
+            self._unbound.add(self._bound.drop(link.index))
             network = self._network_of(former or link)  # it has left its bridge
             if network is not None:
                 self._stale_networks.add(network["Id"])
@@ -251,13 +256,13 @@ class Watch:
             and link.carrier
             and bool(link.master)
             and link.netnsid >= 0
-            and link.index not in self._bound
+            and link.index not in self._bound.endpoints
             and link.master not in self._foreign
         )
 
     def _network_of(self, link: Link) -> t.Optional[Json]:
         """The network whose bridge the link is a port of, as dockerd lists it."""
-        bridge = self._links.get(link.master)
+        bridge = self._links.by_index.get(link.master)
         if bridge is None or self._answers is None:
             return None
         for network in self._answers["networks"]:
@@ -330,8 +335,9 @@ class Watch:
 
     def _without_ports(self, answers: Json) -> t.Set[str]:
         """The containers that a port has gone of."""
+        whose = Whose(answers)
         changed = {
-            self._whose(answers, attached, endpoint)
+            whose(attached.by_endpoint[endpoint])
             for ident in self._stale_networks
             for attached in [answers["attached"].get(ident)]
             for endpoint in self._unbound
@@ -378,24 +384,21 @@ class Watch:
         if network is None or not network_bridge(network):
             return set()
         before = answers["attached"].get(ident) or Attached(network["Name"], None)
-        now = answers["attached"][ident] = daemon.attached(network)
+        now = answers["attached"][ident] = daemon.attached(network, before)
         if before == now:
             return set()
-        known = {entry["Id"] for entry in answers["containers"]}
-        different = set(now.by_endpoint.values()) ^ set(before.by_endpoint.values())
-        by_name: t.Dict[str, str] = {}
-        if any(one.kind == JOINING for one in different):
-            by_name = {_container_name(entry, {}): entry["Id"] for entry in answers["containers"]}
+        whose = Whose(answers)
         changed: t.Set[str] = set()
-        for one in different:
-            ident = one.key if one.key in known else by_name.get(one.name, "")
-            if not ident and now.by_endpoint.get(one.endpoint) == one:
+        for one in now.different(before):
+            owner = whose(one)
+            if not owner and now.by_endpoint.get(one.endpoint) is one:
                 entry = daemon.listed(one)
                 if entry is not None:
                     answers["containers"].append(entry)
                     self._asking.ask(entry["Id"])
-                    ident = entry["Id"]
-            changed.add(ident or one.key)
+                    owner = entry["Id"]
+                    whose = Whose(answers)
+            changed.add(owner or one.key)
         return changed
 
     def _patched(self, answers: Json, former: Json, changed: t.Set[str], renewed: bool) -> Json:
@@ -422,9 +425,10 @@ class Watch:
             return
         if self._changes is not None:
             self._changes.read()  # what they say is in the dump that follows
-        self._links = {link.index: link for link in rtnl.links(self._known_links)}
+        self._links = LinkTable(rtnl.links(self._known_links))
         self._links_are_current = self._changes is not None
-        self._bound = {port: endpoint for port, endpoint in self._bound.items() if port in self._links}
+        for port in self._bound.endpoints.keys() - self._links.by_index.keys():
+            self._bound.drop(port)
 
     def _read_namespaces(self, rtnl: Rtnl, answers: Json, containers: t.Optional[t.Set[str]] = None) -> None:
         """The numbers of the containers' namespaces: of `containers`, or of all."""
@@ -446,14 +450,15 @@ class Watch:
         First by the namespaces in the containers' own records, those of `containers` or all, then by the MAC addresses behind
         the ports that are left.
         """
-        bridges = {link.name: link.index for link in self._links.values() if link.kind == "bridge"}
+        bridges = self._links.bridges
         index_of = {
             network["Id"]: bridges.get(network_bridge(network) or "", 0) for network in answers["networks"]
         }
         changed = self._bind_by_namespace(answers, index_of, containers)
         if containers is None:
-            self.waiting = {link.index: link for link in self._links.values() if self._is_candidate(link)}
-        for port in [port for port in self.waiting if port in self._bound]:
+            links = self._links.by_index.values()
+            self.waiting = {link.index: link for link in links if self._is_candidate(link)}
+        for port in [port for port in self.waiting if port in self._bound.endpoints]:
             del self.waiting[port]
         behind: t.Dict[int, t.Dict[int, str]] = {}
         for link in self.waiting.values():
@@ -461,20 +466,21 @@ class Watch:
                 behind.setdefault(link.master, {})[link.index] = rtnl.peer_address(link).hex(":")
             elif containers is None:
                 self._foreign.add(link.master)
-        for network in answers["networks"]:
+        whose = Whose(answers)
+        for network in answers["networks"] if behind else ():
             attached = answers["attached"].get(network["Id"])
             ports = behind.get(index_of[network["Id"]])
             if not attached or not ports:
                 continue
-            for port, endpoint in new_ports(attached, ports, self._bound).items():
-                ident = self._whose(answers, attached, endpoint)
+            for port, endpoint in new_ports(attached, ports, self._bound.ports).items():
+                ident = whose(attached.by_endpoint[endpoint])
                 if ident:  # else it is asked about again, and may have another name then
-                    self._bound[port] = endpoint
+                    self._bound.put(port, endpoint)
                     changed.add(ident)
         self.waiting = {
             index: link
             for index, link in self.waiting.items()
-            if index not in self._bound and link.master not in self._foreign
+            if index not in self._bound.endpoints and link.master not in self._foreign
         }
         return changed
 
@@ -482,48 +488,65 @@ class Watch:
         self, answers: Json, index_of: t.Mapping[str, int], containers: t.Optional[t.Set[str]]
     ) -> t.Set[str]:
         changed: t.Set[str] = set()
-        if containers is not None and not containers:
-            return changed
-        ports = {
-            (link.netnsid, link.master): link.index
-            for link in self._links.values()
-            if link.kind == "veth" and link.master and link.netnsid >= 0
-        }
         for ident in answers["inspects"] if containers is None else containers:
             settings = (answers["inspects"].get(ident) or {}).get("NetworkSettings") or {}
             nsid = self._nsids.get(settings.get("SandboxKey") or "", -1)
             for raw in (settings.get("Networks") or {}).values() if nsid >= 0 else ():
-                port = ports.get((nsid, index_of.get(raw.get("NetworkID") or "", 0)))
+                link = self._links.of_namespace.get((nsid, index_of.get(raw.get("NetworkID") or "", 0)))
                 endpoint = raw.get("EndpointID") or ""
-                if port is None or not endpoint or self._bound.get(port) == endpoint:
+                if link is None or not endpoint or self._bound.endpoints.get(link.index) == endpoint:
                     continue
-                for other in [one for one, its in self._bound.items() if its == endpoint]:
-                    del self._bound[other]
-                self._bound[port] = endpoint
+                self._bound.put(link.index, endpoint)
                 changed.add(ident)
         return changed
 
-    @staticmethod
-    def _whose(answers: Json, attached: Attached, endpoint: str) -> str:
-        """The container, build step or sandbox that an endpoint is of; "" while that is not known."""
-        one = attached.by_endpoint[endpoint]
+    def _assembler(self, answers: Json) -> Assembler:
+        inodes = _namespace_inodes(answers)
+        return Assembler(answers, self._links, self._nsids, inodes, self._bound.ports)
+
+    def _whole(self, assembler: Assembler) -> Json:
+        links = self._links.by_index
+        names = [links[index].name for index in self._routes or () if index in links]
+        default = [name for name in names if name != "lo"]
+        return assembler.facts(self._records.values(), default)
+
+
+class Bound:
+    """Which port is which endpoint's; one each."""
+
+    def __init__(self) -> None:
+        self.endpoints: t.Dict[int, str] = {}  # by port
+        self.ports: t.Dict[str, int] = {}  # by endpoint
+
+    def put(self, port: int, endpoint: str) -> None:
+        self.ports.pop(self.endpoints.pop(port, ""), None)
+        self.endpoints.pop(self.ports.pop(endpoint, -1), None)
+        self.endpoints[port], self.ports[endpoint] = endpoint, port
+
+    def drop(self, port: int) -> str:
+        endpoint = self.endpoints.pop(port)
+        del self.ports[endpoint]
+        return endpoint
+
+
+class Whose:
+    """The container, build step or sandbox that an attachment is of; "" while that is not known."""
+
+    def __init__(self, answers: Json) -> None:
+        self._containers = answers["containers"]
+        self._idents: t.Optional[t.Set[str]] = None
+        self._by_name: t.Optional[t.Dict[str, str]] = None
+
+    def __call__(self, one: Attachment) -> str:
         if one.kind in (BUILD, MESH):
             return one.key
         if one.kind == JOINING:
-            return next(
-                (entry["Id"] for entry in answers["containers"] if _container_name(entry, {}) == one.name), ""
-            )
-        return one.key if any(entry["Id"] == one.key for entry in answers["containers"]) else ""
-
-    def _assembler(self, answers: Json) -> Assembler:
-        links, inodes = self._links.values(), _namespace_inodes(answers)
-        return Assembler(answers, links, self._nsids, inodes, self._bound)
-
-    def _whole(self, assembler: Assembler) -> Json:
-        routes = self._routes or ()
-        names = {index: link.name for index, link in self._links.items()}
-        default = [names[index] for index in routes if index in names and names[index] != "lo"]
-        return assembler.facts(self._records.values(), default)
+            if self._by_name is None:
+                self._by_name = {_container_name(entry, {}): entry["Id"] for entry in self._containers}
+            return self._by_name.get(one.name, "")
+        if self._idents is None:
+            self._idents = {entry["Id"] for entry in self._containers}
+        return one.key if one.key in self._idents else ""
 
 
 @contextlib.contextmanager
@@ -623,10 +646,10 @@ class Daemon:
         found: t.List[Json] = self.get("/containers/json?" + query) or []
         return found[0] if len(found) == 1 else None
 
-    def attached(self, network: Json) -> Attached:
-        """What is attached to a network. By its full id: by anything less dockerd asks Swarm's managers, too."""
+    def attached(self, network: Json, former: t.Optional[Attached] = None) -> Attached:
+        """What is attached to a network, and was before. By its full id: by anything less dockerd asks Swarm's managers, too."""
         answer = self.get("/networks/" + urllib.parse.quote(network["Id"], safe="")) or {}
-        return Attached(network["Name"], answer.get("Containers"))
+        return Attached(network["Name"], answer.get("Containers"), former)
 
     def inspects(self, names: t.Iterable[str]) -> t.Dict[str, t.Optional[Json]]:
         """What it says of each container; None: gone. Those it cannot inspect are `stuck`, and not in it.

@@ -314,6 +314,41 @@ def test_after_a_failure_nothing_of_before_is_trusted(one: Agent, worker: Worker
     assert [change.scope for change in worker.changes] == ["all", "events", "events", "all", "events"]
 
 
+class Ports:
+    """In the place of a PortWatch: there is always something to sync, and something to read."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair()
+        self.far.send(b"x")
+
+    def sockets(self) -> t.List[socket.socket]:
+        return [self.near]
+
+    def quiet(self) -> bool:
+        return True
+
+    def due(self) -> float:
+        return 0.0
+
+    def next(self, _now: float) -> Change:
+        return Change("link: veth1", "events")
+
+
+def test_after_a_failure_links_do_not_make_it_try_without_a_pause(one: Agent, worker: Worker) -> None:
+    one.ports = t.cast(t.Any, Ports())
+    worker.answer = synced(changed=False)
+    one.step(Change("start"))
+    assert reason(one) == "link: veth1"
+    worker.answer = ModuleMissing("not loaded", "here", "load it")
+    wait = one.step(Change("link: veth1", "events"))
+    began = time.monotonic()
+    assert one.next_change(wait) == Change("check", "list")
+    assert time.monotonic() - began >= wait - 0.005
+    worker.answer = synced(changed=False)
+    one.step(Change("check", "list"))
+    assert reason(one) == "link: veth1"
+
+
 def test_a_stuck_container_is_told_and_asked_about_again_soon(
     one: Agent, worker: Worker, out: io.StringIO
 ) -> None:

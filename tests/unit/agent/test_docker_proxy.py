@@ -48,11 +48,13 @@ class Docker:
         self.now: dict[str, t.Any] = {}
         self.stuck: dict[str, str] = {}
         self.follows = False
+        self.asked = 0
 
     def forget(self) -> None:
         pass
 
     def facts(self, _containers: t.Any = None, _networks: bool = False) -> dict[str, t.Any]:
+        self.asked += 1
         return self.now
 
 
@@ -113,6 +115,22 @@ def test_a_new_port_is_known_before_its_container(host: Host) -> None:
     assert first.publish == second.publish != []
     assert first.digest() != second.digest()
     assert (synced.changed, synced.proxy_ports) == (True, ())
+
+
+def test_dockerd_is_asked_again_only_where_somebody_has_committed_meanwhile(
+    host: Host, listener: socket.socket
+) -> None:
+    host.docker.asked = 0
+    host.follow(shop(18080))
+    assert (host.docker.asked, host.known()) == (1, [0, 1])
+    with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+        host.follower.PROXY_CLOSE_SECONDS = 0.3
+        host.docker.asked = 0
+        other = threading.Timer(0.1, lambda: setattr(host.kernel, "generation", host.kernel.generation + 1))
+        other.start()
+        host.follow(shop(number(listener), port=OTHER))
+        other.join()
+    assert host.docker.asked == 2
 
 
 def test_each_address_of_a_container_waits_for_its_port(host: Host) -> None:
@@ -238,3 +256,32 @@ def test_where_sockets_cannot_be_read_they_count_as_held(tmp_path: Path) -> None
     listeners = [(int(socket.IPPROTO_TCP), 80, b"")]
     assert docker_proxy.wait_until_empty(listeners, 0, str(tmp_path))  # without IPv6
     assert not docker_proxy.wait_until_empty(listeners, 0, str(tmp_path / "missing"))
+
+
+def test_what_was_applied_is_written_down_when_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a commit, and the next container may start meanwhile; at the latest after a minute."""
+    host = Host(tmp_path)
+    host.follower = Follower(
+        host.follower.store, t.cast(t.Any, host.docker), lambda: host.kernel, writes_later=True
+    )
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def written() -> int:
+        host.follower.write()
+        return (host.follower.store.read_applied() or {"generation": 0})["generation"]
+
+    assert host.follow(shop()).generation == 1 and written() == 0
+    now[0] += 2.1
+    assert written() == 1
+    for number in range(45):
+        now[0] += 1.5
+        host.follow(shop(18080, port=100 + number))
+        if number < 40:
+            assert written() == 1
+    assert written() > 40
+    host.follow(shop(18081))
+    host.follower.write(at_once=True)
+    assert (host.follower.store.read_applied() or {})["generation"] == host.kernel.generation

@@ -37,6 +37,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
     RuleRow,
 )
 
+from tests.unit.make import attached, attachment, container, facts
+
 
 class FakeKernel:
     generation = 4
@@ -248,3 +250,12 @@ def test_every_command_names_a_function_that_is_there() -> None:
     for sub in choices.values():
         name = sub.get_default("run")
         assert command(name).__name__ == name.partition(".")[2]
+
+
+def test_addresses_have_the_names_of_build_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = facts(
+        [container("web", {"front": attached("172.18.0.2")})],
+        attachments=[attachment("build", "build step x", {"bridge": attached("172.17.0.9")})],
+    )
+    monkeypatch.setattr(containers, "collect_facts", lambda _socket: now)
+    assert containers.container_names("unix:///x") == {"172.18.0.2": "web", "172.17.0.9": "build step x"}

@@ -29,7 +29,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 
-from tests.unit.make import NOWHERE, Json, attached, container, facts, network, write_ipvs
+from tests.unit.make import NOWHERE, Json, attached, attachment, container, facts, network, write_ipvs
 
 POLICY: Json = {
     "mode": "enforce",
@@ -454,6 +454,28 @@ def test_reading_changes_nothing(host: FakeHost, tmp_path: Path) -> None:
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     host.controls()
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_attached_and_no_container_has_to_be_known_too(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    assert isinstance(host.facts, dict)
+    step = {"bridge": attached("172.17.0.9", Link="docker0", LinkIndex=4, PortIndex=10)}
+    host.facts["attachments"] = [attachment("build", "build step x", step)]
+    found = host.controls()["endpoints_known"]
+    assert found["status"] == "fail" and "build step x 172.17.0.9" in str(found)
+    host.endpoints.append(EndpointRow("172.17.0.9", 5, 4, 10))
+    assert host.controls()["endpoints_known"]["status"] == "pass"
+
+
+def test_what_dockerd_has_only_begun_to_attach_does_not(host: FakeHost) -> None:
+    """Its port is not up; a stopped container's endpoint that dockerd forgot never will have one."""
+    assert isinstance(host.facts, dict)
+    front = {"Link": "br-0123456789ab", "LinkIndex": 5, "Port": None, "PortIndex": None}
+    late = container("late", {"front": attached("172.18.0.9", **front)}, State="created")
+    host.facts["containers"].append(late)
+    assert host.controls()["endpoints_known"]["status"] == "pass"
 
 
 def test_endpoints_inside(host: FakeHost) -> None:

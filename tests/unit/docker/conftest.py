@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One dockerd for all tests of this folder."""
+"""One dockerd for all tests of this folder: the machine's, or of the version whose programs are in BRIDGEWARDEN_DOCKER_PROGRAMS."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import typing as t
@@ -19,7 +20,7 @@ def dockerd() -> t.Iterator[Dockerd]:
     if reason:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="bwd."))  # short: a socket's path may have 107 bytes
-    daemon = Dockerd(folder)
+    daemon = Dockerd(folder, os.environ.get("BRIDGEWARDEN_DOCKER_PROGRAMS", ""))
     try:
         daemon.start()
         if not daemon.wait(40):

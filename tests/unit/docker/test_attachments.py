@@ -59,14 +59,14 @@ WEBS, DBS = f"{2:064x}", f"{3:064x}"
     ("behind", "bound", "found"),
     [
         ({7: MAC_WEB, 8: MAC_DB}, {}, {7: WEBS, 8: DBS}),
-        ({7: MAC_WEB}, {7: DBS}, {}),  # a port stays whose it is
-        ({7: MAC_WEB}, {6: WEBS}, {}),  # and an endpoint stays where it is
+        ({7: MAC_WEB}, {DBS: 7}, {}),  # a port stays whose it is
+        ({7: MAC_WEB}, {WEBS: 6}, {}),  # and an endpoint stays where it is
         ({7: MAC_WEB, 8: MAC_WEB}, {}, {}),  # which of them?
         ({7: ""}, {}, {}),  # its peer could not be asked about
         ({7: "02:42:ac:11:00:09"}, {}, {}),
     ],
 )
-def test_which_port_is_whose(behind: t.Dict[int, str], bound: t.Dict[int, str], found: Json) -> None:
+def test_which_port_is_whose(behind: t.Dict[int, str], bound: t.Dict[str, int], found: Json) -> None:
     assert new_ports(FRONT, behind, bound) == found
 
 
@@ -113,7 +113,9 @@ def coming(settings: t.Any, proxy: bool = True, key: str = WEB, bound: t.Any = N
 
 @pytest.mark.parametrize("key", [WEB, "ep-" + WEBS])
 def test_a_container_that_is_about_to_run_has_its_endpoint(key: str) -> None:
-    front = coming({}, key=key)["Networks"]["front"]
+    web = coming({}, key=key)
+    front = web["Networks"]["front"]
+    assert (web["State"], web["Labels"], web["Pid"]) == ("running", {"tier": "web"}, 0)
     assert (front["IPAddress"], front["GlobalIPv6Address"]) == ("172.17.0.2", "fd00::2")
     assert (front["Link"], front["LinkIndex"], front["Port"], front["PortIndex"]) == (
         LINKS[0].name,
@@ -121,7 +123,8 @@ def test_a_container_that_is_about_to_run_has_its_endpoint(key: str) -> None:
         "veth7",
         7,
     )
-    assert coming({}, key=key, bound={})["Networks"]["front"]["PortIndex"] is None
+    without = coming({}, key=key, bound={})
+    assert without["Networks"]["front"]["PortIndex"] is None and without["State"] == "created"
 
 
 def test_its_published_ports_are_known_with_it_or_it_has_to_wait() -> None:

@@ -14,6 +14,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import (
     Link,
     LinkChanges,
@@ -114,3 +115,18 @@ def test_it_takes_one_capability_which_the_agent_s_unit_has(
     argv = ["ip", "netns", "exec", netns, "setpriv", "--inh-caps=-all", f"--bounding-set=-all,+{capability}"]
     done = subprocess.run([*argv, sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == found
+
+
+def test_what_is_heard_while_nothing_is_known_is_taken_and_read_anew(netns: str) -> None:
+    """Else the agent's loop would find the socket readable for ever, as long as dockerd is down."""
+    watch = Watch("unix:///nonexistent/docker.sock", 1.0, tolerant=True)
+    watch.follow()
+    try:
+        (changes,) = watch.sockets()
+        ip(netns, "link add br0 type bridge")
+        assert select.select([changes], [], [], 5)[0]
+        watch.hear()
+        assert not select.select([changes], [], [], 0)[0]
+        assert not watch.waiting and not watch.stale_networks()
+    finally:
+        watch.close()

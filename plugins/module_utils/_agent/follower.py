@@ -8,6 +8,7 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import typing as t
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import docker_proxy
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
     apply_facts,
+    commit_ruleset,
     remember,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
@@ -56,6 +58,7 @@ class Synced(t.NamedTuple):
     stuck: t.Mapping[str, str] = MappingProxyType({})  # Watch.stuck
     #: Published ports whose docker-proxy keeps connections it took before the ports were known.
     proxy_ports: t.Tuple[int, ...] = ()
+    left_out: t.Tuple[str, ...] = ()  # Plan.left_out
 
 
 class NothingNew(Exception):
@@ -144,6 +147,7 @@ class Follower:
             endpoints_of(result.plan),
             dict(self.watch.stuck),
             tuple(sorted(proxy_ports)),
+            result.plan.left_out if result.plan else (),
         )
         if result.plan is not None:
             self._last = result.plan.facts, synced
@@ -175,7 +179,7 @@ class Follower:
             return  # whoever is connected got there by right
         without = docker_proxy.without_endpoints(plan.ruleset, set().union(*listeners.values()))
         try:
-            kernel.commit(without, info.generation)
+            commit_ruleset(dataclasses.replace(plan, ruleset=without), kernel, info, self.OPTIONS)
         except Stale:
             return  # the commit of the whole plan will see the same
         raise PortsFirst(listeners.keys())

@@ -25,9 +25,12 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import (
     Ruleset,
+    compile_ruleset,
     empty_ruleset,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.incremental import Compiler
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, Judge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import resolve
 
 from tests.unit.make import NOWHERE, Json, attached, container, facts, network
 
@@ -163,7 +166,31 @@ def test_a_container_whose_port_is_not_known_is_not_behind_it() -> None:
     there = container("wireguard", {"front": attached("172.18.0.2", PortIndex=None)})
     found = plan({"vpn": VPN}, rule("vpn", "host"), where=facts([there], NETWORKS))
     assert found.ruleset.behind == []
-    assert any("the port of its container is not known" in text for text in found.warnings)
+    assert any("nobody is behind it" in text for text in found.warnings)
+
+
+def test_the_agent_compiles_it_by_what_has_changed() -> None:
+    """Containers of a group come and go: equal to a compilation from scratch, which happens once."""
+    policy = normalise(
+        {"groups": {"vpn": {**VPN, "behind": ["label:role=vpn"]}}, "rules": [rule("vpn", "label:role=db")]}
+    )
+    second = container("second", {"front": attached("172.18.0.9", PortIndex=12)}, Labels={"role": "vpn"})
+    moved = container(
+        "wireguard",
+        {"front": attached("172.18.0.2", PortIndex=19)},
+        Id=WIREGUARD["Id"],
+        Labels={"role": "vpn"},
+    )
+    compiler = Compiler()
+    seen = []
+    for there in ([DB], [DB, WIREGUARD], [DB, WIREGUARD, second], [DB, second], [DB, second, moved], [DB]):
+        where = {**facts(there, NETWORKS)}
+        ruleset = compiler.compile(policy, where)
+        scratch = compile_ruleset(policy, resolve(policy, where, "ignore"), where)
+        assert (ruleset, ruleset.digest()) == (scratch, scratch.digest())
+        seen.append([row[2] for row in ruleset.behind])
+    assert seen == [[], [9, 10], [9, 12, 10], [12], [12, 19], []]
+    assert compiler.from_scratch == 1
 
 
 def test_a_child_is_behind_its_parent_inside() -> None:

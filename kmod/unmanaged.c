@@ -63,8 +63,10 @@ static void bw_unmanaged_key(const struct sk_buff *skb, const struct bw_query *q
 
 static bool bw_unmanaged_is(const struct bw_unmanaged_row *row, const u64 *key)
 {
-	u32 sequence = smp_load_acquire(&row->sequence), i;
+	u32 sequence, i;
 
+	/* Pairs with smp_store_release() in bw_unmanaged_take(), here and below. */
+	sequence = smp_load_acquire(&row->sequence);
 	if (!sequence || sequence & 1)
 		return false;
 	for (i = 0; i < BW_UNMANAGED_WORDS; i++)
@@ -80,12 +82,13 @@ static bool bw_unmanaged_take(struct bw_unmanaged_row *row, const u64 *key, u32 
 
 	if (sequence & 1 || cmpxchg(&row->sequence, sequence, sequence + 1) != sequence)
 		return false;
-	/* Before what follows, for a reader that has the number from before. */
+	/* Pairs with smp_rmb() in bw_unmanaged_at(): who reads what follows sees this. */
 	smp_wmb();
 	for (i = 0; i < BW_UNMANAGED_WORDS; i++)
 		WRITE_ONCE(row->key[i], key[i]);
 	WRITE_ONCE(row->seen, now);
 	atomic64_set(&row->packets, 1);
+	/* Pairs with smp_load_acquire() of the readers. */
 	smp_store_release(&row->sequence, sequence + 2);
 	return true;
 }
@@ -128,16 +131,18 @@ void bw_unmanaged_put(const struct sk_buff *skb, const struct bw_query *q)
 bool bw_unmanaged_at(u32 i, struct bw_unmanaged *u)
 {
 	const struct bw_unmanaged_row *row = &bw_unmanaged_rows[i];
-	u32 sequence = smp_load_acquire(&row->sequence);
 	u64 key[BW_UNMANAGED_WORDS];
-	u32 j;
+	u32 sequence, j;
 
+	/* Pairs with smp_store_release() in bw_unmanaged_take(). */
+	sequence = smp_load_acquire(&row->sequence);
 	if (!sequence || sequence & 1)
 		return false;
 	for (j = 0; j < BW_UNMANAGED_WORDS; j++)
 		key[j] = READ_ONCE(row->key[j]);
 	u->packets = atomic64_read(&row->packets);
 	u->idle = bw_unmanaged_now() - READ_ONCE(row->seen);
+	/* Pairs with smp_wmb() in bw_unmanaged_take(). */
 	smp_rmb();
 	if (READ_ONCE(row->sequence) != sequence)
 		return false;

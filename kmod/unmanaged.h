@@ -29,7 +29,7 @@ struct bw_unmanaged {
 /* Draws the seed. Context: loading, before any hook. */
 BW_API void bw_unmanaged_init(void);
 
-/* The long way of bw_unmanaged_note(), which has its contract. */
+/* The long way of bw_unmanaged_note(), which has its contract. Context: any. */
 BW_API void bw_unmanaged_put(const struct sk_buff *skb, const struct bw_query *q);
 
 /*

@@ -212,7 +212,7 @@ enum bw_attr {
 	BW_ATTR_PREFIX_SET,		/* u32: number of a set of ports */
 	BW_ATTR_MAC,			/* binary[6]: of a frame's sender */
 	BW_ATTR_IDLE,			/* u32: seconds since the last packet */
-	BW_ATTR_UNMANAGED_LOST,		/* u64: packets since load that found no place in that list */
+	BW_ATTR_UNMANAGED_LOST,		/* u64: packets since load that found no place there */
 	__BW_ATTR_MAX,
 };
 

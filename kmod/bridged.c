@@ -104,12 +104,16 @@ static bool bw_bridged_is_spoofed(const struct bw_state *st, const struct sk_buf
 {
 	const struct bw_ep_loc *loc;
 	union bw_addr source;
+	u32 id;
 
 	/* The IP stack refuses one that is cut off. */
 	if (!bw_bridged_source(skb, f, &source))
 		return false;
 	loc = bw_ep_find(st->endpoints, f->family, &source);
-	return loc && READ_ONCE(loc->identity) != BW_ID_UNMANAGED &&
+	if (!loc)
+		return bw_routed_look(&st->endpoints->routed, f->family, &source, link, port,
+				      &id) == BW_ROUTED_ELSEWHERE;
+	return READ_ONCE(loc->identity) != BW_ID_UNMANAGED &&
 	       (loc->link != link || (loc->port && loc->port != port));
 }
 

@@ -16,9 +16,11 @@
 #include "api.h"
 #include "shim.h"
 #include "bits.h"
+#include "addr.h"
 #include "table.c"
-#include "classify.c"
 #include "draft.c"
+#include "routed.c"
+#include "classify.c"
 #include "ruleset.c"
 
 /* State: what packets are judged by. */
@@ -45,6 +47,7 @@
 
 /* Data path. */
 #include "verdict.c"
+#include "unmanaged.c"
 #include "register.c"
 #include "hook.c"
 #include "frame.c"

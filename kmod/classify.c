@@ -24,8 +24,10 @@
  *   - 0x061538 (TCP, 5432) falls into the second: rule 5, allow.
  * Without the pair, or between the spans, the class default holds.
  *
- * An address on a guarded side that no endpoint has is unmanaged and closes the
- * connection, whatever the rules say: a policy speaks of containers it knows.
+ * An address on a guarded side that no endpoint has is looked up in the routed
+ * prefixes (routed.c): behind a port of its prefix's set it has the prefix's
+ * identity, behind another it is spoofed. What is in no prefix is unmanaged and closes
+ * the connection, whatever the rules say: a policy speaks of containers it knows.
  * Only a group address (multicast, 255.255.255.255) as responder is looked up
  * in the partition instead, because nobody can be known to own it. A DHCP client
  * that has no address yet is the container whose port it speaks from; as
@@ -181,17 +183,19 @@ static noinline bool bw_error_source_is_genuine(const struct bw_endpoints *e,
 						const struct bw_party *p, bool *known)
 {
 	const struct bw_ep_loc *loc = bw_ep_find(e, p->family, &q->source);
+	enum bw_routed_place place;
+	u32 id;
 
-	*known = loc;
-	return !loc || (!bw_differs(p->link, loc->link) &&
-			!bw_differs(p->port, loc->port));
+	*known = true;
+	if (loc)
+		return !bw_differs(p->link, loc->link) && !bw_differs(p->port, loc->port);
+	place = bw_routed_look(&e->routed, p->family, &q->source, p->link, p->port, &id);
+	*known = place != BW_ROUTED_NO_PREFIX && place != BW_ROUTED_CLOSED;
+	return place != BW_ROUTED_ELSEWHERE;
 }
 
-/* Of an address behind a guard that no endpoint has. */
-static noinline u32 bw_identify_addressless(const struct bw_rules *r,
-					    const struct bw_endpoints *e,
-					    const struct bw_query *q, u8 side,
-					    bool sender)
+static u32 bw_identify_addressless(const struct bw_rules *r, const struct bw_endpoints *e,
+				   const struct bw_query *q, u8 side, bool sender)
 {
 	const struct bw_party *p = &q->side[side];
 	const struct bw_ep_loc *loc;
@@ -203,6 +207,23 @@ static noinline u32 bw_identify_addressless(const struct bw_rules *r,
 		return BW_ID_UNMANAGED;
 	loc = bw_ep_at_port(e, p);
 	return loc ? READ_ONCE(loc->identity) : BW_ID_UNMANAGED;
+}
+
+/* An address behind a guard that no endpoint has. Returns as bw_identify_guarded(). */
+static noinline bool bw_identify_missed(const struct bw_rules *r, const struct bw_endpoints *e,
+					const struct bw_query *q, u8 side, bool sender, u32 *id)
+{
+	const struct bw_party *p = &q->side[side];
+
+	switch (bw_routed_look(&e->routed, p->family, &p->addr, p->link, p->port, id)) {
+	case BW_ROUTED_NO_PREFIX:
+		*id = bw_identify_addressless(r, e, q, side, sender);
+		return true;
+	case BW_ROUTED_ELSEWHERE:
+		return !sender;
+	default:
+		return true;
+	}
 }
 
 /* false: the packet's source is somebody else's, or shows up elsewhere. */
@@ -225,10 +246,8 @@ static __always_inline bool bw_identify_guarded(const struct bw_rules *r,
 	}
 	loc = likely(p->family == AF_INET) ? bw_ep4_find(e, p->addr.v4) :
 					      bw_ep6_find(e, &p->addr);
-	if (unlikely(!loc)) {
-		*id = bw_identify_addressless(r, e, q, side, sender);
-		return true;
-	}
+	if (unlikely(!loc))
+		return bw_identify_missed(r, e, q, side, sender, id);
 	/* A closed endpoint proves nothing. */
 	if (bw_differs(p->link, loc->link) || bw_differs(p->port, loc->port))
 		return !sender || READ_ONCE(loc->identity) == BW_ID_UNMANAGED;

@@ -8,17 +8,13 @@
 #ifndef _BW_CLASSIFY_H
 #define _BW_CLASSIFY_H
 
+#include "addr.h"
 #include "api.h"
 #include "bits.h"
+#include "routed.h"
 #include "shim.h"
 #include "table.h"
 #include "uapi/bridgewarden.h"
-
-union bw_addr {
-	__be32 v4;
-	u64 v6[2];	/* bytes in network order */
-	u8 raw[16];
-};
 
 /* One side of a connection. */
 struct bw_party {
@@ -149,12 +145,6 @@ struct bw_published {
 	u8 to_family;
 };
 
-/* Whether a port is the namespace of a macvlan or ipvlan child: its inode number. */
-static inline bool bw_port_is_child(u32 port)
-{
-	return port > U32_MAX / 2;
-}
-
 #define BW_PORTS	65536
 
 struct bw_endpoints {
@@ -163,6 +153,7 @@ struct bw_endpoints {
 	struct bw_table published;	/* struct bw_published */
 	struct bw_table port4;		/* struct bw_ep_loc * into v4, by link and port */
 	struct bw_table port6;		/* ... into v6 */
+	struct bw_routed routed;
 	u32 n_v4;
 	u32 n_v6;
 	u32 n_published;
@@ -172,7 +163,7 @@ struct bw_endpoints {
 	/* TCP ports that published sockets have on the host or in a container; and UDP ports. */
 	unsigned long server_port[BW_BIT_WORDS(BW_PORTS)];
 	unsigned long udp_server_port[BW_BIT_WORDS(BW_PORTS)];
-	/* Whether a link or port with these low bits occurs in v4 or v6. */
+	/* Whether a link or port with these low bits occurs in v4, v6 or routed. */
 	unsigned long ifindex_used[BW_BIT_WORDS(BW_PORTS)];
 };
 

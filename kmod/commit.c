@@ -5,9 +5,12 @@
  * fail comes before anything is changed, and whatever takes long is done under
  * our own mutexes only.
  */
+#include <linux/inetdevice.h>
 #include <linux/netdevice.h>
 #include <linux/rtnetlink.h>
 #include <linux/sched.h>
+#include <net/if_inet6.h>
+#include <net/addrconf.h>
 
 #include "commit.h"
 #include "exchange.h"
@@ -95,6 +98,92 @@ u32 bw_commit_count_returned(const struct bw_state *st)
 {
 	lockdep_assert_held(&bw_mutex);
 	return bw_endpoints_count_closed(st->endpoints, bw_ep_returned, st);
+}
+
+/* The same for the ports that routed prefixes live behind. */
+static int bw_commit_check_behind(struct bw_state *st, const struct bw_draft *d,
+				  struct bw_fault *f)
+{
+	const struct bw_nl_behind *b = d->data[BW_S_BEHIND];
+	enum bw_ep_status status;
+	u32 i;
+
+	for (i = 0; i < d->count[BW_S_BEHIND]; i++) {
+		if (!(i & 0x3ff))
+			cond_resched();
+		status = bw_ep_status(st, b[i].link, b[i].port);
+		if (status == BW_EP_UNGUARDED)
+			return bw_fault_set(f, -EINVAL, BW_S_BEHIND, i, "its link is not guarded");
+		if (status != BW_EP_GONE)
+			continue;
+		/* st is the next state: a link that goes closes ports in it, too. */
+		mutex_lock(&bw_mutex);
+		bw_routed_close(&st->endpoints->routed, b[i].link, b[i].port);
+		mutex_unlock(&bw_mutex);
+	}
+	return 0;
+}
+
+static int bw_commit_check_host_address(const struct bw_state *st, u8 family,
+					const union bw_addr *addr, struct bw_fault *f)
+{
+	const struct bw_routed_cell *cell = bw_routed_find(&st->endpoints->routed, family, addr);
+
+	if (!cell)
+		return 0;
+	return bw_fault_set(f, -EADDRINUSE, family == AF_INET ? BW_S_PREFIX4 : BW_S_PREFIX6,
+			    cell->entry, "has an address of this host");
+}
+
+/* Context: RCU read-side critical section. */
+static int bw_commit_check_addresses_of(const struct bw_state *st, struct net_device *dev,
+					struct bw_fault *f)
+{
+	const struct inet6_dev *six = __in6_dev_get(dev);
+	struct in_device *four = __in_dev_get_rcu(dev);
+	const struct inet6_ifaddr *ifa6;
+	const struct in_ifaddr *ifa;
+	union bw_addr addr = {};
+	int err;
+
+	if (four) {
+		in_dev_for_each_ifa_rcu(ifa, four) {
+			addr.v4 = ifa->ifa_local;
+			err = bw_commit_check_host_address(st, AF_INET, &addr, f);
+			if (err)
+				return err;
+		}
+	}
+	if (!six)
+		return 0;
+	list_for_each_entry_rcu(ifa6, &six->addr_list, if_list) {
+		memcpy(&addr, &ifa6->addr, sizeof(addr));
+		err = bw_commit_check_host_address(st, AF_INET6, &addr, f);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/*
+ * No container may speak with an address of the host's, as they are now: one that
+ * the host is given later is found at the next commit.
+ */
+static int bw_commit_check_prefixes(const struct bw_state *st, struct bw_fault *f)
+{
+	struct net_device *dev;
+	int err = 0;
+
+	if (!st->endpoints->routed.n_prefix4 && !st->endpoints->routed.n_prefix6)
+		return 0;
+	rcu_read_lock();
+	for_each_netdev_rcu(&init_net, dev) {
+		err = bw_commit_check_addresses_of(st, dev, f);
+		if (err)
+			break;
+	}
+	rcu_read_unlock();
+	return err;
 }
 
 /* Closes endpoints that have gone since the draft was made. No lock but ours. */
@@ -196,6 +285,10 @@ static int bw_commit_locked(struct bw_state *st, const struct bw_draft *d,
 	if (err)
 		return err;
 	err = bw_commit_check_endpoints(st, d, f);
+	if (!err)
+		err = bw_commit_check_behind(st, d, f);
+	if (!err)
+		err = bw_commit_check_prefixes(st, f);
 	if (err || c->dry_run) {
 		bw_commit_cancel();
 		return err;

@@ -24,6 +24,9 @@ BW_DATA const struct bw_section_type bw_section_types[BW_S_MAX] = {
 	[BW_S_SPAN] = { "span", sizeof(struct bw_nl_span), BW_MAX_SPANS },
 	[BW_S_BLOCK] = { "block", sizeof(struct bw_nl_block), BW_MAX_BLOCKS },
 	[BW_S_PAIR] = { "pair", sizeof(struct bw_nl_pair), BW_MAX_PAIRS },
+	[BW_S_PREFIX4] = { "prefix4", sizeof(struct bw_nl_prefix4), BW_MAX_PREFIXES },
+	[BW_S_PREFIX6] = { "prefix6", sizeof(struct bw_nl_prefix6), BW_MAX_PREFIXES },
+	[BW_S_BEHIND] = { "behind", sizeof(struct bw_nl_behind), BW_MAX_BEHIND },
 };
 
 static int bw_bad(struct bw_fault *f, u32 section, u32 entry, const char *why)
@@ -277,13 +280,98 @@ static int bw_check_pairs(const struct bw_draft *d, struct bw_fault *f)
 	return 0;
 }
 
+/* Whether the first n bits are the same. */
+static bool bw_same_bits(const u8 *a, const u8 *b, u32 n)
+{
+	u8 mask = 0xff00 >> n % 8;
+
+	return !memcmp(a, b, n / 8) && (!mask || !((a[n / 8] ^ b[n / 8]) & mask));
+}
+
+/* Whether bits behind the first n are set in an address of so many bytes. */
+static bool bw_has_more_bits(const u8 *a, u32 n, u32 bytes)
+{
+	u32 at = n / 8;
+
+	if (n % 8 && a[at++] & 0xff >> n % 8)
+		return true;
+	return at < bytes && !bw_all_zero(a + at, bytes - at);
+}
+
+/* Addresses that no container can route to or hold for others. */
+struct bw_nobodys {
+	u8 addr[16];
+	u8 length;
+};
+
+static const struct bw_nobodys bw_nobodys4[] = {
+	{ { 0 }, 8 }, { { 127 }, 8 }, { { 224 }, 3 },
+};
+
+/* Unspecified and loopback, IPv4-mapped, link-local, groups. */
+static const struct bw_nobodys bw_nobodys6[] = {
+	{ { 0 }, 127 }, { { [10] = 0xff, 0xff }, 96 }, { { 0xfe, 0x80 }, 10 }, { { 0xff }, 8 },
+};
+
+static const char *bw_prefix_fault(const u8 *addr, u32 length, u32 bytes,
+				   const struct bw_nobodys *nobodys, u32 n)
+{
+	if (length > 8 * bytes)
+		return "the prefix is longer than an address";
+	if (bw_has_more_bits(addr, length, bytes))
+		return "bits behind the prefix";
+	while (n--)
+		if (bw_same_bits(addr, nobodys[n].addr,
+				 length < nobodys[n].length ? length : nobodys[n].length))
+			return "has addresses that nobody can have behind a port";
+	return NULL;
+}
+
+static int bw_check_prefix(const struct bw_draft *d, struct bw_fault *f, u32 section, u32 i,
+			   const char *why, u32 identity, u32 set)
+{
+	if (why)
+		return bw_bad(f, section, i, why);
+	if (identity >= d->count[BW_S_IDENTITY])
+		return bw_bad(f, section, i, "no such identity");
+	if (set >= BW_MAX_BEHIND)
+		return bw_bad(f, section, i, "set out of range");
+	return 0;
+}
+
+static int bw_check_prefixes(const struct bw_draft *d, struct bw_fault *f)
+{
+	const struct bw_nl_prefix4 *p4 = d->data[BW_S_PREFIX4];
+	const struct bw_nl_prefix6 *p6 = d->data[BW_S_PREFIX6];
+	const struct bw_nl_behind *b = d->data[BW_S_BEHIND];
+	int err = 0;
+	u32 i;
+
+	for (i = 0; i < d->count[BW_S_PREFIX4] && !err; i++)
+		err = bw_check_prefix(d, f, BW_S_PREFIX4, i,
+				      bw_prefix_fault((const u8 *)&p4[i].addr, p4[i].length, 4,
+						      bw_nobodys4, ARRAY_SIZE(bw_nobodys4)),
+				      p4[i].identity, p4[i].set);
+	for (i = 0; i < d->count[BW_S_PREFIX6] && !err; i++)
+		err = bw_check_prefix(d, f, BW_S_PREFIX6, i,
+				      bw_prefix_fault(p6[i].addr, p6[i].length, 16,
+						      bw_nobodys6, ARRAY_SIZE(bw_nobodys6)),
+				      p6[i].identity, p6[i].set);
+	for (i = 0; i < d->count[BW_S_BEHIND] && !err; i++)
+		if (b[i].set >= BW_MAX_BEHIND)
+			err = bw_bad(f, BW_S_BEHIND, i, "set out of range");
+		else if (!b[i].link || !b[i].port)
+			err = bw_bad(f, BW_S_BEHIND, i, "the link or the port is missing");
+	return err;
+}
+
 int bw_draft_check(const struct bw_draft *d, struct bw_fault *f)
 {
 	static int (*const checks[])(const struct bw_draft *d,
 				     struct bw_fault *f) = {
 		bw_check_head, bw_check_identities, bw_check_cells,
 		bw_check_endpoints, bw_check_publish, bw_check_rules,
-		bw_check_spans, bw_check_blocks, bw_check_pairs,
+		bw_check_spans, bw_check_blocks, bw_check_pairs, bw_check_prefixes,
 	};
 	u32 i;
 	int err;

@@ -10,7 +10,7 @@
 #include "shim.h"
 #include "uapi/bridgewarden.h"
 
-/* In the order of BW_ATTR_SECTION_*. */
+/* In the order of BW_ATTR_SECTION_*, which are two runs of numbers. */
 enum bw_section {
 	BW_S_IDENTITY,
 	BW_S_CELL4,
@@ -22,6 +22,9 @@ enum bw_section {
 	BW_S_SPAN,
 	BW_S_BLOCK,
 	BW_S_PAIR,
+	BW_S_PREFIX4,
+	BW_S_PREFIX6,
+	BW_S_BEHIND,
 	BW_S_MAX,
 };
 

@@ -21,6 +21,7 @@
 #include "register.h"
 #include "state.h"
 #include "trace.h"
+#include "unmanaged.h"
 #include "verdict.h"
 
 static void bw_party_set_origin(struct bw_party *p, const struct bw_origin *o)
@@ -56,6 +57,7 @@ static unsigned int bw_judge(const struct bw_state *st, struct sk_buff *skb,
 	bw_classify(st->rules, st->endpoints, q, &d);
 	if (d.class == BW_CLASS_NONE)
 		return NF_ACCEPT;
+	bw_unmanaged_note(skb, q, &d);
 	if (unlikely(bw_state_judges_inside(st))) {
 		/* What docker-proxy's socket takes goes no further by itself. */
 		if (hs->hook != NF_INET_LOCAL_IN && bw_counts_later(q, &d))

@@ -22,6 +22,7 @@
 #include "packet.h"
 #include "register.h"
 #include "state.h"
+#include "unmanaged.h"
 #include "verdict.h"
 
 BW_DATA unsigned int bw_net_id __read_mostly;
@@ -54,19 +55,43 @@ static bool bw_inside_from_neighbour(const struct sk_buff *skb,
 	       !ether_addr_equal(eth_hdr(skb)->h_source, bridge->dev_addr);
 }
 
+/*
+ * Whether an address is behind the same kind of link, a bridge's port or a child:
+ * from the one to the other packets come from outside. A prefix without a port is
+ * of either kind, so that it is closed. Of a prefix the container's own port does
+ * not count: a neighbour with an address of it is outside (on a LAN whose prefix
+ * a child shares).
+ */
+static bool bw_inside_is_of_kind(const struct bw_state *st, const struct bw_party *p,
+				 const struct bw_inside_dev *at)
+{
+	const struct bw_routed *routed = &st->endpoints->routed;
+	bool child = bw_port_is_child(at->port);
+	const struct bw_routed_cell *cell;
+	const struct bw_ep_loc *loc;
+	u32 all, children, own;
+
+	loc = bw_ep_find(st->endpoints, p->family, &p->addr);
+	if (loc)
+		return bw_port_is_child(loc->port) == child;
+	cell = bw_routed_find(routed, p->family, &p->addr);
+	if (!cell)
+		return false;
+	all = bw_routed_open(routed, cell, 0, 0);
+	children = bw_routed_open_children(routed, cell);
+	own = bw_routed_open(routed, cell, at->link, at->port);
+	return !all || (child ? children : all - children) > own;
+}
+
 /* The other side: known by its address, or at least as a neighbour. */
 static void bw_inside_set_peer(const struct bw_state *st, struct bw_party *p,
 			       const struct bw_inside_dev *at, bool neighbour)
 {
-	const struct bw_ep_loc *loc;
-
 	if (neighbour) {
 		bw_party_set(p, BW_KIND_GUARDED, at->link, 0);
 		return;
 	}
-	loc = bw_ep_find(st->endpoints, p->family, &p->addr);
-	/* From the one to the other kind of link packets come from outside. */
-	if (loc && bw_port_is_child(loc->port) == bw_port_is_child(at->port))
+	if (bw_inside_is_of_kind(st, p, at))
 		bw_party_set(p, BW_KIND_GUARDED, 0, 0);
 	else if (bw_address_is_host(p->family, &p->addr))
 		bw_party_set(p, BW_KIND_HOST, 0, 0);
@@ -152,6 +177,7 @@ static unsigned int bw_inside_judge_in(const struct bw_state *st,
 	bw_inside_set_parties(st, &q, at, bw_receiver(&q), bw_sender(&q),
 			      !error && bw_inside_from_neighbour(skb, at));
 	bw_classify(st->rules, st->endpoints, &q, &d);
+	bw_unmanaged_note(skb, &q, &d);
 	/*
 	 * Who is refused shall learn of it: others' refusals come by here, to either
 	 * end of a connection.
@@ -180,6 +206,7 @@ static unsigned int bw_inside_judge_out(const struct bw_state *st,
 					  bw_inside_neighbour(st, skb, hs->pf, reason, at, false));
 	bw_inside_set_parties(st, &q, at, bw_sender(&q), bw_receiver(&q), false);
 	bw_classify(st->rules, st->endpoints, &q, &d);
+	bw_unmanaged_note(skb, &q, &d);
 	if (bw_counts_later(&q, &d))
 		return NF_ACCEPT;
 	return bw_verdict(st, skb, hs, &d);

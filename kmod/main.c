@@ -19,6 +19,7 @@
 #include "state.h"
 #include "trace.h"
 #include "txn.h"
+#include "unmanaged.h"
 #include "verdict.h"
 #include "version.h"
 #include "window.h"
@@ -64,6 +65,7 @@ static int __init bw_init(void)
 	int err;
 
 	bw_log_init();
+	bw_unmanaged_init();
 	err = bw_memo_init();
 	if (err)
 		return err;

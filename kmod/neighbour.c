@@ -149,11 +149,24 @@ int bw_neighbour_read(const struct sk_buff *skb, u8 pf, bool bounded)
 	return bounded ? bw_neighbour_read6(skb) : bw_neighbour_read6_trusted(skb);
 }
 
+/* Whether the sender may be behind one of the ports of an address's prefix. */
+static bool bw_routed_is_from(const struct bw_routed *r, const struct bw_routed_cell *cell,
+			      const struct bw_neighbour *from)
+{
+	u32 open = bw_routed_open(r, cell, from->link, from->port);
+
+	/* The receiver's own port does not count: it is not the sender's. */
+	if (from->other)
+		open -= bw_routed_open(r, cell, from->link, from->other);
+	return open;
+}
+
 /* Whether the address is another's; one that is nobody's is anybody's. */
 static bool bw_claims_anothers(const struct bw_endpoints *e, u8 family,
 			       const union bw_addr *addr, const struct bw_neighbour *from)
 {
 	const struct bw_ep_loc *loc = bw_ep_find(e, family, addr);
+	const struct bw_routed_cell *cell = NULL;
 	struct in6_addr v6;
 
 	/* The link of a closed endpoint is gone, so a mismatch is not evidence. */
@@ -161,6 +174,10 @@ static bool bw_claims_anothers(const struct bw_endpoints *e, u8 family,
 		return loc->link != from->link ||
 		       (from->port && loc->port && loc->port != from->port) ||
 		       (from->other && loc->port == from->other);
+	if (!loc)
+		cell = bw_routed_find(&e->routed, family, addr);
+	if (cell && bw_routed_open(&e->routed, cell, 0, 0))
+		return !bw_routed_is_from(&e->routed, cell, from);
 	if (family == AF_INET)
 		return inet_addr_type(&init_net, addr->v4) == RTN_LOCAL;
 	memcpy(&v6, addr, sizeof(v6));

@@ -24,6 +24,9 @@ static const struct genl_small_ops bw_netlink_ops[] = {
 	{ .cmd = BW_CMD_ROLLBACK, .flags = GENL_ADMIN_PERM, .doit = bw_nl_roll_back },
 	{ .cmd = BW_CMD_RULE_GET, .flags = GENL_ADMIN_PERM, .dumpit = bw_nl_dump_rules },
 	{ .cmd = BW_CMD_ENDPOINT_GET, .flags = GENL_ADMIN_PERM, .dumpit = bw_nl_dump_endpoints },
+	{ .cmd = BW_CMD_PREFIX_GET, .flags = GENL_ADMIN_PERM, .dumpit = bw_nl_dump_prefixes },
+	{ .cmd = BW_CMD_UNMANAGED_GET, .flags = GENL_ADMIN_PERM,
+	  .dumpit = bw_nl_dump_unmanaged },
 	{ .cmd = BW_CMD_EXPLAIN, .flags = GENL_ADMIN_PERM, .doit = bw_nl_explain },
 	{ .cmd = BW_CMD_SEAL, .flags = GENL_ADMIN_PERM, .doit = bw_nl_seal },
 	{ .cmd = BW_CMD_TRACE_BEGIN, .flags = GENL_ADMIN_PERM, .doit = bw_nl_trace_begin },
@@ -36,6 +39,8 @@ int bw_netlink_init(void)
 {
 	BUILD_BUG_ON(BW_ATTR_MAX >= 128);
 	BUILD_BUG_ON(BW_ATTR_SECTION_PAIR - BW_ATTR_SECTION_IDENTITY != BW_S_PAIR);
+	BUILD_BUG_ON(BW_ATTR_SECTION_BEHIND - BW_ATTR_SECTION_PREFIX4 !=
+		     BW_S_BEHIND - BW_S_PREFIX4);
 	bw_nl_family.small_ops = bw_netlink_ops;
 	bw_nl_family.n_small_ops = ARRAY_SIZE(bw_netlink_ops);
 	return genl_register_family(&bw_nl_family);

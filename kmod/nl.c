@@ -48,6 +48,9 @@ static const struct nla_policy bw_nl_policy[BW_ATTR_MAX + 1] = {
 	[BW_ATTR_TRACE_EVENTS] = { .type = NLA_U32 },
 	[BW_ATTR_TRACE_RATE] = { .type = NLA_U32 },
 	[BW_ATTR_NETNS_FD] = { .type = NLA_U32 },
+	[BW_ATTR_SECTION_PREFIX4] = NLA_POLICY_MIN_LEN(1),
+	[BW_ATTR_SECTION_PREFIX6] = NLA_POLICY_MIN_LEN(1),
+	[BW_ATTR_SECTION_BEHIND] = NLA_POLICY_MIN_LEN(1),
 };
 
 #define BW_A(name)	BIT_ULL(BW_ATTR_##name)
@@ -57,11 +60,12 @@ static const struct nla_policy bw_nl_policy[BW_ATTR_MAX + 1] = {
 			 BW_A(PLACEMENT) | BW_A(LOG_GROUP) | BW_A(LOG_DEFAULTS) | \
 			 BW_A(PARENT))
 #define BW_SECTIONS	GENMASK_ULL(BW_ATTR_SECTION_PAIR, BW_ATTR_SECTION_IDENTITY)
+#define BW_SECTIONS2	(BW_A2(SECTION_PREFIX4) | BW_A2(SECTION_PREFIX6) | BW_A2(SECTION_BEHIND))
 
 /* One policy serves all commands, so each names what it takes: 0 .. 63, 64 .. 127. */
 static const u64 bw_nl_cmd_attrs[BW_CMD_MAX + 1][2] = {
 	[BW_CMD_BEGIN] = { BW_HEAD },
-	[BW_CMD_ADD] = { BW_HEAD | BW_SECTIONS },
+	[BW_CMD_ADD] = { BW_HEAD | BW_SECTIONS, BW_SECTIONS2 },
 	[BW_CMD_COMMIT] = { BW_A(EXPECT_GENERATION) | BW_A(DRY_RUN) | BW_A(CONFIRM_TIMEOUT) },
 	[BW_CMD_CONFIRM] = { BW_A(EXPECT_GENERATION) },
 	[BW_CMD_ROLLBACK] = { BW_A(EXPECT_GENERATION) },

@@ -13,6 +13,12 @@
 #include "txn.h"
 #include "window.h"
 
+static enum bw_section bw_nl_section(int type)
+{
+	return type <= BW_ATTR_SECTION_PAIR ? type - BW_ATTR_SECTION_IDENTITY + BW_S_IDENTITY :
+					      type - BW_ATTR_SECTION_PREFIX4 + BW_S_PREFIX4;
+}
+
 static int bw_nl_draft_read_attr(struct bw_txn *txn, const struct nlattr *nla,
 				 const char **why)
 {
@@ -56,8 +62,7 @@ static int bw_nl_draft_read_attr(struct bw_txn *txn, const struct nlattr *nla,
 					 strnlen(nla_data(nla), nla_len(nla)),
 					 why);
 	default:
-		return bw_txn_append(txn, type - BW_ATTR_SECTION_IDENTITY,
-				     nla_data(nla), nla_len(nla), why);
+		return bw_txn_append(txn, bw_nl_section(type), nla_data(nla), nla_len(nla), why);
 	}
 }
 

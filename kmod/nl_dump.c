@@ -4,12 +4,14 @@
  * roll back, or an endpoint that closes in between is flagged, so that the reader
  * starts again.
  */
+#include "guard.h"
 #include "lock.h"
 #include "memo.h"
 #include "nl.h"
 #include "nl_dump.h"
 #include "reason.h"
 #include "state.h"
+#include "unmanaged.h"
 
 static int bw_nl_dump(struct sk_buff *skb, struct netlink_callback *cb,
 		      int (*put)(struct sk_buff *skb, struct netlink_callback *cb,
@@ -148,6 +150,136 @@ static int bw_nl_put_endpoint(struct sk_buff *skb, struct netlink_callback *cb,
 	return 0;
 }
 
+/* Prefix i of both families, IPv4 first: the length of its address; 0: no more. */
+static int bw_nl_prefix_at(const struct bw_routed *r, u32 i, const void **addr, u32 *length,
+			   u32 *identity, u32 *set)
+{
+	const struct bw_nl_prefix6 *p6;
+	const struct bw_nl_prefix4 *p4;
+
+	if (i < r->n_prefix4) {
+		p4 = &r->prefix4[i];
+		*addr = &p4->addr;
+		*length = p4->length;
+		*identity = p4->identity;
+		*set = p4->set;
+		return 4;
+	}
+	i -= r->n_prefix4;
+	if (i >= r->n_prefix6)
+		return 0;
+	p6 = &r->prefix6[i];
+	*addr = p6->addr;
+	*length = p6->length;
+	*identity = p6->identity;
+	*set = p6->set;
+	return 16;
+}
+
+static int bw_nl_put_behind(struct sk_buff *skb, struct netlink_callback *cb,
+			    const struct bw_routed *r, u32 i)
+{
+	const struct bw_routed_port *p = r->ports.slots;
+	void *header;
+
+	if (!p || i > r->ports.mask)
+		return -ENOENT;
+	p += i;
+	if (!p->set || bw_routed_is_sum(p) || !READ_ONCE(p->open))
+		return 0;
+	header = bw_nl_dump_header(skb, cb, BW_CMD_PREFIX_GET);
+	if (!header)
+		return -EMSGSIZE;
+	if (nla_put_u32(skb, BW_ATTR_PREFIX_SET, p->set - 1) ||
+	    nla_put_u32(skb, BW_ATTR_LINK, p->link) ||
+	    nla_put_u32(skb, BW_ATTR_LINK_PORT, p->port)) {
+		genlmsg_cancel(skb, header);
+		return -EMSGSIZE;
+	}
+	genlmsg_end(skb, header);
+	return 0;
+}
+
+static int bw_nl_put_prefix(struct sk_buff *skb, struct netlink_callback *cb,
+			    const struct bw_state *st)
+{
+	const struct bw_routed *r = &st->endpoints->routed;
+	u32 length, identity, set;
+	const void *addr;
+	void *header;
+	int len;
+
+	len = bw_nl_prefix_at(r, cb->args[0], &addr, &length, &identity, &set);
+	if (!len)
+		return bw_nl_put_behind(skb, cb, r, cb->args[0] - r->n_prefix4 - r->n_prefix6);
+	header = bw_nl_dump_header(skb, cb, BW_CMD_PREFIX_GET);
+	if (!header)
+		return -EMSGSIZE;
+	if (nla_put(skb, BW_ATTR_ADDR, len, addr) ||
+	    nla_put_u8(skb, BW_ATTR_PREFIX_LENGTH, length) ||
+	    nla_put_u32(skb, BW_ATTR_IDENTITY, identity) ||
+	    nla_put_u32(skb, BW_ATTR_PREFIX_SET, set)) {
+		genlmsg_cancel(skb, header);
+		return -EMSGSIZE;
+	}
+	genlmsg_end(skb, header);
+	return 0;
+}
+
+static bool bw_nl_is_judged(const struct bw_state *st, u32 link)
+{
+	const struct net_device *dev;
+	bool judged;
+
+	rcu_read_lock();
+	dev = dev_get_by_index_rcu(&init_net, link);
+	judged = dev && (bw_guard_matches(&st->guards, dev) ||
+			 (bw_state_judges_inside(st) && bw_guard_matches(&st->parents, dev)));
+	rcu_read_unlock();
+	return judged;
+}
+
+/* Whether it has become known since, or is behind no guard any more. */
+static bool bw_nl_is_settled(const struct bw_state *st, const struct bw_unmanaged *u)
+{
+	const struct bw_endpoints *e = st->endpoints;
+	const struct bw_ep_loc *loc = bw_ep_find(e, u->family, &u->addr);
+	u32 id;
+
+	if (!bw_nl_is_judged(st, u->link))
+		return true;
+	if (loc)
+		return READ_ONCE(loc->identity) != BW_ID_UNMANAGED;
+	return bw_routed_look(&e->routed, u->family, &u->addr, u->link, u->port, &id) ==
+	       BW_ROUTED_HERE;
+}
+
+static int bw_nl_put_unmanaged(struct sk_buff *skb, struct netlink_callback *cb,
+			       const struct bw_state *st)
+{
+	struct bw_unmanaged u;
+	void *header;
+
+	if (cb->args[0] >= BW_UNMANAGED_ROWS)
+		return -ENOENT;
+	if (!bw_unmanaged_at(cb->args[0], &u) || bw_nl_is_settled(st, &u))
+		return 0;
+	header = bw_nl_dump_header(skb, cb, BW_CMD_UNMANAGED_GET);
+	if (!header)
+		return -EMSGSIZE;
+	if (nla_put(skb, BW_ATTR_ADDR, u.family == AF_INET ? 4 : 16, &u.addr) ||
+	    nla_put_u32(skb, BW_ATTR_LINK, u.link) ||
+	    nla_put_u32(skb, BW_ATTR_LINK_PORT, u.port) ||
+	    nla_put(skb, BW_ATTR_MAC, sizeof(u.mac), u.mac) ||
+	    nla_put_u64_64bit(skb, BW_ATTR_PACKETS, u.packets, BW_ATTR_PAD) ||
+	    nla_put_u32(skb, BW_ATTR_IDLE, u.idle)) {
+		genlmsg_cancel(skb, header);
+		return -EMSGSIZE;
+	}
+	genlmsg_end(skb, header);
+	return 0;
+}
+
 int bw_nl_dump_rules(struct sk_buff *skb, struct netlink_callback *cb)
 {
 	return bw_nl_dump(skb, cb, bw_nl_put_rule);
@@ -156,4 +288,14 @@ int bw_nl_dump_rules(struct sk_buff *skb, struct netlink_callback *cb)
 int bw_nl_dump_endpoints(struct sk_buff *skb, struct netlink_callback *cb)
 {
 	return bw_nl_dump(skb, cb, bw_nl_put_endpoint);
+}
+
+int bw_nl_dump_prefixes(struct sk_buff *skb, struct netlink_callback *cb)
+{
+	return bw_nl_dump(skb, cb, bw_nl_put_prefix);
+}
+
+int bw_nl_dump_unmanaged(struct sk_buff *skb, struct netlink_callback *cb)
+{
+	return bw_nl_dump(skb, cb, bw_nl_put_unmanaged);
 }

@@ -13,6 +13,7 @@
 #include "order.h"
 #include "state.h"
 #include "trace.h"
+#include "unmanaged.h"
 #include "verdict.h"
 #include "version.h"
 #include "window.h"
@@ -52,7 +53,10 @@ static int bw_nl_put_state(struct sk_buff *reply, const struct bw_state *st)
 	    nla_put_u32(reply, BW_ATTR_COUNT_RETURNED, bw_commit_count_returned(st)) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_PUBLISH, e->n_published) ||
 	    nla_put_u32(reply, BW_ATTR_COUNT_RULES, r->n_rule) ||
-	    nla_put_u32(reply, BW_ATTR_COUNT_PAIRS, r->n_pair))
+	    nla_put_u32(reply, BW_ATTR_COUNT_PAIRS, r->n_pair) ||
+	    nla_put_u32(reply, BW_ATTR_COUNT_PREFIXES,
+			e->routed.n_prefix4 + e->routed.n_prefix6) ||
+	    nla_put_u32(reply, BW_ATTR_COUNT_BEHIND, e->routed.n_port))
 		return -EMSGSIZE;
 	for (i = 0; i < st->guards.n; i++)
 		if (nla_put_string(reply, BW_ATTR_GUARD, st->guards.pattern[i]))
@@ -74,6 +78,8 @@ static int bw_nl_put_info(struct sk_buff *reply, u32 traces)
 	    nla_put_u32(reply, BW_ATTR_HOOKS_FIRST, bw_order_first(&init_net)) ||
 	    nla_put_u32(reply, BW_ATTR_HOOKS_EXPECTED, bw_order_expected()) ||
 	    nla_put_u64_64bit(reply, BW_ATTR_LOG_SWALLOWED, bw_log_swallowed(),
+			      BW_ATTR_PAD) ||
+	    nla_put_u64_64bit(reply, BW_ATTR_UNMANAGED_LOST, bw_unmanaged_lost(),
 			      BW_ATTR_PAD) ||
 	    bw_order_report_before(&init_net, bw_nl_put_before, reply) ||
 	    (bw_sealed() && nla_put_flag(reply, BW_ATTR_SEALED)) ||

@@ -18,6 +18,7 @@
 #include "neighbour.h"
 #include "observe.h"
 #include "packet.h"
+#include "unmanaged.h"
 #include "verdict.h"
 
 #define BW_NOT_COUNTED	-2	/* beside BW_READ_QUERY */
@@ -242,6 +243,7 @@ static void bw_observe_packet(const struct bw_state *st, struct sk_buff *skb,
 	bw_party_set(bw_sender(&q), BW_KIND_GUARDED, link, port);
 	bw_party_set(bw_receiver(&q), BW_KIND_GUARDED, link, 0);
 	bw_classify(st->rules, st->endpoints, &q, &d);
+	bw_unmanaged_note(skb, &q, &d);
 	bw_verdict(st, skb, hs, &d);
 }
 

@@ -263,6 +263,7 @@ struct bw_endpoints *bw_endpoints_build(const struct bw_draft *d,
 	const struct bw_nl_endpoint4 *e4 = d->data[BW_S_ENDPOINT4];
 	const struct bw_nl_endpoint6 *e6 = d->data[BW_S_ENDPOINT6];
 	const struct bw_nl_publish *p = d->data[BW_S_PUBLISH];
+	const struct bw_nl_behind *b = d->data[BW_S_BEHIND];
 	struct bw_endpoints *e = bw_alloc(1, sizeof(*e));
 	u32 i;
 
@@ -277,7 +278,7 @@ struct bw_endpoints *bw_endpoints_build(const struct bw_draft *d,
 	    bw_build_table(&e->v6, &bw_ep6_ops, e6, e->n_v6, BW_S_ENDPOINT6, f) ||
 	    bw_build_table(&e->published, &bw_published_ops, p, e->n_published,
 			   BW_S_PUBLISH, f) ||
-	    bw_build_port_tables(e, f)) {
+	    bw_build_port_tables(e, f) || bw_routed_build(&e->routed, d, f)) {
 		bw_endpoints_free(e);
 		return NULL;
 	}
@@ -285,6 +286,8 @@ struct bw_endpoints *bw_endpoints_build(const struct bw_draft *d,
 		bw_mark_ifindex(e, e4[i].link, e4[i].port);
 	for (i = 0; i < e->n_v6; i++)
 		bw_mark_ifindex(e, e6[i].link, e6[i].port);
+	for (i = 0; i < e->routed.n_port; i++)
+		bw_mark_ifindex(e, b[i].link, b[i].port);
 	for (i = 0; i < e->n_published; i++) {
 		bw_bit_set(e->published_port, p[i].host_port);
 		if (p[i].proto == IPPROTO_TCP) {
@@ -302,6 +305,7 @@ void bw_endpoints_free(struct bw_endpoints *e)
 {
 	if (!e)
 		return;
+	bw_routed_free(&e->routed);
 	bw_table_free(&e->port6);
 	bw_table_free(&e->port4);
 	bw_table_free(&e->published);
@@ -340,7 +344,7 @@ bool bw_endpoints_close_link(struct bw_endpoints *e, u32 ifindex)
 	for (i = 0; i <= e->v6.mask; i++)
 		if (v6[i].used && bw_ep_loc_on(&v6[i].loc, ifindex))
 			closed |= bw_ep_loc_close(e, &v6[i].loc);
-	return closed;
+	return bw_routed_close(&e->routed, ifindex, 0) || closed;
 }
 
 bool bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
@@ -360,17 +364,32 @@ bool bw_endpoints_close_child(struct bw_endpoints *e, u32 link, u32 inum)
 		if (v6[i].used && v6[i].loc.link == link &&
 		    v6[i].loc.port == inum)
 			closed |= bw_ep_loc_close(e, &v6[i].loc);
-	return closed;
+	return bw_routed_close(&e->routed, link, inum) || closed;
+}
+
+static u32 bw_routed_count_closed(const struct bw_endpoints *e, bw_ep_test *test, const void *arg)
+{
+	const struct bw_table *t = &e->routed.ports;
+	const struct bw_routed_port *p = t->slots;
+	u32 i, n = 0;
+
+	for (i = 0; e->routed.n_closed && i <= t->mask; i++, p++) {
+		struct bw_ep_loc loc = { .link = p->link, .port = p->port };
+
+		if (p->set && !bw_routed_is_sum(p) && !p->open)
+			n += test(&loc, arg);
+	}
+	return n;
 }
 
 u32 bw_endpoints_count_closed(const struct bw_endpoints *e, bw_ep_test *test, const void *arg)
 {
 	const struct bw_ep4 *v4 = e->v4.slots;
 	const struct bw_ep6 *v6 = e->v6.slots;
-	u32 i, n = 0;
+	u32 i, n = bw_routed_count_closed(e, test, arg);
 
 	if (!e->n_closed)
-		return 0;
+		return n;
 	for (i = 0; i <= e->v4.mask; i++)
 		if (v4[i].addr && v4[i].loc.identity == BW_ID_UNMANAGED)
 			n += test(&v4[i].loc, arg);

@@ -21,7 +21,8 @@ BW_API void bw_endpoints_free(struct bw_endpoints *e);
 
 /*
  * Close, in place and for good, the endpoints on a link or port, those of a
- * child of a link in the namespace with this inode number, or one of them.
+ * child of a link in the namespace with this inode number, or one of them. The
+ * first two also close the ports that routed prefixes live behind.
  * Packets may be judged meanwhile. The first two return whether one was open.
  * Context: bw_mutex is held, or the endpoints are not published yet.
  */
@@ -33,9 +34,9 @@ BW_API void bw_endpoint_close6(struct bw_endpoints *e, const u8 *addr);
 typedef bool bw_ep_test(const struct bw_ep_loc *loc, const void *arg);
 
 /*
- * The number of closed endpoints that pass the test. One that was committed as
- * unmanaged is closed, too. Costs nothing while none was closed. Context:
- * bw_mutex is held.
+ * The number of closed endpoints, and of ports of routed prefixes, that pass the
+ * test. One that was committed as unmanaged is closed, too. Costs nothing while
+ * none was closed. Context: bw_mutex is held.
  */
 BW_API u32 bw_endpoints_count_closed(const struct bw_endpoints *e, bw_ep_test *test,
 				     const void *arg);

@@ -35,6 +35,8 @@ def plan(seconds: int, only: list[str], debug: bool, rt: bool = False) -> dict[s
         {"script": "inside.py", "arguments": []},
         {"script": "bareports.py", "arguments": []},
         {"script": "neighbours.py", "arguments": []},
+        {"script": "routed.py", "arguments": []},
+        {"script": "unmanaged.py", "arguments": []},
         {"script": "links.py", "arguments": []},
         {"script": "crossings.py", "arguments": []},
         {"script": "loading.py", "arguments": []},

@@ -28,6 +28,8 @@ SCRIPTS: tuple[tuple[str, list[str], list[str]], ...] = (
     ("inside.py", [], []),
     ("bareports.py", [], []),
     ("neighbours.py", [], []),
+    ("routed.py", [], []),
+    ("unmanaged.py", [], []),
     ("links.py", [], []),
     ("pickedup.py", [], []),
     ("crossings.py", [], ["--each"]),

@@ -484,6 +484,154 @@ static void test_closing(void)
 	test_clear(&t);
 }
 
+/*
+ * Routed prefixes in the example: 10.13.0.0/16 and fd13::/32 (identity 3) behind
+ * port 7 of link 10 and child 2^31 + 5 of link 20, within it 10.13.13.0/24 (4)
+ * behind port 8 and 9 of link 10, and 10.14.0.0/16 behind nobody.
+ */
+#define CHILD	(1U << 31 | 5)
+
+static void routed(struct test_draft *t)
+{
+	example(t);
+	test_prefix(t, "10.13.13.0/24", 4, 1);
+	test_prefix(t, "10.13.0.0/16", 3, 0);
+	test_prefix(t, "10.14.0.0/16", 3, 2);
+	test_prefix(t, "fd13::/32", 3, 0);
+	test_prefix(t, "fd13::8/128", 4, 1);
+	test_behind(t, 0, 10, 7);
+	test_behind(t, 0, 20, CHILD);
+	test_behind(t, 1, 10, 8);
+	test_behind(t, 1, 10, 9);
+}
+
+static void test_routed(void)
+{
+	struct question q = { "10.13.1.1", G, 10, 7, "172.18.0.3", G, 10, 0, TCP(5432), 0, 0 };
+	struct test_draft t;
+	struct bw_decision d;
+	struct built b;
+
+	routed(&t);
+	CHECK(build(&b, &t));
+	d = ask(&b, q);
+	CHECK(d.index == BW_REASON_MAX && d.identity[0] == 3);
+	q.from = "10.13.255.255";
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.from = "fd13:0:ffff:ffff:ffff:ffff:ffff:ffff";
+	q.to = "fd00::3";
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.from = "fd13:1::";
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	q.to = "172.18.0.3";
+	q.from = "10.12.255.255";
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	q.from = "10.13.1.1";
+	q.from_port = 8;
+	CHECK(ask(&b, q).index == BW_REASON_SPOOFED);
+	q.from_port = 0;	/* not shown: some port of the link is right */
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.from_link = 20;
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.from_port = CHILD;
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.from_link = 30;
+	CHECK(ask(&b, q).index == BW_REASON_SPOOFED);
+	/* The longest one counts, and both of its ports are right. */
+	q.from = "10.13.13.1";
+	q.from_link = 10;
+	q.from_port = 7;
+	CHECK(ask(&b, q).index == BW_REASON_SPOOFED);
+	q.from_port = 8;
+	CHECK(ask(&b, q).identity[0] == 4);
+	q.from_port = 9;
+	CHECK(ask(&b, q).identity[0] == 4);
+	/* Behind the end of the inner one the outer one goes on. */
+	q.from = "10.13.14.0";
+	CHECK(ask(&b, q).index == BW_REASON_SPOOFED);
+	q.from = "10.14.0.1";	/* its set is empty */
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	/* As receiver: elsewhere it is not spoofed, but nobody. */
+	q = (struct question){ "172.18.0.2", G, 10, 7, "10.13.13.5", G, 10, 0, TCP(5432), 0, 0 };
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.to_port = 7;
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	q.to_port = 9;
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.to_link = 20;
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	/* From outside: as to any container's own address. */
+	q = (struct question){ "10.10.0.1", W, 0, 0, "10.13.1.1", G, 10, 0, TCP(443), 0, BW_Q_DIRECT };
+	CHECK(ask(&b, q).index == BW_REASON_MAX);
+	q.service = TCP(444);
+	CHECK(ask(&b, q).index == BW_REASON_DIRECT);
+	/* An address of the world, where nothing is guarded. */
+	q = (struct question){ "172.18.0.2", G, 10, 7, "10.13.1.1", W, 0, 0, TCP(443), 0, 0 };
+	CHECK(ask(&b, q).index == BW_REASON_DEFAULT_EGRESS);
+	demolish(&b);
+	test_clear(&t);
+}
+
+static u32 routed_error(struct built *b, const char *source, u32 port)
+{
+	struct bw_query q = { .service = TCP(5432), .sender = BW_INITIATOR, .flags = BW_Q_ERROR };
+	struct bw_party outer;
+	struct bw_decision d;
+
+	test_party(&q.side[0], "10.13.1.1", G, 10, port);
+	test_party(&q.side[1], "172.18.0.3", G, 10, 0);
+	test_party(&outer, source, G, 0, 0);
+	q.source = outer.addr;
+	bw_classify(b->r, b->e, &q, &d);
+	return d.index;
+}
+
+static void test_routed_errors(void)
+{
+	struct test_draft t;
+	struct built b;
+
+	routed(&t);
+	CHECK(build(&b, &t));
+	CHECK(routed_error(&b, "10.13.7.7", 7) == BW_REASON_MAX);
+	CHECK(routed_error(&b, "172.18.0.2", 7) == BW_REASON_MAX);
+	CHECK(routed_error(&b, "10.13.7.7", 8) == BW_REASON_SPOOFED);
+	CHECK(routed_error(&b, "10.15.7.7", 7) == BW_REASON_UNMANAGED);
+	CHECK(routed_error(&b, "10.14.7.7", 7) == BW_REASON_UNMANAGED);
+	demolish(&b);
+	test_clear(&t);
+}
+
+static void test_routed_closing(void)
+{
+	struct question q = { "10.13.13.1", G, 10, 8, "172.18.0.2", G, 10, 0, TCP(1), 0, 0 };
+	struct question child = { "10.13.1.1", G, 20, CHILD, "172.18.0.2", G, 10, 0, TCP(1), 0, 0 };
+	struct test_draft t;
+	struct built b;
+
+	routed(&t);
+	CHECK(build(&b, &t));
+	CHECK(!bw_endpoints_close_link(b.e, 11) && !bw_endpoints_close_link(b.e, 9 + 65536));
+	CHECK(ask(&b, q).index == BW_REASON_DEFAULT_INTER_CONTAINER);
+	CHECK(bw_endpoints_close_link(b.e, 9) && !bw_endpoints_close_link(b.e, 9));
+	CHECK(ask(&b, q).index == BW_REASON_DEFAULT_INTER_CONTAINER);
+	q.from_port = 9;	/* its number is another link's by now */
+	CHECK(ask(&b, q).index == BW_REASON_SPOOFED);
+	q.from_port = 8;
+	bw_endpoints_close_link(b.e, 8);
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	q.from_port = 0;
+	CHECK(ask(&b, q).index == BW_REASON_UNMANAGED);
+	CHECK(!bw_endpoints_close_child(b.e, 21, CHILD) && !bw_endpoints_close_child(b.e, 20, CHILD + 1));
+	CHECK(ask(&b, child).index == BW_REASON_DEFAULT_INTER_CONTAINER);
+	CHECK(bw_endpoints_close_child(b.e, 20, CHILD));
+	CHECK(ask(&b, child).index == BW_REASON_SPOOFED);	/* port 7 is left */
+	CHECK(bw_endpoints_close_link(b.e, 10));
+	CHECK(ask(&b, child).index == BW_REASON_UNMANAGED);
+	demolish(&b);
+	test_clear(&t);
+}
+
 static void test_host_ingress(void)
 {
 	struct test_draft t;
@@ -591,6 +739,29 @@ static void spoil(struct test_draft *t, int how)
 	SPOIL(48, AT(struct bw_nl_rule, BW_S_RULE, 0)->queue = 1);
 	SPOIL(49, queue(AT(struct bw_nl_rule, BW_S_RULE, 0), 65535, 2));
 	SPOIL(50, queue(AT(struct bw_nl_rule, BW_S_RULE, 0), 2, 65535));
+	SPOIL(51, AT(struct bw_nl_prefix4, BW_S_PREFIX4, 0)->length = 33);
+	SPOIL(52, AT(struct bw_nl_prefix4, BW_S_PREFIX4, 0)->length = 23);
+	SPOIL(53, AT(struct bw_nl_prefix4, BW_S_PREFIX4, 0)->identity = 7);
+	SPOIL(54, AT(struct bw_nl_prefix4, BW_S_PREFIX4, 0)->set = BW_MAX_BEHIND);
+	SPOIL(55, test_prefix(t, "10.13.0.0/16", 4, 1));
+	SPOIL(56, test_prefix(t, "0.0.0.0/0", 3, 0));
+	SPOIL(57, test_prefix(t, "64.0.0.0/2", 3, 0));	/* loopback is in it */
+	SPOIL(58, test_prefix(t, "192.0.0.0/2", 3, 0));	/* groups are */
+	SPOIL(59, test_prefix(t, "239.1.1.1/32", 3, 0));
+	SPOIL(60, test_prefix(t, "::/64", 3, 0));
+	SPOIL(61, test_prefix(t, "fe80::/64", 3, 0));
+	SPOIL(62, test_prefix(t, "fe00::/8", 3, 0));
+	SPOIL(63, test_prefix(t, "ff02::1/128", 3, 0));
+	SPOIL(64, test_prefix(t, "::ffff:10.0.0.0/104", 3, 0));
+	SPOIL(65, AT(struct bw_nl_prefix6, BW_S_PREFIX6, 0)->length = 129);
+	SPOIL(66, AT(struct bw_nl_prefix6, BW_S_PREFIX6, 0)->addr[15] = 1);
+	SPOIL(67, AT(struct bw_nl_prefix6, BW_S_PREFIX6, 1)->identity = U32_MAX);
+	SPOIL(68, AT(struct bw_nl_prefix6, BW_S_PREFIX6, 1)->set = U32_MAX);
+	SPOIL(69, AT(struct bw_nl_behind, BW_S_BEHIND, 0)->set = BW_MAX_BEHIND);
+	SPOIL(70, AT(struct bw_nl_behind, BW_S_BEHIND, 0)->link = 0);
+	SPOIL(71, AT(struct bw_nl_behind, BW_S_BEHIND, 0)->port = 0);
+	SPOIL(72, test_behind(t, 1, 10, 8));
+	SPOIL(73, test_prefix(t, "fd13::/32", 4, 1));
 }
 
 static void test_refusals(void)
@@ -600,8 +771,8 @@ static void test_refusals(void)
 	u32 count;
 	int how;
 
-	for (how = 0; how < 51; how++) {
-		example(&t);
+	for (how = 0; how < 74; how++) {
+		routed(&t);
 		count = t.d.count[BW_S_CELL4];
 		spoil(&t, how);
 		if (build(&b, &t)) {
@@ -622,7 +793,7 @@ static void test_no_memory(void)
 	struct built b;
 	long budget;
 
-	example(&t);
+	routed(&t);
 	for (budget = 0; budget < 100; budget++) {
 		bool good;
 
@@ -745,7 +916,7 @@ static void test_plain_against_twin(void)
 
 static void test_against_twin(void)
 {
-	u32 seen[BW_REASON_MAX + 1] = {}, turned = 0;
+	u32 seen[BW_REASON_MAX + 1] = {}, turned = 0, in_prefix = 0;
 	struct bw_decision got, want;
 	struct test_draft t;
 	struct bw_query q;
@@ -760,6 +931,8 @@ static void test_against_twin(void)
 			naive_classify(&t.d, &q, &want);
 			bw_classify(b.r, b.e, &q, &got);
 			CHECK(naive_agrees(&got, &want));
+			in_prefix += q.side[0].kind == G && got.identity[0] != BW_ID_UNMANAGED &&
+				     !bw_ep_find(b.e, q.side[0].family, &q.side[0].addr);
 			turned += q.flags & BW_Q_PICKED_UP && q.back && got.action == BW_ACTION_ALLOW &&
 				  got.class != BW_CLASS_NONE && q.side[0].kind != q.side[1].kind;
 			seen[got.index < BW_REASON_MAX ? got.index : BW_REASON_MAX]++;
@@ -771,6 +944,7 @@ static void test_against_twin(void)
 	for (i = 0; i <= BW_REASON_DEFAULT_HOST_INGRESS; i++)
 		CHECK(seen[i] > 1000);
 	CHECK(seen[BW_REASON_UNMANAGED] > 1000 && seen[BW_REASON_SPOOFED] > 1000);
+	CHECK(in_prefix > 1000);
 	CHECK(seen[BW_REASON_DIRECT] > 1000 && seen[BW_REASON_MAX] > 1000 && turned > 1000);
 }
 
@@ -879,6 +1053,9 @@ static const struct {
 	{ "audit: either way round", test_either_way },
 	{ "published sockets", test_published },
 	{ "endpoints close with link and port", test_closing },
+	{ "routed prefixes: longest, link and port, as receiver", test_routed },
+	{ "ICMP errors from within a prefix", test_routed_errors },
+	{ "ports of prefixes close, one by one", test_routed_closing },
 	{ "host ingress is judged only where it matters", test_host_ingress },
 	{ "empty ruleset", test_empty },
 	{ "refusals", test_refusals },

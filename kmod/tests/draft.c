@@ -194,6 +194,38 @@ void test_pair(struct test_draft *t, u32 row, u32 column, u32 block)
 	p->block = block;
 }
 
+void test_prefix(struct test_draft *t, const char *prefix, u32 id, u32 set)
+{
+	char addr[64];
+	u32 length = atoi(strchr(prefix, '/') + 1);
+
+	snprintf(addr, sizeof(addr), "%.*s", (int)strcspn(prefix, "/"), prefix);
+	if (family_of(addr) == AF_INET) {
+		struct bw_nl_prefix4 *p = test_add(t, BW_S_PREFIX4);
+
+		inet_pton(AF_INET, addr, &p->addr);
+		p->length = length;
+		p->identity = id;
+		p->set = set;
+	} else {
+		struct bw_nl_prefix6 *p = test_add(t, BW_S_PREFIX6);
+
+		inet_pton(AF_INET6, addr, p->addr);
+		p->length = length;
+		p->identity = id;
+		p->set = set;
+	}
+}
+
+void test_behind(struct test_draft *t, u32 set, u32 link, u32 port)
+{
+	struct bw_nl_behind *b = test_add(t, BW_S_BEHIND);
+
+	b->set = set;
+	b->link = link;
+	b->port = port;
+}
+
 void test_party(struct bw_party *p, const char *addr, u8 kind, u32 link, u32 port)
 {
 	memset(p, 0, sizeof(*p));
@@ -214,6 +246,13 @@ static const char *const addrs4[] = {
 static const char *const addrs6[] = {
 	"fd00::1", "fd00::2", "fd00:0:0:1::1", "fe80::1", "2001:db8::1", "2001:db8:0:0:ffff::",
 	"::2", "ff02::1", "::",
+};
+
+static const char *const prefixes[] = {
+	"1.0.0.0/8", "10.0.0.0/8", "10.0.0.0/23", "10.0.0.0/24", "10.0.0.2/31", "10.0.0.255/32",
+	"10.0.1.0/24", "172.16.0.0/12", "172.18.0.2/32", "223.255.255.0/24",
+	"fc00::/7", "fd00::/16", "fd00::/64", "fd00::2/127", "fd00::2/128", "fd00:0:0:1::/64",
+	"2001:db8::/32", "2001:db8::/64", "2001:db8:0:0:ffff::/80", "2000::/3",
 };
 
 #define ENDPOINTS4 9
@@ -260,6 +299,13 @@ void test_random_draft(struct test_draft *t)
 	for (i = 0; i < ENDPOINTS6; i++)
 		if (test_below(2))
 			test_endpoint6(t, addrs6[i], test_below(ids), 1 + test_below(2), test_below(3));
+	for (i = 0; i < ARRAY_SIZE(prefixes); i++)
+		if (!test_below(3))
+			test_prefix(t, prefixes[i], test_below(ids), test_below(3));
+	for (i = 0; i < 18; i++)
+		if (!test_below(4))
+			test_behind(t, i / 6, 1 + i / 3 % 2,
+				    i % 3 ? 1 + i % 3 : 1U << 31 | 1);
 	for (i = 0; i < 6; i++)
 		if (!test_below(3))
 			test_publish(t, "0.0.0.0", test_below(2) ? IPPROTO_TCP : IPPROTO_UDP,

@@ -31,6 +31,10 @@ void test_span(struct test_draft *t, u32 lo, u32 hi, u32 rule, u32 direct);
 void test_block(struct test_draft *t, u32 first, u32 count);
 void test_pair(struct test_draft *t, u32 row, u32 column, u32 block);
 
+/* Of either family, as "10.0.0.0/8". */
+void test_prefix(struct test_draft *t, const char *prefix, u32 id, u32 set);
+void test_behind(struct test_draft *t, u32 set, u32 link, u32 port);
+
 /* Address and family from text. */
 void test_party(struct bw_party *p, const char *addr, u8 kind, u32 link, u32 port);
 

@@ -377,6 +377,9 @@ def settle(timeout):
 def every_request():
     one = known(Ruleset().rule(A, B, udp(9000)))
     two = known(Ruleset().rule(A, B, udp(9000)).rule(B, A, tcp(81)))
+    two.prefix("10.13.0.0/16", A, 0).prefix("fd13::/32", A, 0).port(
+        0, packets.ifindex("bwt0"), packets.ifindex("bwt-a")
+    )
     inside = known(Ruleset(placement=2).rule(A, B, udp(9000)))
     one.commit(Genl())
     memory = packets.settled(fuzz_netlink.held)

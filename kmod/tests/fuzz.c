@@ -147,6 +147,7 @@ static void close_link(struct bw_draft *d, struct bw_endpoints *e, u32 link)
 {
 	struct bw_nl_endpoint4 *e4 = (void *)d->data[BW_S_ENDPOINT4];
 	struct bw_nl_endpoint6 *e6 = (void *)d->data[BW_S_ENDPOINT6];
+	struct bw_nl_behind *b = (void *)d->data[BW_S_BEHIND];
 	u32 i;
 
 	for (i = 0; i < d->count[BW_S_ENDPOINT4]; i++)
@@ -155,6 +156,9 @@ static void close_link(struct bw_draft *d, struct bw_endpoints *e, u32 link)
 	for (i = 0; i < d->count[BW_S_ENDPOINT6]; i++)
 		if (e6[i].link == link || e6[i].port == link)
 			e6[i].identity = BW_ID_UNMANAGED;
+	for (i = 0; i < d->count[BW_S_BEHIND]; i++)
+		if (b[i].link == link || b[i].port == link)
+			b[i--] = b[--d->count[BW_S_BEHIND]];
 	bw_endpoints_close_link(e, link);
 }
 

@@ -34,6 +34,7 @@ from packets import (
     CONFIRM,
     ENDPOINTS,
     INFO,
+    PREFIXES,
     REJECT,
     ROLLBACK,
     RULES,
@@ -54,7 +55,7 @@ from packets import (
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 A_RULESET_DIGEST = 8
-CMD_MAX = 15
+CMD_MAX = 17
 EXTREMES = (0, 1, 2, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 1 << 20, 1 << 22)
 ANSWER = (
     20.0  # seconds; an emulated debug kernel under load is slow, a request that is never answered is a fault
@@ -142,11 +143,11 @@ class Damage:
                 r.shuffle(found)
             elif how == 3 and found:
                 found[at] = (
-                    r.choice((r.randrange(90), found[at][0] | 0x8000, found[at][0] | 0x4000)),
+                    r.choice((r.randrange(100), found[at][0] | 0x8000, found[at][0] | 0x4000)),
                     found[at][1],
                 )
             elif how == 4:
-                found.append((r.randrange(90), r.randbytes(r.randrange(40))))
+                found.append((r.randrange(100), r.randbytes(r.randrange(40))))
             elif found:
                 found[at] = (found[at][0], self.payload(found[at][0] & 0x3FFF, found[at][1]))
         return found
@@ -176,7 +177,7 @@ class Damage:
         elif how == 2:
             version = r.randrange(256)
         elif how == 3:
-            cmd = r.choice((0, 16, 99, 255))
+            cmd = r.choice((0, CMD_MAX + 1, 99, 255))
         return struct.pack("=IHHIIBBH", length, kind, flags, seq, 0, cmd, version, 0) + body
 
 
@@ -360,7 +361,7 @@ def rival(spec, family, seed, until, ruleset, count):
             if errno.errorcode.get(e.number) not in fine:
                 raise
             tally["lost"] += 1
-        for cmd in (RULES, ENDPOINTS):
+        for cmd in (RULES, ENDPOINTS, PREFIXES):
             g.ask(cmd, flags=0x301)
             tally["dumps"] += 1
         g.raw(RULES, flags=0x301)  # and a dump nobody reads
@@ -509,6 +510,14 @@ def main():
             packets.serve(ns, 8080)
         one = known(Ruleset().rule(A, B, tcp(8080)))
         two = known(Ruleset().rule(A, B, tcp(8080)).rule(B, A, udp(9), REJECT))
+        for number, ns, prefix in (
+            (0, "a", "10.13.0.0/16"),
+            (1, "b", "10.13.13.0/24"),
+            (1, "b", "fd13::/32"),
+        ):
+            two.prefix(prefix, A, number)
+            if not prefix.startswith("fd"):
+                two.port(number, packets.ifindex("bwt0"), packets.ifindex("bwt-" + ns))
         one.commit(g)
         before, memory = standing(g), packets.settled(held)
         check("a permitted connection, a denied one", verdicts(), ("open", "silence"))

@@ -27,6 +27,44 @@ static struct place lookup(const struct bw_draft *d, u8 family, const union bw_a
 	return (struct place){ false, 0, 0, 0 };
 }
 
+/* The longest prefix with the address, or known is false; port: its set. */
+static struct place longest(const struct bw_draft *d, u8 family, const u8 *a)
+{
+	const struct bw_nl_prefix4 *p4 = d->data[BW_S_PREFIX4];
+	const struct bw_nl_prefix6 *p6 = d->data[BW_S_PREFIX6];
+	struct place best = { false, 0, 0, 0 };
+	u32 i, n = d->count[family == AF_INET ? BW_S_PREFIX4 : BW_S_PREFIX6];
+	int most = -1;
+
+	for (i = 0; i < n; i++) {
+		const u8 *p = family == AF_INET ? (const u8 *)&p4[i].addr : p6[i].addr;
+		int bit, length = family == AF_INET ? p4[i].length : p6[i].length;
+
+		for (bit = 0; bit < length; bit++)
+			if ((a[bit / 8] ^ p[bit / 8]) & 0x80 >> bit % 8)
+				break;
+		if (bit < length || length <= most)
+			continue;
+		most = length;
+		best.known = true;
+		best.identity = family == AF_INET ? p4[i].identity : p6[i].identity;
+		best.port = family == AF_INET ? p4[i].set : p6[i].set;
+	}
+	return best;
+}
+
+/* Whether the set has a port that may be this one. */
+static bool behind(const struct bw_draft *d, u32 set, u32 link, u32 port)
+{
+	const struct bw_nl_behind *b = d->data[BW_S_BEHIND];
+	u32 i;
+
+	for (i = 0; i < d->count[BW_S_BEHIND]; i++)
+		if (b[i].set == set && (!link || (b[i].link == link && (!port || b[i].port == port))))
+			return true;
+	return false;
+}
+
 static u32 cidr(const struct bw_draft *d, const struct bw_party *p, bool host)
 {
 	const struct bw_nl_cell4 *c4 = d->data[BW_S_CELL4];
@@ -91,15 +129,26 @@ static bool party(const struct bw_draft *d, const struct bw_query *q, int side, 
 	*id = BW_ID_UNMANAGED;
 	if (sender && q->flags & BW_Q_ERROR) {
 		at = lookup(d, p->family, &q->source);
-		if (!at.known)
-			return false;
-		if ((p->link && at.link != p->link) ||
+		if (!at.known) {
+			at = longest(d, p->family, q->source.raw);
+			if (!at.known || !behind(d, at.port, 0, 0))
+				return false;
+			if (!behind(d, at.port, p->link, p->port))
+				return true;
+		} else if ((p->link && at.link != p->link) ||
 		    (p->port && at.port && at.port != p->port))
 			return true;
 		sender = false;
 	}
 	at = lookup(d, p->family, &p->addr);
 	if (!at.known) {
+		at = longest(d, p->family, p->addr.raw);
+		if (at.known && behind(d, at.port, p->link, p->port)) {
+			*id = at.identity;
+			return false;
+		}
+		if (at.known)
+			return sender && behind(d, at.port, 0, 0);
 		if (side == 1 && (group(p) || q->flags & BW_Q_DHCP))
 			*id = cidr(d, p, false);
 		if (side == 0 && sender && q->flags & BW_Q_DHCP)

@@ -46,6 +46,7 @@ QUIET = 0.25
 
 # Numbers of ../uapi/bridgewarden.h.
 INFO, BEGIN, ADD, COMMIT, ABORT, CONFIRM, ROLLBACK, RULES, ENDPOINTS, EXPLAIN, SEAL = range(1, 12)
+PREFIXES, UNKNOWN = 16, 17
 (A_GENERATION, A_EXPECT, A_MODE, A_DEFAULTS, A_DRY, A_TIMEOUT, A_GUARD) = (3, 4, 5, 6, 9, 10, 12)
 (S_IDENTITY, S_CELL4, S_CELL6, S_EP4, S_EP6, S_PUBLISH, S_RULE, S_SPAN, S_BLOCK, S_PAIR) = range(14, 24)
 A_INDEX, A_KEY, A_NAME, A_PACKETS, A_ADDR, A_IDENTITY = 32, 33, 34, 36, 49, 50
@@ -54,6 +55,8 @@ A_FIRST, A_EXPECTED = 30, 31
 A_PLACEMENT, A_LOG_GROUP, A_LOG_DEFAULTS, A_SWALLOWED, A_SEALED, A_AHEAD = range(53, 59)
 A_PARENT, A_NAMESPACES = 62, 63
 A_RETURNED = 76
+S_PREFIX4, S_PREFIX6, S_BEHIND, A_COUNT_PREFIXES, A_COUNT_BEHIND, A_LENGTH, A_SET = range(77, 84)
+A_MAC, A_IDLE, A_LOST = range(84, 87)
 ALLOW, DENY, REJECT, QUEUE = 0, 1, 2, 3
 FORWARD, POSTROUTING = 0, 1
 WORLD, HOST, A, B, C = 1, 2, 3, 4, 5
@@ -166,10 +169,23 @@ class Ruleset:
         self.guards, self.defaults, self.mode = guards, defaults, mode
         self.placement, self.parents, self.log = placement, (), log
         self.ep4, self.ep6, self.publish, self.rules = [], [], [], []
+        self.prefix4, self.prefix6, self.behind = [], [], []
 
     def endpoint(self, v4, v6, identity, link, port):
         self.ep4.append(socket.inet_aton(v4) + struct.pack("=III", identity, link, port))
         self.ep6.append(socket.inet_pton(socket.AF_INET6, v6) + struct.pack("=III", identity, link, port))
+
+    def prefix(self, cidr, identity, number):
+        """A routed prefix behind the set with this number."""
+        address, _, length = cidr.partition("/")
+        family, to = (socket.AF_INET6, self.prefix6) if ":" in cidr else (socket.AF_INET, self.prefix4)
+        to.append(socket.inet_pton(family, address) + struct.pack("=III", int(length), identity, number))
+        return self
+
+    def port(self, number, link, port):
+        """A port of that set."""
+        self.behind.append(struct.pack("=III", number, link, port))
+        return self
 
     def rule(self, frm, to, service, action=ALLOW, direct=False, log=False, queue=(0, 0, False)):
         self.rules.append((frm, to, service, action, direct, log, queue))
@@ -211,6 +227,9 @@ class Ruleset:
             (S_SPAN, b"".join(spans)),
             (S_BLOCK, b"".join(blocks)),
             (S_PAIR, b"".join(pairs)),
+            (S_PREFIX4, b"".join(self.prefix4)),
+            (S_PREFIX6, b"".join(self.prefix6)),
+            (S_BEHIND, b"".join(self.behind)),
         ]
 
     def commit(self, g, timeout=0, dry=False, expect=None):

@@ -30,6 +30,9 @@
 #define BW_MAX_SPANS		(1U << 22)
 #define BW_MAX_BLOCKS		(1U << 22)
 #define BW_MAX_PAIRS		(1U << 22)
+/* Of each family; ports of all sets, which are numbered below that too. */
+#define BW_MAX_PREFIXES		(1U << 14)
+#define BW_MAX_BEHIND		(1U << 16)
 
 enum bw_cmd {
 	BW_CMD_UNSPEC,
@@ -48,6 +51,8 @@ enum bw_cmd {
 	BW_CMD_TRACE_GET,	/* do: how it stands */
 	BW_CMD_TRACE_END,	/* do: end it, tell how it stood */
 	BW_CMD_HOOK_GET,	/* do: who stands at each hook of a namespace */
+	BW_CMD_PREFIX_GET,	/* dump: routed prefixes, then the ports they live behind */
+	BW_CMD_UNMANAGED_GET,	/* dump: who sends behind a guard and is not known */
 	__BW_CMD_MAX,
 };
 
@@ -198,6 +203,16 @@ enum bw_attr {
 	BW_ATTR_HOOK,			/* binary, repeated: struct bw_nl_hook */
 	BW_ATTR_COUNT_TRACES,		/* u32: that run now */
 	BW_ATTR_COUNT_RETURNED,		/* u32: closed endpoints that the same commit would open */
+	BW_ATTR_SECTION_PREFIX4,	/* binary: struct bw_nl_prefix4[] */
+	BW_ATTR_SECTION_PREFIX6,	/* binary: struct bw_nl_prefix6[] */
+	BW_ATTR_SECTION_BEHIND,		/* binary: struct bw_nl_behind[] */
+	BW_ATTR_COUNT_PREFIXES,		/* u32, in INFO_GET's reply, likewise the next one */
+	BW_ATTR_COUNT_BEHIND,
+	BW_ATTR_PREFIX_LENGTH,		/* u8: of the prefix ADDR */
+	BW_ATTR_PREFIX_SET,		/* u32: number of a set of ports */
+	BW_ATTR_MAC,			/* binary[6]: of a frame's sender */
+	BW_ATTR_IDLE,			/* u32: seconds since the last packet */
+	BW_ATTR_UNMANAGED_LOST,		/* u64: packets since load that found no place there */
 	__BW_ATTR_MAX,
 };
 
@@ -269,6 +284,32 @@ struct bw_nl_endpoint6 {
  * A child (macvlan, ipvlan) is no link of the host's: its endpoint's link is the
  * parent and its port, always above 2^31, the inode number of its namespace.
  */
+
+/*
+ * A routed prefix: addresses that are no endpoint's, behind any port of a set. Of
+ * several prefixes with an address the longest counts; none has an address of the
+ * host. A set without a port closes its prefixes.
+ */
+struct bw_nl_prefix4 {
+	__be32 addr;	/* bits behind the length are 0 */
+	__u32 length;	/* 0 .. 32 */
+	__u32 identity;
+	__u32 set;
+};
+
+struct bw_nl_prefix6 {
+	__u8 addr[16];
+	__u32 length;	/* 0 .. 128 */
+	__u32 identity;
+	__u32 set;
+};
+
+/* A port of a set; both as in struct bw_nl_endpoint4, but the port must be known. */
+struct bw_nl_behind {
+	__u32 set;
+	__u32 link;
+	__u32 port;
+};
 
 /* A socket of docker-proxy on this host and the container it stands for. */
 struct bw_nl_publish {

@@ -29,6 +29,8 @@ MAX_RULES = 1 << 17
 MAX_SPANS = 1 << 22
 MAX_BLOCKS = 1 << 22
 MAX_PAIRS = 1 << 22
+MAX_PREFIXES = 1 << 14  # of each family
+MAX_BEHIND = 1 << 16  # ports of all sets
 MAX_TRACES = 4  # at once
 MAX_TERMS = 64
 MAX_TRACE_SECONDS = 3600
@@ -60,6 +62,8 @@ class Cmd(enum.IntEnum):
     TRACE_GET = 13
     TRACE_END = 14
     HOOK_GET = 15
+    PREFIX_GET = 16
+    UNMANAGED_GET = 17
 
 
 class Attr(enum.IntEnum):
@@ -140,6 +144,16 @@ class Attr(enum.IntEnum):
     HOOK = 74
     COUNT_TRACES = 75
     COUNT_RETURNED = 76
+    SECTION_PREFIX4 = 77
+    SECTION_PREFIX6 = 78
+    SECTION_BEHIND = 79
+    COUNT_PREFIXES = 80
+    COUNT_BEHIND = 81
+    PREFIX_LENGTH = 82
+    PREFIX_SET = 83
+    MAC = 84
+    IDLE = 85
+    UNMANAGED_LOST = 86
 
 
 class Identity(enum.IntEnum):
@@ -244,6 +258,9 @@ STRUCTS: t.Dict[Attr, str] = {
     Attr.SECTION_SPAN: "=IIII",
     Attr.SECTION_BLOCK: "=II",
     Attr.SECTION_PAIR: "=III",
+    Attr.SECTION_PREFIX4: "=4sIII",
+    Attr.SECTION_PREFIX6: "=16sIII",
+    Attr.SECTION_BEHIND: "=III",
 }
 #: The same for structs that are no part of a ruleset.
 TRACE_STRUCTS: t.Dict[Attr, str] = {

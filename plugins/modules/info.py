@@ -106,7 +106,9 @@ guard_links:
   elements: dict
   sample: [{index: 5, name: docker0}]
 counts:
-  description: Sizes of the ruleset.
+  description:
+    - Sizes of the ruleset. C(prefixes) is the number of routed prefixes, of which the kernel takes 16384 of each family,
+      C(behind) that of the ports that they are behind, of which it takes 65536.
   returned: when loaded
   type: dict
 hooks_in_place:
@@ -161,6 +163,14 @@ endpoints:
   type: list
   elements: dict
   sample: [{address: 172.18.0.2, identity: 3, link: 5, port: 9}]
+prefixes:
+  description:
+    - The routed prefixes of groups with C(behind), and the ports, as pairs of link and port, that they are behind now.
+    - Without a port a prefix is closed.
+  returned: when loaded and O(endpoints)
+  type: list
+  elements: dict
+  sample: [{prefix: 10.13.13.0/24, identity: 4, number: 0, ports: [[5, 9]]}]
 """
 
 import contextlib
@@ -206,6 +216,9 @@ def collect(params: t.Dict[str, t.Any], warn: t.Callable[[str], None]) -> t.Dict
             found["rules"] = [dict(asdict(row), builtin=row.builtin) for row in kernel.rules()]
         if params["endpoints"]:
             found["endpoints"] = [asdict(row) for row in kernel.endpoints()]
+            found["prefixes"] = (
+                [asdict(row) for row in kernel.prefixes()] if found["counts"]["prefixes"] else []
+            )
     if params["not_covered"]:
         try:
             facts = collect_facts(params["docker_socket"])

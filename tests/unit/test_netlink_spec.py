@@ -150,6 +150,9 @@ def test_bounds_in_the_documentation() -> None:
         ("span", "SPANS"),
         ("block", "BLOCKS"),
         ("pair", "PAIRS"),
+        ("prefix4", "PREFIXES"),
+        ("prefix6", "PREFIXES"),
+        ("behind", "BEHIND"),
     ):
         power = header_constant("BW_MAX_" + bound).bit_length() - 1
         assert "at most 2^%d in all" % power in by_name["section-" + section]["doc"]
@@ -228,6 +231,8 @@ def test_python_constants() -> None:
         "MAX_ENDPOINTS",
         "MAX_PUBLISH",
         "MAX_RULES",
+        "MAX_PREFIXES",
+        "MAX_BEHIND",
         "MAX_SPANS",
         "MAX_BLOCKS",
         "MAX_PAIRS",

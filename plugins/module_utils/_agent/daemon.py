@@ -111,6 +111,7 @@ class Agent:
         self.stopping = False
         self.state = state or State()
         self._failures = 0
+        self._left_out: t.Set[str] = set()
         self._forget = True
         self._policy_stamp = self._stamp()
         self._hooks_told = True
@@ -331,6 +332,9 @@ class Agent:
             self.log.error(
                 f"dockerd does not answer about {names}: what is new about them is not in force yet, trying again"
             )
+        for words in set(synced.left_out) - self._left_out:
+            self.log.warning(words)
+        self._left_out = set(synced.left_out)
         if synced.proxy_ports:
             ports = ", ".join(str(port) for port in synced.proxy_ports)
             self.log.warning(

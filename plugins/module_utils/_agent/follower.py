@@ -8,6 +8,7 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import time
 import typing as t
@@ -16,6 +17,7 @@ from types import MappingProxyType
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent import docker_proxy
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
     apply_facts,
+    commit_ruleset,
     remember,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
@@ -57,6 +59,7 @@ class Synced(t.NamedTuple):
     stuck: t.Mapping[str, str] = MappingProxyType({})  # Watch.stuck
     #: Published ports whose docker-proxy keeps connections it took before the ports were known.
     proxy_ports: t.Tuple[int, ...] = ()
+    left_out: t.Tuple[str, ...] = ()  # Plan.left_out
 
 
 class NothingNew(Exception):
@@ -161,6 +164,7 @@ class Follower:
             endpoints_of(result.plan),
             dict(self.watch.stuck),
             tuple(sorted(proxy_ports)),
+            result.plan.left_out if result.plan else (),
         )
         if result.plan is not None:
             self._last = result.plan.facts, synced
@@ -192,10 +196,11 @@ class Follower:
             return  # whoever is connected got there by right
         without = docker_proxy.without_endpoints(plan.ruleset, set().union(*listeners.values()))
         try:
-            generation = kernel.commit(without, info.generation)
+            first = dataclasses.replace(plan, ruleset=without)
+            _committed, generation = commit_ruleset(first, kernel, info, self.OPTIONS)
         except Stale:
             return  # the commit of the whole plan will see the same
-        raise PortsFirst(listeners.keys(), generation)
+        raise PortsFirst(listeners.keys(), info.generation if generation is None else generation)
 
     def _facts(self, change: Change, times: int) -> Json:
         """`times`: how often they were collected for this change; the kernel has moved on meanwhile, so less and less is trusted."""

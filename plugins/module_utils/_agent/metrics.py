@@ -69,6 +69,12 @@ METRICS: t.Dict[str, t.Tuple[str, t.Tuple[str, ...], str]] = {
         (),
         "Container addresses of the plan that the kernel does not know: closed.",
     ),
+    "unmanaged_senders": (
+        "gauge",
+        (),
+        "Addresses that send behind a guard and that nobody knows: closed. At most 1024 are listed.",
+    ),
+    "unmanaged_lost_total": ("counter", (), "Packets of such senders that found no place in the list."),
     "rules": ("gauge", (), "Rules of the ruleset in force."),
     "guarded_links": ("gauge", (), "Links whose traffic is judged now."),
     "hooks_in_place": ("gauge", (), "Whether our hooks run before everybody else's."),
@@ -132,6 +138,7 @@ class Collector:
             with self.kernel_factory() as kernel:
                 found.update(of_kernel(kernel.info(), kernel.rules()))
                 alive = len(kernel.endpoints())
+                found["unmanaged_senders"] = {(): len(kernel.unmanaged())}
         except BridgewardenError:
             found["up"] = {(): 0}
         else:
@@ -162,6 +169,7 @@ def of_kernel(info: Info, rules: t.Sequence[RuleRow]) -> Samples:
         "sealed": {(): info.sealed},
         "confirm_remaining_seconds": {(): info.confirm_remaining},
         "log_swallowed_total": {(): info.log_swallowed},
+        "unmanaged_lost_total": {(): info.unmanaged_lost},
     }
     for rule in rules:
         kind, label = rule_kind(rule)

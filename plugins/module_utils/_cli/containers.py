@@ -23,11 +23,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import addresses_of
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import EndpointRow
 
 
 def cmd_endpoints(args: argparse.Namespace) -> Reply:
     with Kernel() as kernel:
         endpoints = kernel.endpoints()
+        prefixes = kernel.prefixes() if kernel.info().counts.get("prefixes") else []
     names = container_names(args.docker_socket)
     record = [
         {
@@ -39,12 +41,64 @@ def cmd_endpoints(args: argparse.Namespace) -> Reply:
         }
         for endpoint in endpoints
     ]
+    at_port = _names_at_ports(endpoints, names)
+    record += [
+        {
+            "address": row.prefix,
+            "container": at_port.get((link, port)),
+            "identity": row.identity if port else 0,
+            "link": link_name(link) if link else None,
+            "port": link_name(port) if port else None,
+        }
+        for row in prefixes
+        for link, port in row.ports or ((0, 0),)
+    ]
     record.sort(key=lambda row: (row["container"] or "", str(row["address"])))
     rows = [
-        (row["address"], row["container"] or "?", row["identity"], row["link"], row["port"] or "any")
+        (
+            row["address"],
+            row["container"] or "?",
+            row["identity"],
+            row["link"] or "none",
+            row["port"] or "any",
+        )
         for row in record
     ]
     return Reply(record, table_lines(rows, ("address", "container", "identity", "link", "port")))
+
+
+def cmd_unmanaged(args: argparse.Namespace) -> Reply:
+    with Kernel() as kernel:
+        rows, endpoints, lost = kernel.unmanaged(), kernel.endpoints(), kernel.info().unmanaged_lost
+    at_port = _names_at_ports(endpoints, container_names(args.docker_socket))
+    record = [
+        {
+            "address": row.address,
+            "mac": row.mac or None,
+            "container": at_port.get((row.link, row.port)),
+            "link": link_name(row.link),
+            "port": link_name(row.port) if row.port else None,
+            "packets": row.packets,
+            "idle": row.idle,
+        }
+        for row in rows
+    ]
+    lines = table_lines(
+        [tuple("?" if value is None else value for value in row.values()) for row in record],
+        ("address", "mac", "container", "link", "port", "packets", "idle s"),
+    )
+    if lost:
+        lines.append("%d packets of senders that found no place in the list" % lost)
+    return Reply({"senders": record, "lost": lost}, lines)
+
+
+def _names_at_ports(
+    endpoints: t.Iterable[EndpointRow], names: t.Mapping[str, str]
+) -> t.Dict[t.Tuple[int, int], str]:
+    """(link, port) -> container; of those with a port and a name."""
+    return {
+        (one.link, one.port): names[one.address] for one in endpoints if one.port and one.address in names
+    }
 
 
 def container_names(docker_socket: str) -> t.Dict[str, str]:

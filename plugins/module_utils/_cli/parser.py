@@ -62,6 +62,13 @@ def make_parser() -> Parser:
             "endpoints", "containers.cmd_endpoints", "The containers' addresses as the kernel knows them."
         )
     )
+    asks_docker(
+        command(
+            "unmanaged",
+            "containers.cmd_unmanaged",
+            "Who sends behind a guard and is no container's address that is known: closed.",
+        )
+    )
     explain = command(
         "explain", "containers.cmd_explain", "Which verdict a connection would get, and by which rule."
     )

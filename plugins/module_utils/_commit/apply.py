@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
+import re
 import time
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.lockout import refuse_lockout
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
@@ -30,6 +32,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan i
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     KernelError,
+    PolicyError,
     Sealed,
     Stale,
     StoreCorrupt,
@@ -39,7 +42,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import empty_ruleset
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import (
+    Ruleset,
+    empty_ruleset,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
@@ -182,13 +188,69 @@ def _apply(
         return CommitResult(True, 0, 0, actions, before, after, plan)
     if not dry_run and options.adopt:
         store.write_pending(plan.policy)
-    generation = kernel.commit(plan.ruleset, info.generation, dry_run, confirm_timeout)
+    plan, generation = commit_ruleset(plan, kernel, info, options, dry_run, confirm_timeout)
+    if generation is None:
+        return _unchanged(plan, info, store, dry_run, options.adopt, before, later)
     if dry_run:
         return CommitResult(True, info.generation, 0, actions, before, after, plan)
     (later or (lambda its, number: remember(its, number, store)))(plan, generation)
     if options.adopt and not confirm_timeout:
         settle_pending(plan.policy, store)
     return CommitResult(True, generation, confirm_timeout, actions, before, after, plan)
+
+
+def commit_ruleset(
+    plan: Plan,
+    kernel: Kernel,
+    info: Info,
+    options: CommitOptions,
+    dry_run: bool = False,
+    confirm_timeout: int = 0,
+) -> t.Tuple[Plan, t.Optional[int]]:
+    """(what was committed, the generation in force then); None where that is in force already.
+
+    The kernel knows the host's addresses as they are at the commit, and refuses routed prefixes that have one of them.
+    Who only follows a policy leaves such a group out, closed: its containers must not suffer for it.
+    """
+    while True:
+        try:
+            return plan, kernel.commit(plan.ruleset, info.generation, dry_run, confirm_timeout)
+        except KernelError as error:
+            refused = _refused_prefix(plan.ruleset, error)
+            if refused is None:
+                raise
+            group, prefix = refused
+            problem = (
+                f'the group "{group}" is behind containers, and its {prefix} has an address of this host'
+            )
+            if options.adopt:
+                raise PolicyError(
+                    problem,
+                    ("groups", group, "cidrs"),
+                    "leave the host's addresses out by except: no container may speak with them",
+                ) from None
+            plan = _without_group(plan, group, f"{problem}: it is left out, and closed")
+        if in_force(plan, info):
+            return plan, None
+
+
+def _refused_prefix(ruleset: Ruleset, error: KernelError) -> t.Optional[t.Tuple[str, str]]:
+    """(group, prefix) that the kernel has refused for an address of the host's."""
+    found = re.search(r"\bprefix([46])\[(\d+)\]", error.problem)
+    if error.errno != errno.EADDRINUSE or not found:
+        return None
+    rows = ruleset.prefixes4 if found.group(1) == "4" else ruleset.prefixes6
+    address, length, _identity, number = rows[int(found.group(2))]
+    return ruleset.routed[number], "%s/%d" % (ipaddress.ip_address(address), length)
+
+
+def _without_group(plan: Plan, group: str, warning: str) -> Plan:
+    number = plan.ruleset.routed.index(group)
+    ruleset = plan.ruleset.replaced(
+        prefixes4=[row for row in plan.ruleset.prefixes4 if row[3] != number],
+        prefixes6=[row for row in plan.ruleset.prefixes6 if row[3] != number],
+    )
+    return replace(plan, ruleset=ruleset, left_out=(*plan.left_out, warning), _made={})
 
 
 def _refuse_sealed(info: t.Optional[Info]) -> None:

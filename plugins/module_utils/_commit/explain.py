@@ -20,6 +20,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Explanation
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import Network
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import service_number
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import (
     ATTACHMENTS,
@@ -48,10 +49,14 @@ def explain_peers(
     `host` is taken to be the first of the other side's network, as Docker does
     it; that of `world` is one for documentation (192.0.2.1, 2001:db8::1).
     """
-    host = Endpoints(facts, kernel.info().placement == "container")
+    info = kernel.info()
+    host = Endpoints(facts, info.placement == "container")
+    routed = (
+        [ipaddress.ip_network(row.prefix) for row in kernel.prefixes()] if info.counts.get("prefixes") else []
+    )
     number = service_number(service)
     answers = []
-    for one, other in _pairs(host, facts, source, target):
+    for one, other in _pairs(host, facts, source, target, routed):
         found = kernel.explain(
             one.address, other.address, number >> 16, number & 0xFFFF, one.kind, other.kind, direct
         )
@@ -83,8 +88,10 @@ def _verdict_words(one: Peer, other: Peer, service: str, found: Explanation) -> 
 _Located = t.List[t.Tuple[Peer, str]]  # with the network, "" where it is on none
 
 
-def _pairs(host: Endpoints, facts: Json, source: str, target: str) -> t.List[t.Tuple[Peer, Peer]]:
-    sources, targets = _peers_named(host, facts, source), _peers_named(host, facts, target)
+def _pairs(
+    host: Endpoints, facts: Json, source: str, target: str, routed: t.Sequence[Network]
+) -> t.List[t.Tuple[Peer, Peer]]:
+    sources, targets = (_peers_named(host, facts, name, routed) for name in (source, target))
     shared = _share(sources, targets)
     if not shared:
         sources, targets = _one_host(sources), _one_host(targets)
@@ -115,7 +122,7 @@ def _share(sources: _Located, targets: _Located) -> bool:
     return bool({network for _peer, network in sources if network} & {n for _peer, n in targets if n})
 
 
-def _peers_named(host: Endpoints, facts: Json, name: str) -> _Located:
+def _peers_named(host: Endpoints, facts: Json, name: str, routed: t.Sequence[Network]) -> _Located:
     container = host.container(name)
     if container is not None:
         found = [
@@ -151,7 +158,7 @@ def _peers_named(host: Endpoints, facts: Json, name: str) -> _Located:
             "",
             f"name a container, an address, host or world.{did_you_mean(name, [*known, 'host', 'world'])}",
         ) from None
-    return [(Peer(address, address, _kind_of_address(host, facts, address)), "")]
+    return [(Peer(address, address, _kind_of_address(host, facts, address, routed)), "")]
 
 
 def _gateways(facts: Json) -> _Located:
@@ -163,12 +170,14 @@ def _gateways(facts: Json) -> _Located:
     return found or [(Peer("host", address, Kind.HOST), "") for address in ("127.0.0.1", "::1")]
 
 
-def _kind_of_address(host: Endpoints, facts: Json, address: str) -> Kind:
+def _kind_of_address(host: Endpoints, facts: Json, address: str, routed: t.Sequence[Network]) -> Kind:
     number = ipaddress.ip_address(address)
     if host.within([(number.version, int(number), int(number))]):
         return Kind.GUARDED
     if _is_local(address):
         return Kind.HOST
+    if any(number in network for network in routed):
+        return Kind.GUARDED
     for network in facts.get("networks") or []:
         if network.get("Bridge") and any(
             number in ipaddress.ip_network(s) for s in network.get("Subnets") or []

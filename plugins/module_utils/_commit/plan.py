@@ -46,6 +46,7 @@ class Plan:
     _resolve: t.Callable[[], Resolution] = field(repr=False, compare=False)
     _options: CommitOptions = field(repr=False, compare=False)
     _made: t.Dict[str, t.Any] = field(default_factory=dict, repr=False, compare=False)
+    left_out: t.Tuple[str, ...] = ()  # what the kernel has refused of it, and is closed
 
     @property
     def ruleset_digest(self) -> str:
@@ -83,7 +84,7 @@ class Plan:
         return words
 
     def _warnings(self) -> t.List[str]:
-        warnings = list(self._resolution().warnings)
+        warnings = [*self.left_out, *self._resolution().warnings]
         if self._options.on_empty_selector != "ignore":
             warnings += _shadow_warnings(self.ruleset)
         return warnings

@@ -46,13 +46,17 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
     Explanation,
     HookRow,
     Info,
+    PrefixRow,
     RuleRow,
     TraceReport,
+    UnmanagedRow,
     endpoint_of,
     explanation_of,
     hook_of,
     info_of,
+    prefixes_of,
     rule_of,
+    unmanaged_of,
 )
 
 if t.TYPE_CHECKING:
@@ -313,6 +317,14 @@ class Kernel:
     def endpoints(self) -> t.List[EndpointRow]:
         """The endpoints that are alive now."""
         return [endpoint_of(reply) for reply in self._dump(Cmd.ENDPOINT_GET, "reading the endpoints")]
+
+    def prefixes(self) -> t.List[PrefixRow]:
+        """The routed prefixes, and where they live now."""
+        return prefixes_of(self._dump(Cmd.PREFIX_GET, "reading the routed prefixes"))
+
+    def unmanaged(self) -> t.List[UnmanagedRow]:
+        """Who sends behind a guard and is not known."""
+        return unmanaged_of(self._dump(Cmd.UNMANAGED_GET, "reading who is unmanaged"))
 
     def explain(
         self,

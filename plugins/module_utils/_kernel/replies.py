@@ -43,7 +43,8 @@ class Info:
     confirm_remaining: int  # seconds left of an open confirm window; 0: none is open
     guards: t.Tuple[str, ...]
     guard_links: t.Tuple[int, ...]
-    counts: t.Dict[str, int]  # identities, cells, endpoints, publish, rules, pairs
+    #: identities, cells, endpoints, publish, rules, pairs, (routed) prefixes, (the ports they are) behind
+    counts: t.Dict[str, int]
     hooks_first: int
     hooks_expected: int
     placement: str = "forward"
@@ -57,6 +58,9 @@ class Info:
     traces: int = 0  # that run now
     #: Endpoints that the kernel closed with their port, whose place is there again: the same commit would open them.
     returned: int = 0
+    unmanaged_lost: int = (
+        0  # packets of unmanaged senders that found no place in the list since the module was loaded
+    )
 
     @property
     def hooks_in_place(self) -> bool:
@@ -89,6 +93,28 @@ class EndpointRow:
     identity: int
     link: int
     port: int
+
+
+@dataclass(frozen=True)
+class PrefixRow:
+    """A routed prefix and the ports that it lives behind now: PREFIX_GET."""
+
+    prefix: str
+    identity: int
+    number: int  # of its set
+    ports: t.Tuple[t.Tuple[int, int], ...]  # link, port on it
+
+
+@dataclass(frozen=True)
+class UnmanagedRow:
+    """Who sends behind a guard and is not known: UNMANAGED_GET."""
+
+    address: str
+    mac: str  # "": not shown
+    link: int
+    port: int  # 0: not shown
+    packets: int
+    idle: int  # seconds since the last of them
 
 
 @dataclass(frozen=True)
@@ -149,7 +175,16 @@ def info_of(reply: Attributes) -> Info:
         guard_links=tuple(struct.unpack("=I", link)[0] for link in reply.every(Attr.GUARD_LINK)),
         counts={
             name: reply.number(Attr["COUNT_" + name.upper()])
-            for name in ("identities", "cells", "endpoints", "publish", "rules", "pairs")
+            for name in (
+                "identities",
+                "cells",
+                "endpoints",
+                "publish",
+                "rules",
+                "pairs",
+                "prefixes",
+                "behind",
+            )
         },
         hooks_first=reply.number(Attr.HOOKS_FIRST),
         hooks_expected=reply.number(Attr.HOOKS_EXPECTED),
@@ -163,6 +198,7 @@ def info_of(reply: Attributes) -> Info:
         namespaces=reply.number(Attr.COUNT_NAMESPACES),
         traces=reply.number(Attr.COUNT_TRACES),
         returned=reply.number(Attr.COUNT_RETURNED),
+        unmanaged_lost=reply.number(Attr.UNMANAGED_LOST),
     )
 
 
@@ -206,6 +242,46 @@ def endpoint_of(reply: Attributes) -> EndpointRow:
         link=reply.number(Attr.LINK),
         port=reply.number(Attr.LINK_PORT),
     )
+
+
+def prefixes_of(replies: t.Iterable[Attributes]) -> t.List[PrefixRow]:
+    """The rows of a dump, which has the ports of each set by themselves."""
+    found: t.List[t.Tuple[str, int, int]] = []
+    ports: t.Dict[int, t.List[t.Tuple[int, int]]] = {}
+    for reply in replies:
+        number, address = reply.number(Attr.PREFIX_SET), reply.first(Attr.ADDR)
+        if address is None:
+            ports.setdefault(number, []).append((reply.number(Attr.LINK), reply.number(Attr.LINK_PORT)))
+            continue
+        text = socket.inet_ntop(socket.AF_INET6 if len(address) == 16 else socket.AF_INET, address)
+        found.append(
+            ("%s/%d" % (text, reply.number(Attr.PREFIX_LENGTH)), reply.number(Attr.IDENTITY), number)
+        )
+    return [
+        PrefixRow(prefix, identity, number, tuple(sorted(ports.get(number, []))))
+        for prefix, identity, number in found
+    ]
+
+
+def unmanaged_of(replies: t.Iterable[Attributes]) -> t.List[UnmanagedRow]:
+    """By link, port and address. Two processors may have met one sender at the same moment: its rows are one."""
+    found: t.Dict[t.Tuple[int, int, bytes, bytes], t.Tuple[int, int]] = {}
+    for reply in replies:
+        address, mac = reply.first(Attr.ADDR) or bytes(4), reply.first(Attr.MAC) or bytes(6)
+        key = reply.number(Attr.LINK), reply.number(Attr.LINK_PORT), address, mac
+        packets, idle = found.get(key, (0, reply.number(Attr.IDLE)))
+        found[key] = packets + reply.number(Attr.PACKETS), min(idle, reply.number(Attr.IDLE))
+    return [
+        UnmanagedRow(
+            socket.inet_ntop(socket.AF_INET6 if len(address) == 16 else socket.AF_INET, address),
+            ":".join("%02x" % byte for byte in mac) if any(mac) else "",
+            link,
+            port,
+            packets,
+            idle,
+        )
+        for (link, port, address, mac), (packets, idle) in sorted(found.items())
+    ]
 
 
 def explanation_of(reply: Attributes) -> Explanation:

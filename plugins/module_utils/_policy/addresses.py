@@ -84,6 +84,14 @@ def intervals(networks: t.Iterable[Network]) -> t.List[Interval]:
     return merged
 
 
+def prefixes(span: Interval) -> t.List[Network]:
+    """The fewest networks that make up an interval, ascending."""
+    version, lo, hi = span
+    if version == 4:
+        return list(ipaddress.summarize_address_range(ipaddress.IPv4Address(lo), ipaddress.IPv4Address(hi)))
+    return list(ipaddress.summarize_address_range(ipaddress.IPv6Address(lo), ipaddress.IPv6Address(hi)))
+
+
 def subtract(networks: t.Iterable[Network], without: t.Iterable[Network]) -> t.List[Interval]:
     """What is in `networks` and not in `without`."""
     left = intervals(networks)

@@ -8,13 +8,18 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import typing as t
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Path, PolicyError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import (
+    Interval,
+    Network,
     cidr,
+    intervals,
     looks_like_address,
+    prefixes,
     subtract,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields import (
@@ -26,7 +31,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import RESERVED, Group
 
-_GROUP_KEYS = ("cidrs", "except", "labels", "names", "networks", "query")
+_GROUP_KEYS = ("cidrs", "except", "behind", "labels", "names", "networks", "query")
 
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 
@@ -70,6 +75,8 @@ def _group(name: str, body: t.Mapping[str, t.Any], path: Path) -> Group:
             "make two groups and name both where you need them",
         )
     cidrs, excepts = _group_cidrs(body, path, what)
+    behind = sorted_texts(strings(body.get("behind"), (*path, "behind"), "behind", empty=True))
+    _check_behind(body, cidrs, behind, path, what)
     return Group(
         name=name,
         cidrs=cidrs,
@@ -78,7 +85,49 @@ def _group(name: str, body: t.Mapping[str, t.Any], path: Path) -> Group:
         names=sorted_texts(strings(body.get("names"), (*path, "names"), "names", empty=True)),
         networks=sorted_texts(strings(body.get("networks"), (*path, "networks"), "networks", empty=True)),
         query=_query(body.get("query"), (*path, "query")),
+        behind=behind,
     )
+
+
+#: Addresses that no container can route or hold for others, as kmod/draft.c has them.
+_NOBODYS = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"
+    )
+)  # fmt: skip
+
+
+def _check_behind(
+    body: t.Mapping[str, t.Any], cidrs: t.Sequence[str], behind: t.Sequence[str], path: Path, what: str
+) -> None:
+    """What `behind` needs by itself; whom its selectors may mean, routed.py checks."""
+    if body.get("behind") is None:
+        return
+    place = (*path, "behind")
+    if not behind:
+        raise PolicyError(
+            f"behind of {what} is empty", place, "name the containers, for example [container:wireguard]"
+        )
+    if not cidrs:
+        raise PolicyError(
+            f"{what} has behind without cidrs", place, "give it the addresses that those containers route"
+        )
+    left = subtract(
+        [ipaddress.ip_network(text) for text in cidrs],
+        [ipaddress.ip_network(text) for text in body.get("except") or ()],
+    )
+    for bad in _NOBODYS:
+        if subtract([bad], _networks(left)) != intervals([bad]):
+            raise PolicyError(
+                f"{what} has addresses of {bad} behind containers, which no container can route or hold",
+                (*path, "cidrs"),
+                "name the addresses themselves: clients, pods, or a floating address",
+            )
+
+
+def _networks(spans: t.Iterable[Interval]) -> t.List[Network]:
+    return [network for span in spans for network in prefixes(span)]
 
 
 def same_group(one: t.Any, other: t.Any) -> bool:

@@ -47,7 +47,8 @@ PREFIXES = ("compose", "container", "label", "network")
 
 @dataclass(frozen=True)
 class Group:
-    """A name for peers: addresses (cidrs less except) or containers (all other keys, which must all hold)."""
+    """A name for peers: addresses (cidrs less except), which are outside unless they are `behind` containers, or
+    containers (all other keys, which must all hold)."""
 
     name: str
     cidrs: t.Tuple[str, ...] = ()
@@ -56,10 +57,13 @@ class Group:
     names: t.Tuple[str, ...] = ()
     networks: t.Tuple[str, ...] = ()
     query: str = ""
+    #: Selectors of the containers that route these addresses, or hold them beside their own.
+    behind: t.Tuple[str, ...] = ()
 
     def as_dict(self) -> Json:
         body: Json = {
             "cidrs": list(self.cidrs),
+            "behind": list(self.behind),
             "except": list(self.excepts),
             "labels": dict(self.labels),
             "names": list(self.names),

@@ -39,6 +39,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model 
     Policy,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import glob_match
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.routed import check_routed
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import parse_rules
 
 _POLICY_KEYS = ("mode", "placement", "log_group", "log_defaults", "defaults", "groups", "rules", "guards")
@@ -49,6 +50,7 @@ def normalise(raw: t.Any) -> Policy:
     mapping(raw, (), "the policy")
     known_keys(raw, _POLICY_KEYS, (), "the policy")
     groups = parse_groups(raw.get("groups"))
+    check_routed({group.name: group for group in groups})
     policy = Policy(
         mode=choice(raw.get("mode", "enforce"), MODES, ("mode",), "the mode"),
         placement=choice(raw.get("placement", "forward"), PLACEMENTS, ("placement",), "the placement"),

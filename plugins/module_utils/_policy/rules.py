@@ -203,6 +203,15 @@ def _parse_peers(
     return tuple(sorted({_peer(text, place, groups) for text, place in strings(body[key], path, f'"{key}"')}))
 
 
+def container_selector(text: str, path: Path) -> bool:
+    """Whether it is container:, network:, label: or compose:, which is checked then."""
+    head, colon, tail = text.partition(":")
+    if not colon or head not in PREFIXES:
+        return False
+    _prefixed(head, tail, text, path)
+    return True
+
+
 def _peer(text: str, path: Path, groups: t.Mapping[str, Group]) -> str:
     """A selector in normal form."""
     if text in RESERVED or text in groups:
@@ -271,7 +280,11 @@ def _holders(peers: t.Iterable[str], groups: t.Mapping[str, Group]) -> t.Set[str
     for peer in peers:
         if peer in ("world", "host"):
             holders.add(peer)
-        elif peer == "any" or looks_like_address(peer) or (peer in groups and groups[peer].cidrs):
+        elif (
+            peer == "any"
+            or looks_like_address(peer)
+            or (peer in groups and groups[peer].cidrs and not groups[peer].behind)
+        ):
             return {"world", "host", "endpoint"}
         else:
             holders.add("endpoint")
@@ -294,6 +307,13 @@ def _sense(rule: Rule, path: Path, groups: t.Mapping[str, Group]) -> None:
             ),
             path,
             "the rule can never match: remove it, or name containers on one side",
+        )
+    routed = [peer for peer in rule.targets if peer in groups and groups[peer].behind]
+    if rule.published and routed:
+        raise PolicyError(
+            f'nothing is published for "{routed[0]}", whose addresses are behind containers',
+            (*path, "to"),
+            "give ports and direct: true to let others reach these addresses, or name the containers themselves",
         )
     if rule.published and "endpoint" not in targets:
         raise PolicyError(

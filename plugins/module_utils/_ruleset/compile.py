@@ -21,6 +21,7 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import bisect
+import collections
 import copy
 import dataclasses
 import hashlib
@@ -34,9 +35,11 @@ from dataclasses import dataclass, field
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     DIGEST_LEN,
+    MAX_BEHIND,
     MAX_ENDPOINTS,
     MAX_GUARDS,
     MAX_PAIRS,
+    MAX_PREFIXES,
     MAX_PUBLISH,
     MAX_RULES,
     MAX_SPANS,
@@ -52,7 +55,12 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     Placement,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import Interval
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import (
+    Interval,
+    Network,
+    prefixes,
+    subtract,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import (
     ACTIONS,
     DEFAULTS,
@@ -65,6 +73,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patter
     glob_escape,
     glob_match,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.routed import routed_prefixes
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import JUDGED
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import PROTOCOLS, Service
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import Resolution
@@ -107,6 +116,11 @@ class Ruleset:
     #: (rule, rule that wins wherever the first would match), by number; advice, not part of the ruleset.
     shadowed: t.Tuple[t.Tuple[int, int], ...] = ()
     parents: t.Tuple[str, ...] = ()  # of macvlan and ipvlan networks, as patterns
+    #: Address, length, identity, number of the set of ports.
+    prefixes4: t.List[t.Tuple[bytes, int, int, int]] = field(default_factory=list)
+    prefixes6: t.List[t.Tuple[bytes, int, int, int]] = field(default_factory=list)
+    behind: t.List[t.Tuple[int, int, int]] = field(default_factory=list)  # set, link, port
+    routed: t.Tuple[str, ...] = ()  # the groups that the sets are of, by number; no part of the ruleset
     _cache: t.Dict[str, t.Any] = field(default_factory=dict, repr=False, compare=False)
 
     def to_sections(self) -> t.List[t.Tuple[Attr, bytes]]:
@@ -123,6 +137,9 @@ class Ruleset:
                 (Attr.SECTION_SPAN, self.spans),
                 (Attr.SECTION_BLOCK, self.blocks),
                 (Attr.SECTION_PAIR, self.pairs),
+                (Attr.SECTION_PREFIX4, self.prefixes4),
+                (Attr.SECTION_PREFIX6, self.prefixes6),
+                (Attr.SECTION_BEHIND, self.behind),
             ]
             packed = self._cache.setdefault("packed", {})
             for attr, rows in arrays:
@@ -177,6 +194,9 @@ _ARRAY_NAMES = {
     Attr.SECTION_SPAN: "spans",
     Attr.SECTION_BLOCK: "blocks",
     Attr.SECTION_PAIR: "pairs",
+    Attr.SECTION_PREFIX4: "prefixes4",
+    Attr.SECTION_PREFIX6: "prefixes6",
+    Attr.SECTION_BEHIND: "behind",
 }
 
 
@@ -210,6 +230,10 @@ def compile_matrix(
         blocks=matrix.blocks,
         pairs=matrix.pairs,
         shadowed=matrix.shadowed(),
+        prefixes4=builder.prefix_rows(4),
+        prefixes6=builder.prefix_rows(6),
+        behind=behind_rows(builder.endpoints, builder.gateways),
+        routed=tuple(routed.group.name for routed in resolution.routed),
     )
     within_bounds(ruleset)
     return ruleset
@@ -249,12 +273,28 @@ def within_bounds(ruleset: Ruleset) -> None:
         ("rules", ruleset.rules, MAX_RULES, "join rules"),
         ("spans", ruleset.spans, MAX_SPANS, "make rules alike, so that containers share identities"),
         ("pairs", ruleset.pairs, MAX_PAIRS, "make rules alike, so that containers share identities"),
+        ("routed prefixes", ruleset.prefixes4, MAX_PREFIXES, _most(ruleset, ruleset.prefixes4, 3, "cidrs")),
+        ("routed prefixes", ruleset.prefixes6, MAX_PREFIXES, _most(ruleset, ruleset.prefixes6, 3, "cidrs")),
+        (
+            "ports of routed prefixes",
+            ruleset.behind,
+            MAX_BEHIND,
+            _most(ruleset, ruleset.behind, 0, "containers"),
+        ),
     ]
     for what, rows, bound, hint in bounds:
         if len(rows) > bound:
             raise BridgewardenError(
                 "the policy compiles to %d %s, the kernel takes %d" % (len(rows), what, bound), "", hint
             )
+
+
+def _most(ruleset: Ruleset, rows: t.Sequence[t.Tuple[t.Any, ...]], column: int, what: str) -> str:
+    """A hint that names the group with the most of the rows."""
+    if not rows:
+        return ""
+    number, count = collections.Counter(row[column] for row in rows).most_common(1)[0]
+    return 'give fewer %s to the group "%s", which has %d' % (what, ruleset.routed[number], count)
 
 
 # Guards
@@ -325,14 +365,39 @@ class _Clause:
     services: t.Tuple[Service, ...]
 
 
+#: Kind, row mask, column mask.
+_Holder = t.Tuple[str, int, int]
+
+
+def _routed_holder(rows: Marks, columns: Marks, place: int, span: Interval) -> _Holder:
+    """Addresses of a routed group that no rule's CIDR tells apart."""
+    return "endpoint", rows.routed(place, span), columns.routed(place, span)
+
+
+def _within(prefixes_: t.Sequence[t.Tuple[Network, int]], number: int) -> t.List[Network]:
+    """Those of ascending prefixes that lie within this one; they follow it."""
+    outer = prefixes_[number][0]
+    last = int(outer.broadcast_address)
+    found: t.List[Network] = []
+    for place in range(number + 1, len(prefixes_)):
+        network = prefixes_[place][0]
+        if network.version != outer.version or int(network.network_address) > last:
+            break
+        found.append(network)
+    return found
+
+
 class Matrix:
     """Identities, cells and endpoints of the kernel; `build()` gives the pairs."""
 
     def __init__(self, resolution: Resolution) -> None:
         self.endpoints: t.Sequence[Endpoint] = resolution.host.endpoints
+        self._routed = resolution.routed
         self.clauses = _clauses(resolution)
         self._rows = Marks(resolution.host, [clause.source for clause in self.clauses])
         self._columns = Marks(resolution.host, [clause.target for clause in self.clauses])
+        #: Of each endpoint: the routed groups that are behind its port, as a mask.
+        self.gateways = gateway_masks(resolution)
         #: Of each endpoint: the clauses that name it in `from`, and in `to`.
         self.masks = list(zip(self._rows.endpoints(), self._columns.endpoints()))
         self._arrange()
@@ -359,9 +424,11 @@ class Matrix:
             version: list(zip(starts, rows.cells(version, starts), columns.cells(version, starts)))
             for version, starts in points.items()
         }
+        self._routed_masks = self._find_routed(rows, columns)
         self._world = ("world", rows.world, columns.world)
         self._host = ("host", rows.host, columns.host)
         holders = endpoints | {self._world, self._host}
+        holders.update(holder for _network, _place, holder in self._routed_masks)
         self._group_columns: t.Set[int] = set()
         for version, cells in self._cell_masks.items():
             for start, row, column in cells:
@@ -405,6 +472,39 @@ class Matrix:
             if endpoint.version == version
         ]
 
+    def _find_routed(self, rows: Marks, columns: Marks) -> t.List[t.Tuple[Network, int, _Holder]]:
+        """Each routed prefix with its group's place and its masks, and longer ones where a CIDR of a rule cuts into it."""
+        all_of_them = routed_prefixes([routed.group for routed in self._routed])
+        found = []
+        for number, (network, place) in enumerate(all_of_them):
+            version, lo, hi = network.version, int(network.network_address), int(network.broadcast_address)
+            whole = _routed_holder(rows, columns, place, (version, lo, hi))
+            found.append((network, place, whole))
+            points = rows.routed_points(version, lo, hi) | columns.routed_points(version, lo, hi)
+            if not points:
+                continue
+            inner = _within(all_of_them, number)
+            edges = [lo, *sorted(points), hi + 1]
+            for first, after in zip(edges, edges[1:]):
+                holder = _routed_holder(rows, columns, place, (version, first, after - 1))
+                if holder != whole:
+                    pieces = subtract(prefixes((version, first, after - 1)), inner)
+                    found += [(piece, place, holder) for span in pieces for piece in prefixes(span)]
+        return sorted(
+            found, key=lambda item: (item[0].version, int(item[0].network_address), item[0].prefixlen)
+        )
+
+    def routed_masks(self) -> t.Set[t.Tuple[int, int]]:
+        """Of the routed prefixes: the clauses that name them in `from`, and in `to`."""
+        return {holder[1:] for _network, _place, holder in self._routed_masks}
+
+    def prefix_rows(self, version: int) -> t.List[t.Tuple[bytes, int, int, int]]:
+        return [
+            (network.network_address.packed, network.prefixlen, self.identity_of[holder[1:]], place)
+            for network, place, holder in self._routed_masks
+            if network.version == version
+        ]
+
     def build(self) -> _Pairs:
         """All pairs (row, column) that judged traffic can meet and that a clause covers."""
         row_kinds: t.Dict[int, t.Set[str]] = {}
@@ -435,6 +535,27 @@ class Matrix:
                 if not reachable.isdisjoint(column_kinds[column]):
                     pairs.add(self._row_of[row], self._column_of[column], row & column)
         return pairs
+
+
+def gateway_masks(resolution: Resolution) -> t.List[int]:
+    """Of each endpoint: the routed groups that are behind its port."""
+    masks = [0] * len(resolution.host.endpoints)
+    for number, routed in enumerate(resolution.routed):
+        for index in routed.endpoints:
+            masks[index] |= 1 << number
+    return masks
+
+
+def behind_rows(endpoints: t.Sequence[Endpoint], gateways: t.Sequence[int]) -> t.List[t.Tuple[int, int, int]]:
+    """Each port of each routed group's set. Without its port a neighbour could send with a container's addresses."""
+    return sorted(
+        {
+            (number, endpoint.link_index, endpoint.port_index)
+            for endpoint, mask in zip(endpoints, gateways)
+            if mask and endpoint.port_index
+            for number in _bits(mask)
+        }
+    )
 
 
 def endpoint_row(endpoint: Endpoint, identity: int) -> EndpointTuple:
@@ -517,6 +638,26 @@ class Marks:
             for index in party.endpoints:
                 marks[index] |= mask
         return marks
+
+    def routed(self, place: int, span: Interval) -> int:
+        version, lo, hi = span
+        return self._sum(
+            (party, mask)
+            for party, mask in self._masks
+            if place in party.routed
+            or any(
+                family == version and first <= lo and hi <= last for family, first, last in party.routed_nets
+            )
+        )
+
+    def routed_points(self, version: int, lo: int, hi: int) -> t.Set[int]:
+        """Where within (lo, hi] a CIDR begins that means addresses behind containers, too, or has ended."""
+        found: t.Set[int] = set()
+        for party, _mask in self._masks:
+            for family, first, last in party.routed_nets:
+                if family == version:
+                    found.update(edge for edge in (first, last + 1) if lo < edge <= hi)
+        return found
 
     def points(self, version: int) -> t.Set[int]:
         """Where a cell starts because an interval starts or has ended."""

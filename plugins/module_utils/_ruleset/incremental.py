@@ -25,8 +25,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compi
     Matrix,
     PublishMemo,
     Ruleset,
+    behind_rows,
     compile_matrix,
     endpoint_row,
+    gateway_masks,
     publish_rows,
     within_bounds,
 )
@@ -113,6 +115,7 @@ class _State:
         self._endpoints: t.List[Endpoint] = list(host.endpoints)
         self._keys: t.List[_Key] = [(one.version, one.address) for one in self._endpoints]
         self._masks = matrix.masks
+        self._gateways = matrix.gateways
         rules = resolution.rules
         sources = Marks(host, [rule.source for rule in rules]).endpoints()
         targets = Marks(host, [rule.target for rule in rules]).endpoints()
@@ -180,6 +183,7 @@ class _State:
         targets = Marks(host, [rule.target for rule in resolution.rules]).endpoints()
         self._endpoints, self._keys = list(self._endpoints), list(self._keys)
         self._masks, self._named = list(self._masks), list(self._named)
+        self._gateways = list(self._gateways)
         counts = [list(count) for count in self._counts]
         old = list(Endpoints(_only(before), self._inside).endpoints)
         for endpoint in old:
@@ -189,9 +193,10 @@ class _State:
             if publishers and self._named[place][1] & self._published:
                 return False
             _count(counts, self._named[place], -1)
-            for column in (self._endpoints, self._keys, self._masks, self._named):
+            for column in (self._endpoints, self._keys, self._masks, self._named, self._gateways):
                 del column[place]  # type: ignore[attr-defined]
-        for endpoint, source, target in zip(host.endpoints, sources, targets):
+        gateways = gateway_masks(resolution)
+        for endpoint, source, target, gateway in zip(host.endpoints, sources, targets, gateways):
             key = (endpoint.version, endpoint.address)
             if self._place(key) is not None or (publishers and target & self._published):
                 return False
@@ -200,6 +205,7 @@ class _State:
             self._keys.insert(place, key)
             self._masks.insert(place, self._clauses_of(source, target))
             self._named.insert(place, (source, target))
+            self._gateways.insert(place, gateway)
             _count(counts, (source, target), 1)
         after = [(source, target) for source, target in counts]
         if not all(map(_same_sides, self._others, self._counts, after)):
@@ -224,7 +230,7 @@ class _State:
         publish = self.ruleset.publish
         if published is not None:
             publish = publish_rows(Endpoints(facts, self._inside), published)
-        if set(self._masks) == before._matrix.identity_of.keys():
+        if {*self._masks, *before._matrix.routed_masks()} == before._matrix.identity_of.keys():
             self._matrix = before._matrix
         else:
             self._matrix = before._matrix.with_endpoints(self._endpoints, self._masks)
@@ -239,6 +245,8 @@ class _State:
                 blocks=matrix.blocks,
                 pairs=matrix.pairs,
                 shadowed=matrix.shadowed(),
+                prefixes4=self._matrix.prefix_rows(4),
+                prefixes6=self._matrix.prefix_rows(6),
             )
         identity_of = self._matrix.identity_of
         for version, name in ((4, "endpoints4"), (6, "endpoints6")):
@@ -247,6 +255,7 @@ class _State:
                 for endpoint, masks in zip(self._endpoints, self._masks)
                 if endpoint.version == version
             ]
+        changes["behind"] = behind_rows(self._endpoints, self._gateways)
         changes["publish"] = publish
         changes = {key: value for key, value in changes.items() if value != getattr(self.ruleset, key)}
         if changes:
@@ -274,7 +283,7 @@ def _same_ground(before: Json, after: Json) -> bool:
 
 
 def _has_others(party: Party) -> bool:
-    return party.world or party.host or bool(party.nets)
+    return party.world or party.host or bool(party.nets or party.routed)
 
 
 def _count(counts: t.List[t.List[int]], named: t.Tuple[int, int], by: int) -> None:

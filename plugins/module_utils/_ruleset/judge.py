@@ -70,16 +70,42 @@ class Judge:
     def __init__(self, ruleset: Ruleset) -> None:
         self._ruleset = ruleset
         self._identity = {row[0]: row[1] for row in itertools.chain(ruleset.endpoints4, ruleset.endpoints6)}
+        self._prefixes = {
+            size: self._by_length(rows) for size, rows in ((4, ruleset.prefixes4), (16, ruleset.prefixes6))
+        }
+        self._open = {row[0] for row in ruleset.behind}
         self._block = {(row, column): block for row, column, block in ruleset.pairs}
         self._starts = {
             4: [cell[0] for cell in ruleset.cells4],
             16: [cell[0] for cell in ruleset.cells6],
         }
 
+    @staticmethod
+    def _by_length(
+        rows: t.Iterable[t.Tuple[bytes, int, int, int]],
+    ) -> t.List[t.Tuple[int, t.Dict[int, t.Tuple[int, int]]]]:
+        """(bits behind the prefix, {bits of the prefix: (identity, set)}), the longest prefixes first."""
+        found: t.Dict[int, t.Dict[int, t.Tuple[int, int]]] = {}
+        for packed, length, identity, number in rows:
+            rest = 8 * len(packed) - length
+            found.setdefault(rest, {})[int.from_bytes(packed, "big") >> rest] = identity, number
+        return sorted(found.items())
+
+    def _guarded(self, packed: bytes) -> int:
+        identity = self._identity.get(packed)
+        if identity is not None:
+            return identity
+        number = int.from_bytes(packed, "big")
+        for rest, table in self._prefixes[len(packed)]:
+            known = table.get(number >> rest)
+            if known is not None:
+                return known[0] if known[1] in self._open else int(Identity.UNMANAGED)
+        return int(Identity.UNMANAGED)
+
     def identity(self, address: str, kind: Kind) -> int:
         packed = ipaddress.ip_address(address).packed
         if kind == Kind.GUARDED:
-            return self._identity.get(packed, int(Identity.UNMANAGED))
+            return self._guarded(packed)
         cells = self._ruleset.cells4 if len(packed) == 4 else self._ruleset.cells6
         cell = cells[bisect.bisect_right(self._starts[len(packed)], packed) - 1]
         return cell[2] if kind == Kind.HOST else cell[1]

@@ -27,6 +27,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.servic
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import (
     Endpoints,
     Party,
+    RoutedGroup,
     Selectors,
     endpoint_words,
 )
@@ -82,6 +83,7 @@ class Resolution:
     host: Endpoints
     rules: t.Tuple[EffectiveRule, ...]
     warnings: t.Tuple[str, ...]
+    routed: t.Tuple[RoutedGroup, ...] = ()
 
     def effective(self) -> t.List[Json]:
         return [body for rule in self.rules for body in rule.as_dicts()]
@@ -92,7 +94,9 @@ def resolve(policy: Policy, facts: Json, on_empty: str = "warn") -> Resolution:
     host = Endpoints(facts, policy.placement == "container")
     resolver = _Resolver(policy, host, on_empty)
     rules = tuple(resolver.rule(rule) for rule in policy.rules)
-    return Resolution(policy, host, rules, tuple(_once(host.warnings + resolver.warnings)))
+    return Resolution(
+        policy, host, rules, tuple(_once(host.warnings + resolver.warnings)), resolver.selectors.routed
+    )
 
 
 def _once(texts: t.Iterable[str]) -> t.List[str]:

@@ -26,6 +26,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import addresses_on
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import Interval, subtract
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import Group, Policy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.routed import routed_groups
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 COMPOSE_PROJECT = "com.docker.compose.project"
@@ -58,10 +59,29 @@ class Party:
     host: bool = False  # the host, whatever its address
     nets: t.Tuple[Interval, ...] = ()
     endpoints: t.FrozenSet[int] = frozenset()  # places in Host.endpoints; those in `nets` included
+    routed: t.FrozenSet[int] = frozenset()  # places in Selectors.routed
+    #: Addresses behind containers in any group: CIDRs that mean those, too.
+    routed_nets: t.Tuple[Interval, ...] = ()
     words: t.Tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.world or self.host or bool(self.nets) or bool(self.endpoints)
+        return self.world or self.host or bool(self.nets) or bool(self.endpoints) or bool(self.routed)
+
+
+@dataclass(frozen=True)
+class RoutedGroup:
+    """A group of routed prefixes, and where its containers are now."""
+
+    group: Group
+    endpoints: t.FrozenSet[int] = frozenset()  # places in Endpoints.endpoints: whose ports it is behind
+    names: t.Tuple[str, ...] = ()  # of the containers
+    why: str = ""  # why there is no port
+
+    def words(self) -> str:
+        addresses = ", ".join(self.group.cidrs)
+        if self.group.excepts:
+            addresses += " except " + ", ".join(self.group.excepts)
+        return f"{addresses} behind {', '.join(self.names) or 'nobody now'}"
 
 
 def endpoint_place(body: Json, inside: bool) -> t.Tuple[str, int, int]:
@@ -210,6 +230,22 @@ class Selectors:
         self._all = frozenset(range(len(host.endpoints)))
         self._why: t.Dict[str, str] = {}
         self._notes: t.Dict[str, t.List[str]] = {}
+        #: In the order of routed_groups().
+        groups = routed_groups(policy.groups)
+        self._routed_place = {group.name: place for place, group in enumerate(groups)}
+        self._all_routed = frozenset(self._routed_place.values())
+        self.routed = tuple(self._routed_group(group) for group in groups)
+
+    def _routed_group(self, group: Group) -> RoutedGroup:
+        party = self.party(group.behind)
+        found = [self.host.endpoints[index] for index in party.endpoints]
+        why = ""
+        if not any(one.port_index for one in found):
+            why = (
+                "; ".join(filter(None, map(self.why_empty, group.behind)))
+                or "the port of its container is not known"
+            )
+        return RoutedGroup(group, party.endpoints, tuple(sorted({one.container for one in found})), why)
 
     def party(self, peers: t.Tuple[str, ...]) -> Party:
         """Everybody one of the selectors means."""
@@ -233,13 +269,13 @@ class Selectors:
 
     def _one(self, peer: str) -> Party:
         if peer == "any":
-            return Party(world=True, host=True, endpoints=self._all, words=(peer,))
+            return Party(world=True, host=True, endpoints=self._all, routed=self._all_routed, words=(peer,))
         if peer == "world":
             return Party(world=True, words=(peer,))
         if peer == "host":
             return Party(host=True, words=(peer,))
         if peer == "containers":
-            return Party(endpoints=self._all, words=(peer,))
+            return Party(endpoints=self._all, routed=self._all_routed, words=(peer,))
         if peer in ATTACHMENTS:
             # Empty at most times, which is nothing to report.
             return Party(endpoints=self.host.of_kind(ATTACHMENTS[peer]), words=(peer,))
@@ -257,9 +293,20 @@ class Selectors:
         words = tuple(cidrs)
         if excepts:
             words = ("{} except {}".format(", ".join(cidrs), ", ".join(excepts)),)
-        return Party(nets=tuple(nets), endpoints=self.host.within(nets), words=words)
+        return Party(nets=tuple(nets), endpoints=self.host.within(nets), routed_nets=tuple(nets), words=words)
+
+    def _behind(self, group: Group) -> Party:
+        place = self._routed_place[group.name]
+        routed = self.routed[place]
+        if routed.why:
+            self._why.setdefault(group.name, f"nobody is behind it: {routed.why}")
+        for peer in group.behind:
+            self._notes.setdefault(group.name, []).extend(self.notes(peer))
+        return Party(routed=frozenset((place,)), words=(routed.words(),))
 
     def _group(self, group: Group) -> Party:
+        if group.behind:
+            return self._behind(group)
         if group.cidrs:
             return self._addresses(group.name, group.cidrs, group.excepts)
         queried = self._queried(group) if group.query else None
@@ -410,13 +457,17 @@ def _has_label(container: Json, key: str, value: str) -> bool:
 
 def _union(parties: t.Sequence[Party]) -> Party:
     nets: t.List[Interval] = []
+    routed_nets: t.List[Interval] = []
     for party in parties:
         nets.extend(party.nets)
+        routed_nets.extend(party.routed_nets)
     return Party(
         world=any(party.world for party in parties),
         host=any(party.host for party in parties),
         nets=tuple(_merge(nets)),
         endpoints=frozenset().union(*(party.endpoints for party in parties)),
+        routed=frozenset().union(*(party.routed for party in parties)),
+        routed_nets=tuple(_merge(routed_nets)),
         words=tuple(sorted({word for party in parties for word in party.words})),
     )
 

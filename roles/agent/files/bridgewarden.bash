@@ -7,12 +7,13 @@ _bridgewarden() {
     done
     local options= places= takes_file= takes_name= takes_word=
     case $command in
-        '') options='-h --help' places='status ready rules top endpoints explain confirm rollback seal log trace hooks sync policy boot agent' ;;
+        '') options='-h --help' places='status ready rules top endpoints unmanaged explain confirm rollback seal log trace hooks sync policy boot agent' ;;
         status) options='-h --help --json' places='' ;;
         ready) options='-h --help --json' places='' ;;
         rules) options='-h --help --json --all' places='' ;;
         top) options='-h --help --json --interval --count' places='' takes_word='--interval --count' ;;
         endpoints) options='-h --help --json --docker-socket' places='' takes_word='--docker-socket' ;;
+        unmanaged) options='-h --help --json --docker-socket' places='' takes_word='--docker-socket' ;;
         explain) options='-h --help --json --docker-socket --direct' places='names' takes_word='--docker-socket' ;;
         confirm) options='-h --help --json --generation' places='' takes_word='--generation' ;;
         rollback) options='-h --help --json --generation' places='' takes_word='--generation' ;;

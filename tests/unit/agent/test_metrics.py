@@ -30,6 +30,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
     EndpointRow,
     Info,
     RuleRow,
+    UnmanagedRow,
 )
 
 pytest.importorskip("prometheus_client")
@@ -53,7 +54,7 @@ class FakeKernel:
     def info(self) -> Info:
         return Info(
             "0.1.0", 4, "enforce", {}, "ab" * 32, "cd" * 32, 30, ("docker0",), (1, 2), {"rules": 3}, 1, 1,
-            log_swallowed=7, sealed=True,
+            log_swallowed=7, sealed=True, unmanaged_lost=8,
         )  # fmt: skip
 
     def rules(self) -> t.List[RuleRow]:
@@ -65,6 +66,9 @@ class FakeKernel:
             RuleRow(REASON_MAX + 1, 98, "x" * 63, "deny", 1, 40),
             RuleRow(REASON_MAX + 2, 97, "x" * 63, "deny", 2, 80),
         ]
+
+    def unmanaged(self) -> t.List[UnmanagedRow]:
+        return [UnmanagedRow("10.13.13.%d" % n, "", 1, 1, 3, 0) for n in range(4)]
 
     def endpoints(self) -> t.List[EndpointRow]:
         return [EndpointRow("172.18.0.2", 3, 1, 0)]
@@ -121,6 +125,7 @@ def test_every_value_comes_out_as_it_went_in(collector: metrics.Collector, state
         ("default_bytes_total", "inter_container", "deny"): 300,
         ("reason_packets_total", "unmanaged", "deny"): 12, ("reason_bytes_total", "unmanaged", "deny"): 720,
         ("reason_packets_total", "63", "allow"): 1,
+        ("unmanaged_senders",): 4, ("unmanaged_lost_total",): 8,
         ("endpoints",): 1, ("unmanaged_endpoints",): 2, ("rules",): 3, ("guarded_links",): 2,
         ("hooks_in_place",): 1, ("sealed",): 1, ("confirm_remaining_seconds",): 30, ("log_swallowed_total",): 7,
         ("docker_reachable",): 1, ("stuck_containers",): 1, ("sync_failures_total", "docker"): 1,

@@ -34,7 +34,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.parser im
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
     EndpointRow,
     Info,
+    PrefixRow,
     RuleRow,
+    UnmanagedRow,
 )
 
 from tests.unit.make import attached, attachment, container, facts
@@ -44,6 +46,7 @@ class FakeKernel:
     generation = 4
     hooks_first = 0x1F1F
     missing = False
+    routed: t.Tuple[PrefixRow, ...] = ()
 
     def __enter__(self) -> FakeKernel:
         if self.missing:
@@ -56,7 +59,7 @@ class FakeKernel:
     def info(self) -> Info:
         return Info(
             "0.1.0", self.generation, "enforce", {"ingress": "deny"}, "ab" * 32, "cd" * 32, 0,
-            ("docker0",), (1,), {"endpoints": 2}, self.hooks_first, 0x1F1F,
+            ("docker0",), (1,), {"endpoints": 2, "prefixes": len(self.routed)}, self.hooks_first, 0x1F1F,
         )  # fmt: skip
 
     def rules(self) -> t.List[RuleRow]:
@@ -64,6 +67,16 @@ class FakeKernel:
             RuleRow(0, 0, "default for outside to container", "deny", 0, 0),
             RuleRow(6, 0, "unmanaged", "deny", 12, 720),
             RuleRow(REASON_MAX, 99, "office reaches the web shop", "allow", 1234, 99999),
+        ]
+
+    def prefixes(self) -> t.List[PrefixRow]:
+        assert self.routed, "an older module does not know the command"
+        return list(self.routed)
+
+    def unmanaged(self) -> t.List[UnmanagedRow]:
+        return [
+            UnmanagedRow("10.13.13.2", "02:42:ac:12:00:03", 1, 1, 7, 3),
+            UnmanagedRow("fd13::2", "", 1, 0, 1, 60),
         ]
 
     def endpoints(self) -> t.List[EndpointRow]:
@@ -180,6 +193,39 @@ def test_endpoints_with_names_where_they_are_known(
         ("172.18.0.3", None, "lo"),
         ("172.18.0.2", "web", None),
     ]
+
+
+def test_endpoints_shows_what_is_behind_containers(
+    kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.routed = (
+        PrefixRow("10.13.13.0/24", 5, 0, ((1, 1), (1, 7))),
+        PrefixRow("fd13::/64", 5, 1, ()),
+    )
+    names = {"172.18.0.2": "web", "172.18.0.3": "wireguard"}
+    monkeypatch.setattr(containers, "container_names", lambda _socket: names)
+    record = json.loads(call(capsys, "endpoints", "--json")[1])
+    rows = [(row["container"], row["identity"], row["port"]) for row in record if "/" in row["address"]]
+    assert sorted(rows, key=str) == [("wireguard", 5, "lo"), (None, 0, None), (None, 5, "#7")]
+    out = call(capsys, "endpoints")[1]
+    assert re.search(r"^10.13.13.0/24 +wireguard +5 +lo +lo$", out, re.MULTILINE)
+    assert re.search(r"^fd13::/64 +\? +0 +none +any$", out, re.MULTILINE)
+
+
+def test_unmanaged_names_the_container_of_the_port(
+    kernel: t.Type[FakeKernel], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "container_names", lambda _socket: {"172.18.0.3": "wireguard"})
+    record = json.loads(call(capsys, "unmanaged", "--json")[1])
+    assert record["lost"] == 0
+    assert [(row["address"], row["container"], row["mac"], row["port"]) for row in record["senders"]] == [
+        ("10.13.13.2", "wireguard", "02:42:ac:12:00:03", "lo"),
+        ("fd13::2", None, None, None),
+    ]
+    code, out, _err = call(capsys, "unmanaged")
+    assert code == 0
+    assert re.search(r"^10.13.13.2 +02:42:ac:12:00:03 +wireguard +lo +lo +7 +3$", out, re.MULTILINE)
+    assert re.search(r"^fd13::2 +\? +\? +lo +\? +1 +60$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("explain", "a"), ("confirm", "--generation", "x")])

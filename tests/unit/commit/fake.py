@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import typing as t
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
@@ -15,10 +16,11 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     Mode,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Busy, KernelError, Stale
-from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel, kernel_error
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
     Explanation,
     Info,
+    PrefixRow,
     RuleRow,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
@@ -38,6 +40,7 @@ class FakeKernel(Kernel):
         self.dry_runs = 0
         self.returned = 0  # endpoints that it closed and would open again
         self.meanwhile: t.List[t.Callable[[], None]] = []  # run at the next commits
+        self.addresses: t.Set[str] = set()  # the host's own
 
     def open(self) -> None:
         pass
@@ -54,7 +57,10 @@ class FakeKernel(Kernel):
             confirm_remaining=self.remaining,
             guards=ruleset.guards if ruleset else (),
             guard_links=(),
-            counts={"endpoints": len(ruleset.endpoints4) if ruleset else 0},
+            counts={
+                "endpoints": len(ruleset.endpoints4) if ruleset else 0,
+                "prefixes": len(ruleset.prefixes4) + len(ruleset.prefixes6) if ruleset else 0,
+            },
             hooks_first=1,
             hooks_expected=1,
             sealed=self.sealed,
@@ -74,6 +80,7 @@ class FakeKernel(Kernel):
             raise Stale("another generation is in force", errno=errno.ESTALE)
         if self.before is not None:
             raise Busy("a commit waits for its confirmation", errno=errno.EBUSY)
+        self._check_prefixes(ruleset)
         if dry_run:
             self.dry_runs += 1
             return self.generation
@@ -84,6 +91,14 @@ class FakeKernel(Kernel):
         self.returned = 0
         self.ruleset, self.generation = ruleset, self.last
         return self.generation
+
+    def _check_prefixes(self, ruleset: Ruleset) -> None:
+        for name, rows in (("prefix4", ruleset.prefixes4), ("prefix6", ruleset.prefixes6)):
+            for entry, row in enumerate(rows):
+                prefix = ipaddress.ip_network((row[0], row[1]))
+                if any(ipaddress.ip_address(own) in prefix for own in self.addresses):
+                    words = f"{name}[{entry}]: has an address of this host"
+                    raise kernel_error(errno.EADDRINUSE, words, "committing the ruleset")
 
     def confirm(self, generation: t.Optional[int] = None) -> int:
         self._window(generation)
@@ -112,6 +127,19 @@ class FakeKernel(Kernel):
             raise KernelError("no commit waits for its confirmation", errno=errno.ENOENT)
         if generation not in (None, self.generation):
             raise Stale("another generation is in force", errno=errno.ESTALE)
+
+    def prefixes(self) -> t.List[PrefixRow]:
+        assert self.ruleset is not None
+        behind = self.ruleset.behind
+        return [
+            PrefixRow(
+                str(ipaddress.ip_network((row[0], row[1]))),
+                row[2],
+                row[3],
+                tuple((link, port) for number, link, port in behind if number == row[3]),
+            )
+            for row in (*self.ruleset.prefixes4, *self.ruleset.prefixes6)
+        ]
 
     def rules(self) -> t.List[RuleRow]:
         rules = self.ruleset.rules if self.ruleset else []

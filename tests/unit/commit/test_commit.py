@@ -581,3 +581,63 @@ def test_a_pending_policy_of_another_window_survives_a_roll_back(kernel: FakeKer
     kernel.rollback = rolled_back  # type: ignore[method-assign]
     roll_back(kernel, store)
     assert store.read_pending() == plan().policy
+
+
+VPN: Json = {
+    "groups": {
+        "pods": {"cidrs": ["fd14::/64"], "behind": ["container:web"]},
+        "vpn": {"cidrs": ["10.13.13.0/24", "fd13::/64"], "behind": ["container:web"]},
+    },
+    "rules": [{"name": "vpn reaches web", "from": ["vpn"], "to": ["container:web"]}],
+}
+
+
+@pytest.mark.parametrize("own, prefix", [("10.13.13.1", "10.13.13.0/24"), ("fd13::1", "fd13::/64")])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_prefix_with_the_hosts_address_is_refused_by_its_group(
+    kernel: FakeKernel, store: Store, own: str, prefix: str, dry_run: bool
+) -> None:
+    kernel.addresses = {own}
+    with pytest.raises(PolicyError, match='the group "vpn" is behind containers') as caught:
+        apply_plan(plan(VPN), kernel, store, dry_run=dry_run)
+    assert f"its {prefix} has an address of this host" in caught.value.problem
+    assert caught.value.location == "groups.vpn.cidrs"
+    assert "except" in caught.value.hint
+    assert (kernel.commits, store.read_policy()) == (0, None)
+    kernel.addresses = {"10.14.0.1"}
+    assert apply_plan(plan(VPN), kernel, store, dry_run=dry_run).changed
+
+
+def test_who_follows_leaves_such_a_group_out(kernel: FakeKernel, store: Store) -> None:
+    """An address that the host was given later must not keep the containers from being known."""
+    apply_plan(plan(VPN), kernel, store)
+    kernel.addresses = {"10.13.13.1"}
+    options = CommitOptions("ignore", force=True, adopt=False)
+    more = shop(on_front("web", "172.18.0.2"), on_front("other", "172.18.0.3", 12))
+
+    def again(policy: Json) -> Plan:
+        return make_plan(policy, more, options)
+
+    found = apply_facts(kernel, store, again, options)
+    assert found is not None
+    assert found.changed
+    assert found.plan is not None
+    assert ["vpn" in text and "left out" in text for text in found.plan.warnings] == [True]
+    assert kernel.ruleset is not None
+    assert ([row[3] for row in kernel.ruleset.prefixes6], kernel.ruleset.prefixes4) == ([0], [])
+    assert len(kernel.ruleset.endpoints4) == 2
+    commits = kernel.commits
+    unchanged = apply_facts(kernel, store, again, options)
+    assert unchanged is not None
+    assert (unchanged.changed, kernel.commits) == (False, commits)
+    kernel.addresses = set()
+    apply_facts(kernel, store, again, options)
+    assert len(kernel.ruleset.prefixes4) == 1
+
+
+def test_explain_knows_addresses_behind_containers(kernel: FakeKernel, store: Store) -> None:
+    apply_plan(plan(VPN), kernel, store)
+    (yes,) = explain_peers(kernel, shop(), "10.13.13.7", "web", "80/tcp")
+    assert (yes["from_kind"], yes["action"], yes["rule"]) == ("guarded", "allow", "vpn reaches web")
+    (no,) = explain_peers(kernel, shop(), "10.13.14.7", "web", "80/tcp")
+    assert no["from_kind"] == "world"

@@ -105,6 +105,24 @@ def test_a_controller_in_a_container_is_judged_by_the_policy() -> None:
 # Sessions from outside
 
 
+def test_a_controller_behind_a_gateways_container_is_judged_by_the_policy() -> None:
+    """It comes over a VPN whose gateway is a container: its bridge may be guarded, and its group needs the rule."""
+    sessions = Sshd(
+        (SshSession("10.13.13.7", "172.18.0.1", 22, ("br-front",)),), (SshListener("0.0.0.0", 22),)
+    )
+    policy = {
+        **POLICY,
+        "groups": {**POLICY["groups"], "vpn": {"cidrs": ["10.13.13.0/24"], "behind": ["container:web"]}},
+        "defaults": {"to_host": "deny"},
+        "guards": ["br-front"],
+    }
+    error = refused(policy, sessions)
+    assert error is not None
+    assert "would cut an SSH session, 10.13.13.7" in error.problem
+    allowed = [*POLICY["rules"], {"name": "admin", "from": ["vpn"], "to": ["host"], "ports": ["22/tcp"]}]
+    assert refused({**policy, "rules": allowed}, sessions) is None
+
+
 def test_each_session_must_be_allowed() -> None:
     office = {"name": "office", "from": ["10.1.1.0/24"], "to": ["host"], "ports": ["22/tcp"]}
     policy = {"defaults": {"host_ingress": "deny"}, "rules": [office]}

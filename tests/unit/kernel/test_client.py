@@ -31,7 +31,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client
     chunked,
     kernel_error,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import info_of
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
+    PrefixRow,
+    UnmanagedRow,
+    info_of,
+    prefixes_of,
+    unmanaged_of,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.genetlink import (
     Attributes,
     GenericFamily,
@@ -217,3 +223,58 @@ def test_a_module_of_another_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FAMILY_VERSION", 99)
     with pytest.raises(VersionMismatch, match="speaks protocol version 2, this library 99"):
         Kernel().open()
+
+
+def test_prefixes_come_with_the_ports_of_their_set() -> None:
+    def number(value: int) -> t.List[bytes]:
+        return [struct.pack("=I", value)]
+
+    def prefix(address: bytes, length: int, identity: int, which: int) -> Attributes:
+        return Attributes(
+            {
+                Attr.ADDR: [address],
+                Attr.PREFIX_LENGTH: [bytes([length])],
+                Attr.IDENTITY: number(identity),
+                Attr.PREFIX_SET: number(which),
+            }
+        )
+
+    def port(which: int, link: int, on_it: int) -> Attributes:
+        return Attributes(
+            {Attr.PREFIX_SET: number(which), Attr.LINK: number(link), Attr.LINK_PORT: number(on_it)}
+        )
+
+    rows = prefixes_of(
+        [
+            prefix(bytes([10, 13, 13, 0]), 24, 5, 0),
+            prefix(b"\xfd\x13" + bytes(14), 64, 6, 1),
+            port(0, 5, 9),
+            port(0, 5, 8),
+        ]
+    )
+    assert rows == [
+        PrefixRow("10.13.13.0/24", 5, 0, ((5, 8), (5, 9))),
+        PrefixRow("fd13::/64", 6, 1, ()),
+    ]
+    assert prefixes_of([]) == []
+
+
+def test_an_unmanaged_sender_is_one_row_however_many_the_kernel_has() -> None:
+    def row(address: bytes, mac: bytes, packets: int, idle: int, port: int = 9) -> Attributes:
+        return Attributes(
+            {
+                Attr.ADDR: [address],
+                Attr.MAC: [mac],
+                Attr.LINK: [struct.pack("=I", 5)],
+                Attr.LINK_PORT: [struct.pack("=I", port)],
+                Attr.PACKETS: [struct.pack("=Q", packets)],
+                Attr.IDLE: [struct.pack("=I", idle)],
+            }
+        )
+
+    address, mac = bytes([10, 13, 13, 2]), bytes([2, 0x42, 0, 0, 0, 1])
+    rows = unmanaged_of([row(address, mac, 3, 60), row(address, mac, 4, 7), row(address, bytes(6), 1, 1, 0)])
+    assert rows == [
+        UnmanagedRow("10.13.13.2", "", 5, 0, 1, 1),
+        UnmanagedRow("10.13.13.2", "02:42:00:00:00:01", 5, 9, 7, 7),
+    ]

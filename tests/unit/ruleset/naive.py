@@ -53,7 +53,7 @@ class Naive:
         if target_kind == "guarded" and is_group(target):
             target_kind = "world"  # nobody's own address: what rules say of it is said by CIDR, world or any
         for address, kind in ((source, source_kind), (target, target_kind)):
-            if kind == "guarded" and address not in self.holders:
+            if kind == "guarded" and address not in self.holders and not self._routed(address):
                 return "deny", "unmanaged"
         direct = direct and which == "ingress"
         matching = [
@@ -93,7 +93,39 @@ class Naive:
             return any(service(text, protocol, port) for text in rule["ports"])
         return True
 
+    def _routed(self, address: str) -> str:
+        """The group of routed prefixes that an address is of, if one of its containers is there."""
+        holding = [
+            name
+            for name, group in self.policy.get("groups", {}).items()
+            if group.get("behind") and self._has(group, address)
+        ]
+        # They nest: the innermost one has the fewest addresses.
+        for name in sorted(holding, key=lambda name: self._size(name, ":" in address))[:1]:
+            if any(
+                self._means(peer, holder, "guarded")
+                for peer in self.policy["groups"][name]["behind"]
+                for holder in self.holders
+            ):
+                return name
+        return ""
+
+    def _size(self, name: str, six: bool) -> int:
+        group = self.policy["groups"][name]
+        sizes = [
+            sum(ipaddress.ip_network(c).num_addresses for c in group.get(key, []) if (":" in c) == six)
+            for key in ("cidrs", "except")
+        ]
+        return sizes[0] - sizes[1]
+
+    def _has(self, group: Json, address: str) -> bool:
+        return any(within(address, c) for c in group["cidrs"]) and not any(
+            within(address, c) for c in group.get("except", [])
+        )
+
     def _published(self, published: t.List[str], target: str, protocol: int, port: int) -> bool:
+        if target not in self.holders:
+            return False
         container, _network = self.holders[target]
         return any(
             NUMBERS[binding["Protocol"]] == protocol
@@ -110,18 +142,18 @@ class Naive:
         if peer == "containers":
             return kind == "guarded"
         groups = self.policy.get("groups", {})
+        if peer in groups and groups[peer].get("behind"):
+            return kind == "guarded" and address not in self.holders and self._routed(address) == peer
         if peer in groups:
             return self._in_group(groups[peer], address, kind)
         if ":" in peer and peer.split(":")[0] in ("container", "network", "label", "compose"):
-            return kind == "guarded" and self._fits(peer, *self.holders[address])
+            return kind == "guarded" and address in self.holders and self._fits(peer, *self.holders[address])
         return within(address, peer)
 
     def _in_group(self, group: Json, address: str, kind: str) -> bool:
         if group.get("cidrs"):
-            return any(within(address, c) for c in group["cidrs"]) and not any(
-                within(address, c) for c in group.get("except", [])
-            )
-        if kind != "guarded":
+            return self._has(group, address)
+        if kind != "guarded" or address not in self.holders:
             return False
         container, network = self.holders[address]
         if group.get("names") and not any(fnmatch.fnmatchcase(container["Name"], n) for n in group["names"]):

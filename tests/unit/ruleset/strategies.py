@@ -14,14 +14,17 @@ TIERS = ("web", "app", "db")
 CIDRS = (
     "0.0.0.0/0", "10.0.0.0/8", "10.10.0.0/16", "10.10.10.0/24", "10.10.10.66/32", "172.18.0.0/16", "172.19.0.2/31",
     "172.18.0.3/32", "128.0.0.0/1", "224.0.0.0/4", "224.0.0.0/24", "ff00::/8", "255.255.255.255/32", "192.168.0.1/32",
-    "::/0", "2001:db8::/32", "2001:db8:10::/64", "fd00:1::/64", "fd00:2::3/128", "8000::/1",
+    "10.13.13.64/26", "fd13:0:0:8000::/49", "::/0", "2001:db8::/32", "2001:db8:10::/64", "fd00:1::/64", "fd00:2::3/128", "8000::/1",
 )  # fmt: skip
 ADDRESSES = (
+    "10.13.13.5", "10.13.99.1", "10.14.0.1", "fd13::5", "172.18.0.99",
     "10.0.0.1", "10.10.0.1", "10.10.10.5", "10.10.10.66", "192.168.0.1", "203.0.113.9", "255.255.255.255", "0.0.0.1",
     "172.18.0.1", "172.18.0.2", "172.18.0.3", "172.18.0.4", "172.19.0.2", "172.19.0.3", "172.19.0.5",
     "224.0.0.251", "239.255.255.255", "240.0.0.1", "ff02::fb", "feff::1",
     "2001:db8::1", "2001:db8:10::5", "2a00::1", "fd00:1::2", "fd00:1::3", "fd00:2::2", "fd00:2::3", "ffff::1",
 )  # fmt: skip
+#: In groups that are behind containers; some rules' CIDRs cut into those.
+ROUTED = ("10.13.13.5", "10.13.13.66", "10.13.1.1", "fd13::5", "fd13:0:0:8000::5", "172.18.0.99")
 PORTS = ("80/tcp", "8080/tcp", "8000-8100/tcp", "80-81/tcp", "1-65535/udp", "53/udp", "5432/tcp", "9/sctp", "tcp",
          "icmp", "icmp:8", "icmp:3/4", "icmpv6:128", "proto:47", "65535/tcp", "1/tcp")  # fmt: skip
 SERVICES = ((6, 80), (6, 81), (6, 8080), (6, 8000), (6, 8100), (6, 8101), (6, 1), (6, 65535), (17, 53), (17, 65535),
@@ -75,7 +78,8 @@ def hosts(draw: st.DrawFn) -> Json:
 
 
 PEERS = st.sampled_from([
-    "any", "world", "host", "containers", "office", "weird", "web", "db", "mixed", "every",
+    "any", "world", "host", "containers", "office", "weird", "web", "db", "mixed", "every", "vpn", "vpn", "pods", "vip",
+    "10.13.13.64/26", "fd13:0:0:8000::/49",
     "container:web-0", "container:db-1", "container:app-2", "network:front", "network:back",
     "label:tier=web", "label:tier=*", "compose:shop/app", "compose:shop/db", *CIDRS,
 ])  # fmt: skip
@@ -87,6 +91,9 @@ GROUPS: Json = {
     "db": {"names": ["db-*"], "networks": ["back"]},
     "mixed": {"names": ["*-1", "web-*"], "labels": {"tier": "*"}},
     "every": {"names": ["*"]},
+    "vpn": {"cidrs": ["10.13.13.0/24", "fd13::/64"], "behind": ["every"]},
+    "pods": {"cidrs": ["10.13.0.0/16", "fd13::/32"], "except": ["10.13.99.0/24"], "behind": ["network:back"]},
+    "vip": {"cidrs": ["172.18.0.99/32"], "behind": ["db"]},
 }
 
 
@@ -144,7 +151,7 @@ def connections(draw: st.DrawFn, facts: Json) -> Connection:
     for kind in kinds:
         guarded = kind == "guarded" and held and draw(st.integers(0, 4))
         # Across families too: docker-proxy takes an IPv6 client to an IPv4 container.
-        sides += [draw(st.sampled_from(held if guarded else ADDRESSES)), kind]
+        sides += [draw(st.sampled_from((*held, *ROUTED) if guarded else ADDRESSES)), kind]
     protocol, port = draw(st.sampled_from(SERVICES))
     return sides[0], sides[1], sides[2], sides[3], protocol, port, draw(st.booleans())
 

@@ -113,6 +113,14 @@ def test_arrays_are_what_the_kernel_accepts(policy: Json, facts: Json) -> None:
     for endpoints in (ruleset.endpoints4, ruleset.endpoints6):
         assert all(3 <= row[1] < count and row[2] for row in endpoints)
         assert len({row[0] for row in endpoints}) == len(endpoints)
+    for prefixes, size in ((ruleset.prefixes4, 32), (ruleset.prefixes6, 128)):
+        assert all(
+            3 <= row[2] < count and 0 < row[1] <= size and row[3] < len(ruleset.routed) for row in prefixes
+        )
+        assert len({row[:2] for row in prefixes}) == len(prefixes)
+        assert all(int.from_bytes(row[0], "big") & (1 << size - row[1]) - 1 == 0 for row in prefixes)
+    assert len(set(ruleset.behind)) == len(ruleset.behind)
+    assert all(number < len(ruleset.routed) and link and port for number, link, port in ruleset.behind)
     assert len({row[:4] for row in ruleset.publish}) == len(ruleset.publish)
     assert len({row[:2] for row in ruleset.pairs}) == len(ruleset.pairs)
     assert all(row[2] < len(ruleset.blocks) for row in ruleset.pairs)

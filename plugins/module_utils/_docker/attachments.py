@@ -63,7 +63,7 @@ class Attached:
         known = former._by_key if former else {}
         before = former._listed if former else {}
         #: By key: a network may have hundreds, of which one is new.
-        self._by_key = {
+        self._by_key: t.Dict[str, Attachment] = {
             key: known[key] if before.get(key) == body else _attachment(network_name, key, body)
             for key, body in self._listed.items()
         }

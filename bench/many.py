@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m bench.scale`: what a start costs the agent beside 2,000 containers, one of which publishes 16,384 ports.
+"""`python -m bench.many`: what a start costs the agent beside 2,000 containers, one of which publishes 16,384 ports.
 
 More than a machine runs for a benchmark, so a server answers in dockerd's place. Links, namespaces and their MAC addresses are real, and
 so is the agent; of its netlink socket towards the module only the encoding is. A start is a veth pair whose inner end comes up. Leaves
@@ -176,6 +176,15 @@ class Beside(Started):
         return [*argv, sys.executable, "-m", "bench.agent"]
 
 
+def idle(agent: Beside) -> t.Any:
+    """What the agent has cost by now; returns once it mostly waits."""
+    while True:
+        before = agent.cost()
+        time.sleep(3)
+        if agent.cost().ran - before.ran <= 5:
+            return before
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="what a start costs the agent beside many containers")
     parser.add_argument("--containers", type=int, default=2000)
@@ -199,8 +208,7 @@ def main() -> int:
             pass
         links = Beside(world, "--listen")
         ends.callback(links.stop)
-        while (before := agent.cost()).ran - (time.sleep(3), agent.cost().ran)[1] < -5:
-            pass  # it has more to do than to wait
+        before = idle(agent)
         times = []
         for number in range(args.containers, args.containers + args.starts):
             settings = folder / "containers" / ident(number) / "hostconfig.json"
@@ -231,7 +239,7 @@ def main() -> int:
             "load": os.getloadavg()[0],
         }
         OUT.mkdir(parents=True, exist_ok=True)
-        (OUT / "scale.json").write_text(json.dumps(record, indent=1) + "\n")
+        (OUT / "many.json").write_text(json.dumps(record, indent=1) + "\n")
         print(json.dumps(record, indent=1))
         print("".join(agent.words[-3:]), file=sys.stderr)
     return 0

@@ -3,7 +3,7 @@
 
 More than a machine runs for a benchmark, so a server answers in dockerd's place. Links, namespaces and their MAC addresses are real, and
 so is the agent; of its netlink socket towards the module only the encoding is. A start is a veth pair whose inner end comes up. Leaves
-build/agent/scale.json.
+build/agent/many.json.
 """
 
 from __future__ import annotations

@@ -569,6 +569,8 @@ SLOW_ANSWER_SECONDS = 0.05
 #: dockerd's silence after which those still asked about are taken to hang; the second, for those that hung before.
 STUCK_AFTER_SECONDS = 3.0
 STUCK_AGAIN_SECONDS = 1.0
+#: The same for those that nobody waits for: dockerd holds the answer back while a container starts or ends, seconds on a slow host.
+OVERDUE_SECONDS = 30.0
 #: Each request has a connection of its own.
 MAX_PARALLEL_REQUESTS = 200
 
@@ -807,7 +809,7 @@ class Asking:
         return min((self._asked[ident][1] for ident in self._ready()), default=now)
 
     def overdue(self) -> t.Set[str]:
-        limit = time.monotonic() - STUCK_AFTER_SECONDS
+        limit = time.monotonic() - OVERDUE_SECONDS
         return {ident for ident, (_connection, since) in self._asked.items() if since < limit}
 
     def take(self) -> t.Tuple[t.Dict[str, t.Optional[Json]], t.Dict[str, str]]:

@@ -199,8 +199,12 @@ def main() -> int:
             pass
         links = Beside(world, "--listen")
         ends.callback(links.stop)
-        while (before := agent.cost()).ran - (time.sleep(3), agent.cost().ran)[1] < -5:
-            pass  # it has more to do than to wait
+        before = agent.cost()
+        while True:  # until it only waits
+            time.sleep(3)
+            before, former = agent.cost(), before
+            if before.ran - former.ran < 5:
+                break
         times = []
         for number in range(args.containers, args.containers + args.starts):
             settings = folder / "containers" / ident(number) / "hostconfig.json"

@@ -176,15 +176,6 @@ class Beside(Started):
         return [*argv, sys.executable, "-m", "bench.agent"]
 
 
-def idle(agent: Beside) -> t.Any:
-    """What the agent has cost by now; returns once it mostly waits."""
-    while True:
-        before = agent.cost()
-        time.sleep(3)
-        if agent.cost().ran - before.ran <= 5:
-            return before
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="what a start costs the agent beside many containers")
     parser.add_argument("--containers", type=int, default=2000)
@@ -208,7 +199,12 @@ def main() -> int:
             pass
         links = Beside(world, "--listen")
         ends.callback(links.stop)
-        before = idle(agent)
+        before = agent.cost()
+        while True:  # until it only waits
+            time.sleep(3)
+            before, former = agent.cost(), before
+            if before.ran - former.ran < 5:
+                break
         times = []
         for number in range(args.containers, args.containers + args.starts):
             settings = folder / "containers" / ident(number) / "hostconfig.json"

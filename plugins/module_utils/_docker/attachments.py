@@ -60,8 +60,8 @@ class Attached:
     ) -> None:
         """`listed`: "Containers" as GET /networks/ID has it. `former`: what it was before, most of which is the same."""
         self._listed = dict(listed or {})
-        known = former._by_key if former else {}
-        before = former._listed if former else {}
+        known: t.Dict[str, Attachment] = former._by_key if former else {}
+        before: t.Dict[str, Json] = former._listed if former else {}
         #: By key: a network may have hundreds, of which one is new.
         self._by_key: t.Dict[str, Attachment] = {
             key: known[key] if before.get(key) == body else _attachment(network_name, key, body)

@@ -14,16 +14,17 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
-import re
-import selectors
-import socket as socketlib
-import time
 import typing as t
-import urllib.parse
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.answers import (
+    about_to_run,
+    ask_about,
+    ask_all,
+    ask_changed,
+    note_inspect,
+    settings_on_disk,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.attachments import (
     BUILD,
     JOINING,
@@ -32,21 +33,16 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.attach
     Attachment,
     new_ports,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
-    NoSuchThing,
-    UnixConnection,
-    check_socket,
-    first_line,
-    get_answer,
-    get_json,
-    socket_path,
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.daemon import (
+    CONTAINER_ID,
+    Asking,
+    Daemon,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import (
     DEFAULT_SOCKET,
     DEFAULT_TIMEOUT,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts import (
-    LIVE_STATES,
     Assembler,
     LinkTable,
     _container_name,
@@ -54,17 +50,16 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.facts 
     network_bridge,
     network_parent,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.userland_proxy import userland_proxy
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
-    BridgewardenError,
-    DockerUnavailable,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import (
     Link,
     LinkChanges,
     Rtnl,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
+
+#: Containers that do not run and are asked about at once.
+MAX_SETTINGS_ASKED = 16
 
 
 def collect_facts(
@@ -148,10 +143,10 @@ class Watch:
             if answers is None:
                 self._nsids = {}
                 self._bound = Bound()
-                answers = _ask_all(daemon)
+                answers = ask_all(daemon)
             elif containers is None:
-                _ask_changed(daemon, answers, before)
-            elif not _ask_about(daemon, answers, {*before, *containers}, networks) and former is not None:
+                ask_changed(daemon, answers, before)
+            elif not ask_about(daemon, answers, {*before, *containers}, networks) and former is not None:
                 self._answers, self._facts = answers, former
                 self.stuck = daemon.stuck
                 return former
@@ -164,7 +159,7 @@ class Watch:
                 self._routes = rtnl.default_routes()  # what a container does changes none
             self._read_namespaces(rtnl, answers)
             self._bind(rtnl, answers)
-        self._read_settings(answers, _about_to_run(answers))
+        self._read_settings(answers, about_to_run(answers))
         assembler = self._assembler(answers)
         records = (assembler.container(listed) for listed in answers["containers"])
         self._records = {record["Id"]: record for record in records if record is not None}
@@ -314,7 +309,7 @@ class Watch:
         dockerd says so only when they run, unless it was asked before they began to start.  But it has written it down.
         """
         for ident in containers:
-            if ident not in answers["settings"] and _CONTAINER_ID.match(ident):
+            if ident not in answers["settings"] and CONTAINER_ID.match(ident):
                 found = settings_on_disk(answers["root"], ident)
                 if found is None:
                     self._no_settings_file = True
@@ -359,7 +354,7 @@ class Watch:
                     listed.pop(ident, None)
                     answers["settings"].pop(ident, None)
                     changed.add(ident)
-                elif _note(answers, listed, inspect, before):
+                elif note_inspect(answers, listed, inspect, before):
                     changed.add(ident)
             answers["containers"] = list(listed.values())
         self.stuck.update(failed)
@@ -559,490 +554,6 @@ def _kernel_errors() -> t.Iterator[None]:
             "rtnetlink",
             "look into the kernel log and run again",
         )
-
-
-# dockerd's side.
-
-
-#: An answer about one container that takes longer does not hold up the next question.
-SLOW_ANSWER_SECONDS = 0.05
-#: dockerd's silence after which those still asked about are taken to hang; the second, for those that hung before.
-STUCK_AFTER_SECONDS = 3.0
-STUCK_AGAIN_SECONDS = 1.0
-#: The same for those that nobody waits for: dockerd holds the answer back while a container starts or ends, seconds on a slow host.
-OVERDUE_SECONDS = 30.0
-#: Each request has a connection of its own.
-MAX_PARALLEL_REQUESTS = 200
-
-#: Where dockerd has its files unless it is told otherwise.
-DEFAULT_ROOT = "/var/lib/docker"
-#: Containers that do not run and are asked about at once.
-MAX_SETTINGS_ASKED = 16
-
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}\Z")
-_FAILURES = (OSError, ValueError, http.client.HTTPException)
-
-
-class Daemon:
-    """dockerd, over one connection where it answers: it is only ever asked, by GET."""
-
-    def __init__(
-        self,
-        socket: str,
-        timeout: float,
-        stuck: t.Optional[t.Collection[str]] = None,
-        waits: bool = True,
-        probe: bool = True,
-    ) -> None:
-        """`waits`: for containers whose inspect is held back; else they are `outstanding`. `probe`: says what is wrong with the socket."""
-        self._socket = socket
-        self._waits = waits
-        self._probe = probe
-        self.outstanding: t.Dict[str, UnixConnection] = {}
-        self._timeout = timeout
-        self._connection = UnixConnection(socket_path(socket), timeout)
-        self._tolerant = stuck is not None
-        self._known_stuck = frozenset(stuck or ())
-        self.stuck: t.Dict[str, str] = {}  # this time, as in Watch
-
-    def __enter__(self) -> Daemon:
-        if self._probe:
-            check_socket(self._socket, self._timeout)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._connection.close()
-
-    def get(self, path: str) -> t.Any:
-        """The answer; None for what is not there (any more)."""
-        try:
-            return self._get(path)
-        except _FAILURES as error:
-            raise self._unavailable(error)
-
-    def _unavailable(self, error: Exception) -> DockerUnavailable:
-        return DockerUnavailable(
-            f"dockerd does not answer as expected: {first_line(error)}",
-            self._socket,
-            "look at 'journalctl -u docker' and run again",
-        )
-
-    def _get(self, path: str) -> t.Any:
-        try:
-            return get_json(self._connection, path)
-        except NoSuchThing:
-            return None
-
-    def containers(self) -> t.List[Json]:
-        listed: t.List[Json] = self.get("/containers/json?all=1") or []
-        return listed
-
-    def listed(self, attachment: Attachment) -> t.Optional[Json]:
-        """The list's entry of the container that an attachment is of; None where it is no container's."""
-        wanted = {"name": [f"^/{re.escape(attachment.name)}$"]}
-        if _CONTAINER_ID.match(attachment.key):
-            wanted = {"id": [attachment.key]}
-        elif attachment.kind != JOINING or not attachment.name:
-            return None
-        query = urllib.parse.urlencode({"all": 1, "filters": json.dumps(wanted)})
-        found: t.List[Json] = self.get("/containers/json?" + query) or []
-        return found[0] if len(found) == 1 else None
-
-    def attached(self, network: Json, former: t.Optional[Attached] = None) -> Attached:
-        """What is attached to a network, and was before. By its full id: by anything less dockerd asks Swarm's managers, too."""
-        answer = self.get("/networks/" + urllib.parse.quote(network["Id"], safe="")) or {}
-        return Attached(network["Name"], answer.get("Containers"), former)
-
-    def inspects(self, names: t.Iterable[str]) -> t.Dict[str, t.Optional[Json]]:
-        """What it says of each container; None: gone. Those it cannot inspect are `stuck`, and not in it.
-
-        While a container starts, or hangs, dockerd holds the answer back. That must not hold up the others': they are asked for
-        over other connections.
-        """
-        found: t.Dict[str, t.Optional[Json]] = {}
-        if not self._tolerant:
-            for name in names:
-                self._take(name, found)
-            return found
-        waiting: t.Dict[str, UnixConnection] = {}
-        try:
-            for name in names:
-                if self._asked(name):
-                    self._take(name, found, self._connection)
-                    continue
-                waiting[name] = self._connection
-                self._connection = UnixConnection(socket_path(self._socket), self._timeout)
-                if len(waiting) == MAX_PARALLEL_REQUESTS:
-                    self._wait(waiting, found)
-            if self._waits:
-                self._wait(waiting, found)
-            else:
-                self.outstanding.update(waiting)
-                waiting.clear()
-        finally:
-            for connection in waiting.values():
-                connection.close()
-        return found
-
-    def _asked(self, name: str) -> bool:
-        """Whether the answer, or the connection's end, is there at once."""
-        try:
-            self._connection.request("GET", _inspect_path(name))
-        except (OSError, http.client.HTTPException):
-            return True
-        return bool(_readable({name: self._connection}, SLOW_ANSWER_SECONDS))
-
-    def _take(
-        self, name: str, found: t.Dict[str, t.Optional[Json]], asked: t.Optional[UnixConnection] = None
-    ) -> None:
-        """What it says of one container, over a connection that has asked already or a new one, and twice if need be."""
-        path = _inspect_path(name)
-        if asked is not None:
-            try:
-                found[name] = get_answer(asked, path)
-                return
-            except NoSuchThing:
-                found[name] = None
-                return
-            except _FAILURES:
-                asked.close()
-        try:
-            found[name] = self._get(path)
-        except socketlib.timeout as error:
-            raise self._unavailable(error)
-        except _FAILURES as error:
-            self._connection.close()
-            self.get("/_ping")  # unless it is dockerd itself that fails
-            self.stuck[name] = first_line(error)
-
-    def _wait(self, waiting: t.Dict[str, UnixConnection], found: t.Dict[str, t.Optional[Json]]) -> None:
-        """Takes answers as long as they come; the rest is stuck, and `waiting` is empty."""
-        patience = min(
-            STUCK_AGAIN_SECONDS if self._known_stuck.issuperset(waiting) else STUCK_AFTER_SECONDS,
-            self._timeout,
-        )
-        while waiting:
-            ready = _readable(waiting, patience)
-            if not ready:
-                self.get("/_ping")  # unless it is dockerd itself that hangs
-                break
-            for name in ready:
-                connection = waiting.pop(name)
-                self._take(name, found, connection)
-                connection.close()
-        self.stuck.update(dict.fromkeys(waiting, ""))
-        while waiting:
-            waiting.popitem()[1].close()
-
-    def root(self) -> str:
-        """The folder of its files."""
-        with contextlib.suppress(DockerUnavailable):  # a proxy before the socket may forbid this question
-            return str((self.get("/info") or {}).get("DockerRootDir") or DEFAULT_ROOT)
-        return DEFAULT_ROOT
-
-    def networks(self) -> t.List[Json]:
-        networks: t.List[Json] = self.get("/networks") or []
-        return networks
-
-
-def _inspect_path(name: str) -> str:
-    return "/containers/%s/json" % urllib.parse.quote(name, safe="")
-
-
-def _readable(connections: t.Mapping[str, UnixConnection], seconds: float) -> t.List[str]:
-    """Those that have something to say within so many seconds."""
-    with selectors.DefaultSelector() as selector:
-        for name, connection in connections.items():
-            selector.register(connection.sock, selectors.EVENT_READ, name)
-        return [key.data for key, _events in selector.select(seconds)]
-
-
-class Asking:
-    """Inspects that dockerd has not answered yet, each over a connection of its own."""
-
-    def __init__(self, socket: str, timeout: float) -> None:
-        self._socket = socket
-        self._timeout = timeout
-        self._asked: t.Dict[
-            str, t.Tuple[UnixConnection, float]
-        ] = {}  # by id: and when, by the monotonic clock
-        self._again: t.Set[str] = set()
-        self._failed: t.Dict[str, str] = {}
-
-    def __len__(self) -> int:
-        return len(self._asked)
-
-    def ask_once(self, ident: str) -> None:
-        """As ask(), unless it is asked about already."""
-        if ident not in self._asked:
-            self.ask(ident)
-
-    def ask(self, ident: str) -> None:
-        """One that is asked about already is asked about again afterwards: the answer may be of before."""
-        if ident in self._asked:
-            self._again.add(ident)
-            return
-        connection = UnixConnection(socket_path(self._socket), self._timeout)
-        try:
-            connection.request("GET", _inspect_path(ident))
-        except _FAILURES as error:
-            connection.close()
-            self._failed[ident] = first_line(error)
-        else:
-            self._asked[ident] = connection, time.monotonic()
-
-    def adopt(self, connections: t.Mapping[str, UnixConnection]) -> None:
-        """Takes over connections that somebody else has asked on."""
-        for ident, connection in connections.items():
-            former = self._asked.pop(ident, None)
-            if former is not None:
-                former[0].close()
-            self._asked[ident] = connection, time.monotonic()
-
-    def sockets(self) -> t.List[t.Any]:
-        return [connection.sock for connection, _since in self._asked.values() if connection.sock]
-
-    def answered(self) -> bool:
-        return bool(self._failed or self._ready())
-
-    def answered_since(self, now: float) -> float:
-        return min((self._asked[ident][1] for ident in self._ready()), default=now)
-
-    def overdue(self) -> t.Set[str]:
-        limit = time.monotonic() - OVERDUE_SECONDS
-        return {ident for ident, (_connection, since) in self._asked.items() if since < limit}
-
-    def take(self) -> t.Tuple[t.Dict[str, t.Optional[Json]], t.Dict[str, str]]:
-        """The answers, None for a container that is gone; and what went wrong with others."""
-        found: t.Dict[str, t.Optional[Json]] = {}
-        failed, self._failed = self._failed, {}
-        for ident in self._ready():
-            connection, _since = self._asked.pop(ident)
-            try:
-                found[ident] = get_answer(connection, _inspect_path(ident))
-            except NoSuchThing:
-                found[ident] = None
-            except _FAILURES as error:
-                failed[ident] = first_line(error)
-            finally:
-                connection.close()
-            if ident in self._again:
-                self._again.discard(ident)
-                if found.get(ident, ...) is not None:
-                    self.ask(ident)
-        return found, failed
-
-    def close(self) -> None:
-        while self._asked:
-            self._asked.popitem()[1][0].close()
-        self._again.clear()
-        self._failed.clear()
-
-    def _ready(self) -> t.List[str]:
-        if not self._asked:
-            return []
-        return _readable({ident: asked[0] for ident, asked in self._asked.items()}, 0)
-
-
-def _ask_all(daemon: Daemon) -> Json:
-    """What dockerd has: `inspects` only of live containers, `containers` of all, as in its list."""
-    listed = daemon.containers()
-    answers: Json = {
-        "version": str((daemon.get("/version") or {}).get("Version") or ""),
-        "userland_proxy": userland_proxy(),
-        "containers": listed,
-        "inspects": {},
-        "settings": {},  # by id: what of a container's configuration counts before it runs
-        "root": daemon.root(),
-    }
-    answers["inspects"] = _inspects(daemon, listed, answers)
-    # Networks last: a container's network is then among them.
-    answers["networks"] = daemon.networks()
-    answers["attached"] = _ask_attached(daemon, answers["networks"])
-    return answers
-
-
-def _ask_attached(daemon: Daemon, networks: t.Iterable[Json]) -> t.Dict[str, Attached]:
-    """By network: what is attached to those that have a bridge."""
-    return {network["Id"]: daemon.attached(network) for network in networks if network_bridge(network)}
-
-
-def _inspects(daemon: Daemon, listed: t.Sequence[Json], answers: Json) -> t.Dict[str, Json]:
-    before = answers["inspects"]
-    live = {entry["Id"]: entry for entry in listed if entry.get("State") in LIVE_STATES}
-    inspected = {name: inspect for name, inspect in daemon.inspects(live).items() if inspect is not None}
-    for name, inspect in inspected.items():
-        answers["settings"][name] = _settings(inspect)
-    unknown = (name for name in (*daemon.stuck, *daemon.outstanding) if name in live)
-    kept = {name: before.get(name) or _as_inspected(live[name]) for name in unknown}
-    # One that has gone meanwhile is in neither.
-    return {**{name: _gist(inspect) for name, inspect in inspected.items()}, **kept}
-
-
-def _ask_changed(daemon: Daemon, answers: Json, again: t.Collection[str]) -> None:
-    """Brings `answers` up to date by dockerd's list, which costs little however many containers there are."""
-    before = {entry["Id"]: _listed_state(entry) for entry in answers["containers"]}
-    listed = daemon.containers()
-    changed = [
-        entry for entry in listed if entry["Id"] in again or before.get(entry["Id"]) != _listed_state(entry)
-    ]
-    asked = _inspects(daemon, changed, answers)
-    same = {entry["Id"] for entry in listed} - {entry["Id"] for entry in changed}
-    answers["inspects"] = {
-        **{name: inspect for name, inspect in answers["inspects"].items() if name in same},
-        **asked,
-    }
-    there = {entry["Id"] for entry in listed}
-    answers["settings"] = {name: value for name, value in answers["settings"].items() if name in there}
-    answers["containers"] = listed
-    answers["networks"] = daemon.networks()
-    answers["attached"] = _ask_attached(daemon, answers["networks"])
-
-
-def _listed_state(entry: Json) -> Json:
-    """What of a container's entry in the list tells that it changed: a new start has a new endpoint."""
-    networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
-    return {
-        "names": entry.get("Names"),
-        "state": entry.get("State"),
-        "labels": entry.get("Labels"),
-        "networks": {
-            name: [network.get(key) for key in ("NetworkID", "EndpointID", "IPAddress", "GlobalIPv6Address")]
-            for name, network in networks.items()
-        },
-        # Their order is not kept by dockerd.
-        "ports": sorted(str(sorted(port.items())) for port in entry.get("Ports") or []),
-    }
-
-
-def _ask_about(daemon: Daemon, answers: Json, containers: t.Collection[str], networks: bool) -> bool:
-    """Brings `answers` up to date about these containers; whether anything is new.
-
-    dockerd answers about a container when it is done with it, as its list does not.
-    """
-    known = {network["Id"] for network in answers["networks"]}
-    listed = {entry["Id"]: entry for entry in answers["containers"]}
-    news = networks
-    for name, inspect in daemon.inspects(sorted(containers)).items():
-        before = answers["inspects"].pop(name, None)
-        if inspect is None:
-            news = news or name in listed
-            listed.pop(name, None)
-            answers["settings"].pop(name, None)
-            continue
-        news = _note(answers, listed, inspect, before) or news
-        theirs = ((inspect.get("NetworkSettings") or {}).get("Networks") or {}).values()
-        networks = networks or bool({network.get("NetworkID") or "" for network in theirs} - known - {""})
-    answers["containers"] = list(listed.values())
-    if networks:
-        answers["networks"] = daemon.networks()
-    if news or networks:
-        answers["attached"] = _ask_attached(daemon, answers["networks"])
-    return news or networks
-
-
-def _note(answers: Json, listed: t.Dict[str, Json], inspect: Json, before: t.Optional[Json]) -> bool:
-    """Puts one container's record in; whether it has anything new. `before` is its former one, which is taken out already."""
-    name = inspect["Id"]
-    entry = _as_listed(inspect)
-    news = name not in answers["settings"]
-    answers["settings"][name] = _settings(inspect)
-    if entry["State"] in LIVE_STATES:
-        answers["inspects"][name] = _gist(inspect)
-        news = news or _relevant_state(inspect) != _relevant_state(before)
-    else:
-        news = news or before is not None or _listed_state(entry) != _listed_state(listed.get(name) or {})
-    listed[name] = entry
-    return news
-
-
-def _settings(inspect: Json) -> Json:
-    """What of a container's configuration counts before it runs."""
-    settings = inspect.get("HostConfig") or {}
-    return {key: settings[key] for key in ("PortBindings", "PublishAllPorts") if settings.get(key)}
-
-
-def _about_to_run(answers: Json) -> t.List[str]:
-    """The containers that do not run, but are attached to a network."""
-    attached = answers["attached"].values()
-    idents = {ident for one in attached for ident in one.of_container}
-    names = {name for one in attached for name in one.joining}
-    return [
-        entry["Id"]
-        for entry in answers["containers"]
-        if entry.get("State") not in LIVE_STATES
-        and (entry["Id"] in idents or (names and _container_name(entry, {}) in names))
-    ]
-
-
-def settings_on_disk(root: str, ident: str) -> t.Optional[Json]:
-    """The same, from dockerd's own file; None where that cannot be read."""
-    try:
-        with open(os.path.join(root, "containers", ident, "hostconfig.json"), "rb") as handle:
-            return _settings({"HostConfig": json.loads(handle.read())})
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _gist(inspect: Json) -> Json:
-    """What of a container's record is kept: nothing of its environment, for one."""
-    state, settings = inspect.get("State") or {}, inspect.get("NetworkSettings") or {}
-    config = inspect.get("Config") or {}
-    return {
-        "Id": inspect.get("Id"),
-        "Name": inspect.get("Name"),
-        "State": {key: state.get(key) for key in ("Status", "Pid")},
-        "Config": {key: config.get(key) for key in ("Image", "Labels")},
-        "HostConfig": {"NetworkMode": (inspect.get("HostConfig") or {}).get("NetworkMode")},
-        "NetworkSettings": {key: settings.get(key) for key in ("SandboxKey", "Networks", "Ports")},
-    }
-
-
-def _relevant_state(inspect: t.Optional[Json]) -> t.Any:
-    """What of a container's record matters here: not its health, for one."""
-    if inspect is None:
-        return None
-    settings, state = inspect.get("NetworkSettings") or {}, inspect.get("State") or {}
-    return (
-        _as_listed(inspect),
-        state.get("Pid"),
-        settings.get("SandboxKey"),
-        settings.get("Ports"),
-    )
-
-
-def _as_inspected(entry: Json) -> Json:
-    """A container's record as far as the list tells it: without its namespace, hence without its ports on bridges."""
-    ports: t.Dict[str, t.List[Json]] = {}
-    for port in entry.get("Ports") or []:
-        if port.get("PublicPort"):
-            binding = {"HostIp": port.get("IP") or "", "HostPort": str(port["PublicPort"])}
-            ports.setdefault("{}/{}".format(port["PrivatePort"], port["Type"]), []).append(binding)
-    return {
-        "Id": entry["Id"],
-        "NetworkSettings": {
-            "Networks": (entry.get("NetworkSettings") or {}).get("Networks") or {},
-            "Ports": ports,
-        },
-    }
-
-
-def _as_listed(inspect: Json) -> Json:
-    """A container's entry in the list, made of its own record."""
-    config = inspect.get("Config") or {}
-    settings = inspect.get("NetworkSettings") or {}
-    return {
-        "Id": inspect["Id"],
-        "Names": [inspect.get("Name") or ""],
-        "Image": config.get("Image"),
-        "State": (inspect.get("State") or {}).get("Status") or "",
-        "Labels": config.get("Labels"),
-        "HostConfig": {"NetworkMode": (inspect.get("HostConfig") or {}).get("NetworkMode")},
-        "NetworkSettings": {"Networks": settings.get("Networks") or {}},
-    }
-
-
-# The kernel's side.
 
 
 def _namespace_inodes(answers: Json) -> t.Dict[str, int]:

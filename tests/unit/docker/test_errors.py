@@ -15,16 +15,13 @@ from pathlib import Path
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.events import EventStream, Settings
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import connection
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import watch as watch_room
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker import daemon as daemon_room
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.connection import (
     check_socket,
     docker_get,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import (
-    Daemon,
-    Watch,
-    collect_facts,
-)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.daemon import Daemon
+from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch, collect_facts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import DockerUnavailable
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import Rtnl
 
@@ -180,7 +177,7 @@ def test_many_that_hang_are_waited_for_together(tmp_path: Path, monkeypatch: pyt
     template = SlowDocker.LISTED[0]
     listed = [{**template, "Id": name, "Names": [f"/{name}"]} for name in names]
     monkeypatch.setattr(SlowDocker, "LISTED", [*listed, *SlowDocker.LISTED])
-    monkeypatch.setattr(watch_room, "SLOW_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(daemon_room, "SLOW_ANSWER_SECONDS", 0.01)
     docker = SlowDocker(tmp_path / "docker.sock")
     docker.start()
     held: t.List[int] = []

@@ -65,7 +65,7 @@ class State:
     stuck: int = 0
     planned: int = 0  # endpoints of the last plan
     failures: t.Dict[str, int] = field(default_factory=dict)  # by the error's kind
-    lag_last: float = 0.0  # from Docker's event to the kernel in step
+    lag_last: float = 0.0  # from a link's carrier, or Docker's event, to the kernel in step
     lag_sum: float = 0.0
     lag_counts: t.List[int] = field(default_factory=lambda: [0] * (len(State.BUCKETS) + 1))
 

@@ -93,7 +93,7 @@ METRICS: t.Dict[str, t.Tuple[str, t.Tuple[str, ...], str]] = {
         "When kernel, policy and Docker were last found or brought in step.",
     ),
     "sync_failures_total": ("counter", ("kind",), "Syncs that failed, by the kind of the error."),
-    "lag_seconds": ("histogram", (), "From Docker's event to the kernel in step."),
+    "lag_seconds": ("histogram", (), "From a link's carrier, or Docker's event, to the kernel in step."),
     "last_lag_seconds": ("gauge", (), "The last of these."),
 }
 

@@ -28,8 +28,6 @@
 #define BW_ROUTED_ANY		0
 #define BW_ROUTED_CHILDREN	1
 
-#define BW_ROUTED_DEEPEST	129	/* prefixes of IPv6 that contain one address */
-
 /* A prefix of either family. */
 struct bw_routed_range {
 	u64 first[2];	/* as in struct bw_routed_cell */
@@ -38,6 +36,7 @@ struct bw_routed_range {
 	u32 identity;
 	u32 set;
 	u32 entry;
+	const struct bw_routed_range *outer;	/* that it is nested in; NULL: none */
 };
 
 static int bw_routed_compare(const u64 *a, const u64 *b)
@@ -110,35 +109,36 @@ static void bw_routed_emit(struct bw_routed_cell *cell, u32 *n, const u64 *start
 	at->entry = p ? p->entry : 0;
 }
 
-/* Behind the end of the innermost open prefix its outer one goes on. */
-static void bw_routed_pop(struct bw_routed_cell *cell, u32 *n,
-			  const struct bw_routed_range **open, u32 *depth)
+/* Behind the end of a prefix its outer one goes on, which is returned. */
+static const struct bw_routed_range *
+bw_routed_end(struct bw_routed_cell *cell, u32 *n, const struct bw_routed_range *p)
 {
-	const struct bw_routed_range *p = open[--*depth];
 	u64 next[2] = { p->last[0] + !(p->last[1] + 1), p->last[1] + 1 };
 
 	/* At the end of the address space nothing begins. */
 	if (next[0] | next[1])
-		bw_routed_emit(cell, n, next, *depth ? open[*depth - 1] : NULL);
+		bw_routed_emit(cell, n, next, p->outer);
+	return p->outer;
 }
 
 /* ranges ascend, outer ones first, none twice. Returns how many cells there are. */
-static u32 bw_routed_flatten(struct bw_routed_cell *cell, const struct bw_routed_range *range,
+static u32 bw_routed_flatten(struct bw_routed_cell *cell, struct bw_routed_range *range,
 			     u32 count)
 {
-	const struct bw_routed_range *open[BW_ROUTED_DEEPEST];
-	u32 i, n = 1, depth = 0;
+	const struct bw_routed_range *inner = NULL;	/* the longest one so far that goes on */
+	u32 i, n = 1;
 
 	for (i = 0; i < count; i++) {
-		while (depth && bw_routed_compare(open[depth - 1]->last, range[i].first) < 0)
-			bw_routed_pop(cell, &n, open, &depth);
+		while (inner && bw_routed_compare(inner->last, range[i].first) < 0)
+			inner = bw_routed_end(cell, &n, inner);
 		bw_routed_emit(cell, &n, range[i].first, &range[i]);
-		open[depth++] = &range[i];
+		range[i].outer = inner;
+		inner = &range[i];
 		if (!(i & 0xfff))
 			bw_resched();
 	}
-	while (depth)
-		bw_routed_pop(cell, &n, open, &depth);
+	while (inner)
+		inner = bw_routed_end(cell, &n, inner);
 	return n;
 }
 

@@ -8,7 +8,7 @@ Theory of operation.  What a rule says about a container depends on that contain
 networks.  So the containers that changed are resolved by themselves, and their endpoints' masks put in the place of the
 former ones.  Where their masks are known already, only the endpoints differ; else identities and pairs are numbered anew.
 Whatever is about more than one container at a time is compiled from scratch: a network that came or went, a shared namespace,
-published ports that a rule names, a rule that had nobody on one side, an address that two have, a rule or group with a
+published ports that a rule names, a rule that had nobody on one side, an address that two have, a rule with a
 key that relates one container to others, or to the day.
 
 The result equals compile_ruleset()'s to the last byte, which a test checks over random changes.  Pure.
@@ -144,7 +144,6 @@ class _State:
                 for clause in rule.clauses
             )
             or any(group.query and not _asks_each(group.query) for group in policy.groups)
-            or any(getattr(group, "behind", None) for group in policy.groups)
             or any(_shared(one) for one in self._by_id.values())
         )
 

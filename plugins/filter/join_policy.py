@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The filter of roles/common over plugin_utils/_join.py."""
+"""The filter of roles/common over module_utils/_policy/join.py."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typing as t
 from ansible.errors import AnsibleFilterError
 from ansible.utils.display import Display
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.join import DEPRECATED, join
 from ansible_collections.bridgewarden.docker.plugins.plugin_utils._culprit import culprit
-from ansible_collections.bridgewarden.docker.plugins.plugin_utils._join import DEPRECATED, join
 
 
 def join_policy(variables: t.Any) -> t.Dict[str, t.Any]:

@@ -43,7 +43,7 @@ def attachment(kind: str, name: str, networks: Json) -> Json:
 def network(name: str, **more: t.Any) -> Json:
     """A bridge network called NAME with the bridge br-NAME, unless it is told otherwise."""
     body = {
-        "Id": f"id-{name}", "Name": name, "Driver": "bridge", "Internal": False, "EnableIPv6": False, "Subnets": [],
+        "Id": f"id-{name}", "Name": name, "Driver": "bridge", "Internal": False, "EnableIPv6": False, "Subnets": [], "Gateways": [],
         "Bridge": f"br-{name}", "BridgeIndex": 5, "Parent": None, "ParentIndex": None, "Labels": {},
     }  # fmt: skip
     return {**body, **known(body, more)}

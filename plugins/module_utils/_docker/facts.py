@@ -298,6 +298,8 @@ def _network(raw: Json, bridges: t.Mapping[str, int], indexes: t.Mapping[str, in
         "Internal": bool(raw.get("Internal")),
         "EnableIPv6": bool(raw.get("EnableIPv6")),
         "Subnets": [config["Subnet"] for config in ipam if config.get("Subnet")],
+        # Some versions write it with a prefix length.
+        "Gateways": [config["Gateway"].partition("/")[0] for config in ipam if config.get("Gateway")],
         "Bridge": bridge,
         "BridgeIndex": bridges.get(bridge) if bridge else None,
         "Parent": parent,

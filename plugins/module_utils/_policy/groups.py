@@ -30,6 +30,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields
     strings,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import RESERVED, Group
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import check_pattern
 
 _GROUP_KEYS = ("cidrs", "except", "behind", "labels", "names", "networks", "query")
 
@@ -82,8 +83,8 @@ def _group(name: str, body: t.Mapping[str, t.Any], path: Path) -> Group:
         cidrs=cidrs,
         excepts=excepts,
         labels=_labels(body.get("labels"), path),
-        names=sorted_texts(strings(body.get("names"), (*path, "names"), "names", empty=True)),
-        networks=sorted_texts(strings(body.get("networks"), (*path, "networks"), "networks", empty=True)),
+        names=_patterns(body.get("names"), (*path, "names"), "names"),
+        networks=_patterns(body.get("networks"), (*path, "networks"), "networks"),
         query=_query(body.get("query"), (*path, "query")),
         behind=behind,
     )
@@ -128,6 +129,13 @@ def _check_behind(
 
 def _networks(spans: t.Iterable[Interval]) -> t.List[Network]:
     return [network for span in spans for network in prefixes(span)]
+
+
+def _patterns(value: t.Any, path: Path, what: str) -> t.Tuple[str, ...]:
+    texts = strings(value, path, what, empty=True)
+    for text, place in texts:
+        check_pattern(text, place)
+    return sorted_texts(texts)
 
 
 def same_group(one: t.Any, other: t.Any) -> bool:

@@ -41,6 +41,23 @@ GUARD_BYTES = 31
 MAX_GUARD_PATTERNS = 64
 NAME_BYTES = 63
 
+#: In `within`: both addresses are on the same network of Docker's.
+NETWORK = "network"
+
+#: Of a raw policy; the inventory's variables have the prefix bridgewarden_ before them.
+POLICY_KEYS = (
+    "mode",
+    "placement",
+    "log_group",
+    "log_defaults",
+    "defaults",
+    "groups",
+    "rules",
+    "guards",
+    "unguarded",
+    "lifelines",
+)
+
 RESERVED = ("any", "builds", "containers", "host", "swarm-ingress", "world")
 PREFIXES = ("compose", "container", "label", "network")
 
@@ -96,6 +113,10 @@ class Rule:
     direct: bool = False
     log: bool = False
     queue: t.Optional[Queue] = None  # of the action queue, and of no other
+    #: NETWORK, or a label's key: both sides must have the same value of it. "": no relation.
+    within: str = ""
+    until: str = ""  # the last day, YYYY-MM-DD in UTC; "": for good
+    note: str = ""  # for people and reports; no part of what the rule does
     #: Its place in the list the operator wrote, for messages only.
     index: int = field(default=0, compare=False)
 
@@ -110,6 +131,30 @@ class Rule:
             "direct": self.direct,
             "log": self.log,
             "queue": self.queue.as_dict() if self.queue else None,
+            "within": self.within,
+            "until": self.until,
+            "note": self.note,
+        }
+        return {key: value for key, value in body.items() if value}
+
+
+@dataclass(frozen=True)
+class Lifeline:
+    """Connections that a commit must leave open; named like the sides and ports of a rule."""
+
+    name: str
+    sources: t.Tuple[str, ...]  # empty: the clients of this host's open SSH sessions
+    targets: t.Tuple[str, ...]
+    ports: t.Tuple[str, ...]
+    #: Its place in the list the operator wrote, for messages only.
+    index: int = field(default=0, compare=False)
+
+    def as_dict(self) -> Json:
+        body: Json = {
+            "name": self.name,
+            "from": list(self.sources),
+            "to": list(self.targets),
+            "ports": list(self.ports),
         }
         return {key: value for key, value in body.items() if value}
 
@@ -126,8 +171,15 @@ class Policy:
     groups: t.Tuple[Group, ...]
     rules: t.Tuple[Rule, ...]
     guards: t.Tuple[str, ...]
+    unguarded: t.Tuple[str, ...] = ()  # bridges that are left out, as names or patterns
+    lifelines: t.Tuple[Lifeline, ...] = ()
 
     def as_dict(self) -> Json:
+        # The later keys only where they are used: the digest of a policy without them stays what it was.
+        later: Json = {
+            "unguarded": list(self.unguarded),
+            "lifelines": [lifeline.as_dict() for lifeline in self.lifelines],
+        }
         return {
             "mode": self.mode,
             "placement": self.placement,
@@ -137,6 +189,7 @@ class Policy:
             "groups": {group.name: group.as_dict() for group in self.groups},
             "rules": [rule.as_dict() for rule in self.rules],
             "guards": list(self.guards),
+            **{key: value for key, value in later.items() if value},
         }
 
     def group(self, name: str) -> Group:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import typing as t
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Path, PolicyError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields import (
     CONTROL,
     choice,
@@ -36,21 +36,45 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model 
     MAX_GUARD_PATTERNS,
     MODES,
     PLACEMENTS,
+    POLICY_KEYS,
     Policy,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import glob_match
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.routed import check_routed
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import parse_rules
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import (
+    parse_lifelines,
+    parse_rules,
+)
 
-_POLICY_KEYS = ("mode", "placement", "log_group", "log_defaults", "defaults", "groups", "rules", "guards")
+
+def wanted_policy(raw: t.Any, enforce_empty: bool = False) -> Policy:
+    """The normal form of what an operator wrote, who must choose a mode; what was committed before has one.
+
+    An enforced policy without rules closes all that is published: it must be wanted (`enforce_empty`).
+    """
+    if isinstance(raw, t.Mapping) and raw.get("mode") is None:
+        raise PolicyError(
+            "the mode is not set",
+            ("mode",),
+            "choose bridgewarden_mode: audit, which judges and counts and drops nothing, or enforce",
+        )
+    policy = normalise(raw)
+    if policy.mode == "enforce" and not policy.rules and not enforce_empty:
+        raise PolicyError(
+            "the mode is enforce and there is no rule: every published port would be closed",
+            ("rules",),
+            "write rules, begin with bridgewarden_mode: audit, or set bridgewarden_enforce_empty: true",
+        )
+    return policy
 
 
 def normalise(raw: t.Any) -> Policy:
     """The normal form of `raw`; raises PolicyError at the first thing that is wrong."""
     mapping(raw, (), "the policy")
-    known_keys(raw, _POLICY_KEYS, (), "the policy")
+    known_keys(raw, POLICY_KEYS, (), "the policy")
     groups = parse_groups(raw.get("groups"))
-    check_routed({group.name: group for group in groups})
+    by_name = {group.name: group for group in groups}
+    check_routed(by_name)
     policy = Policy(
         mode=choice(raw.get("mode", "enforce"), MODES, ("mode",), "the mode"),
         placement=choice(raw.get("placement", "forward"), PLACEMENTS, ("placement",), "the placement"),
@@ -58,8 +82,10 @@ def normalise(raw: t.Any) -> Policy:
         log_defaults=flag(raw.get("log_defaults", False), ("log_defaults",), "log_defaults"),
         defaults=_defaults(raw.get("defaults")),
         groups=groups,
-        rules=parse_rules(raw.get("rules"), {group.name: group for group in groups}),
+        rules=parse_rules(raw.get("rules"), by_name),
         guards=_guards(raw.get("guards")),
+        unguarded=_unguarded(raw.get("unguarded")),
+        lifelines=parse_lifelines(raw.get("lifelines"), by_name),
     )
     _refuse_queue_inside(policy)
     return policy
@@ -98,35 +124,43 @@ def _defaults(value: t.Any) -> t.Tuple[t.Tuple[str, str], ...]:
 # Guards
 
 
+def _link_pattern(pattern: str, path: Path, what: str) -> bool:
+    """Whether the pattern is good and matches the loopback link; raises PolicyError where it can match no link."""
+    if len(pattern.encode("utf-8")) > GUARD_BYTES:
+        raise PolicyError(
+            'the %s "%s" is longer than %d bytes' % (what, pattern, GUARD_BYTES),
+            path,
+            "shorten it: ? stands for one character, * for any number, [a-f] for one of a class",
+        )
+    if (
+        not pattern.isascii()
+        or "/" in pattern
+        or any(c.isspace() for c in pattern)
+        or CONTROL.search(pattern)
+    ):
+        raise PolicyError(f'"{pattern}" can match no network link', path, "use letters, digits and ? * [ ]")
+    try:
+        return glob_match(pattern, "lo")
+    except re.error:
+        raise PolicyError(
+            f'the class in the {what} "{pattern}" is reversed', path, "write the lower character first"
+        ) from None
+
+
+def _unguarded(value: t.Any) -> t.Tuple[str, ...]:
+    """Bridges that are left out. Patterns that keep Docker's own bridges out would leave nothing guarded, and are allowed."""
+    names = strings(value, ("unguarded",), "unguarded", empty=True)
+    for name, path in names:
+        _link_pattern(name, path, "name of an unguarded bridge")
+    return tuple(sorted({name for name, _path in names}))
+
+
 def _guards(value: t.Any) -> t.Tuple[str, ...]:
     if value is None:
         return tuple(sorted(GUARDS))
     guards = strings(value, ("guards",), "guards")
     for pattern, path in guards:
-        if len(pattern.encode("utf-8")) > GUARD_BYTES:
-            raise PolicyError(
-                'the guard pattern "%s" is longer than %d bytes' % (pattern, GUARD_BYTES),
-                path,
-                "shorten it: ? stands for one character, * for any number, [a-f] for one of a class",
-            )
-        if (
-            not pattern.isascii()
-            or "/" in pattern
-            or any(c.isspace() for c in pattern)
-            or CONTROL.search(pattern)
-        ):
-            raise PolicyError(
-                f'"{pattern}" can match no network link', path, "use letters, digits and ? * [ ]"
-            )
-        try:
-            on_loopback = glob_match(pattern, "lo")
-        except re.error:
-            raise PolicyError(
-                f'the class in the guard pattern "{pattern}" is reversed',
-                path,
-                "write the lower character first",
-            ) from None
-        if on_loopback:
+        if _link_pattern(pattern, path, "guard pattern"):
             raise PolicyError(
                 f'the guard pattern "{pattern}" matches the loopback link lo',
                 path,

@@ -8,6 +8,7 @@ PRIVATE to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import datetime
 import re
 import typing as t
 
@@ -35,13 +36,16 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.groups
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import (
     ACTIONS,
     NAME_BYTES,
+    NETWORK,
     PERMITTING,
     PREFIXES,
     RESERVED,
     Group,
+    Lifeline,
     Queue,
     Rule,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import check_pattern
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import (
     parse_port_range,
     parse_service,
@@ -49,9 +53,28 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.servic
     services,
 )
 
-_RULE_KEYS = ("name", "action", "from", "to", "ports", "published", "direct", "log", "queue")
-_QUEUE_KEYS = ("num", "count", "bypass")
-_DOCKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+RULE_KEYS = (
+    "name",
+    "action",
+    "from",
+    "to",
+    "ports",
+    "published",
+    "direct",
+    "log",
+    "queue",
+    "within",
+    "until",
+    "note",
+)
+LIFELINE_KEYS = ("name", "from", "to", "ports")
+NOTE_BYTES = 1000
+QUEUE_KEYS = ("num", "count", "bypass")
+#: Of a container, project or service, or a pattern of such names.
+_DOCKER_NAME = re.compile(r"[A-Za-z0-9*?\[][A-Za-z0-9_.*?\[\]!-]*\Z")
+#: db.example.com, *.example.com; the last part tells it from 1.2.3.
+_HOST_NAME = re.compile(r"(\*\.)?([A-Za-z0-9-]+\.)+[A-Za-z]{2,}\Z")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 
 
 def _ports(value: t.Any, path: Path, rule: str) -> t.Tuple[str, ...]:
@@ -114,7 +137,7 @@ def _rule(body: t.Any, index: int, groups: t.Mapping[str, Group]) -> Rule:
     path: Path = ("rules", index)
     name = _rule_name(mapping(body, path, "a rule"), path)
     try:
-        known_keys(body, _RULE_KEYS, path, "the rule")
+        known_keys(body, RULE_KEYS, path, "the rule")
         action = choice(body.get("action", "allow"), ACTIONS, (*path, "action"), "the action")
         rule = Rule(
             name=name,
@@ -126,6 +149,9 @@ def _rule(body: t.Any, index: int, groups: t.Mapping[str, Group]) -> Rule:
             direct=flag(body.get("direct", False), (*path, "direct"), "direct"),
             log=flag(body.get("log", False), (*path, "log"), "log"),
             queue=_parse_queue(body, action, path),
+            within=_within(body.get("within"), (*path, "within")),
+            until=_until(body.get("until"), (*path, "until")),
+            note=_note(body.get("note"), (*path, "note")),
             index=index,
         )
         _sense(rule, path, groups)
@@ -164,7 +190,7 @@ def _parse_queue(body: t.Mapping[str, t.Any], action: str, path: Path) -> t.Opti
             "write queue: {num: 0, count: 1, bypass: false}",
         )
     path = (*path, "queue")
-    known_keys(mapping(value, path, "queue"), _QUEUE_KEYS, path, "queue")
+    known_keys(mapping(value, path, "queue"), QUEUE_KEYS, path, "queue")
     if "num" not in value:
         raise PolicyError("the queue has no num", path, "name the queue its listener binds, 0 to 65535")
     num = whole_number(value["num"], 0, 65535, (*path, "num"), "the queue's num")
@@ -172,6 +198,97 @@ def _parse_queue(body: t.Mapping[str, t.Any], action: str, path: Path) -> t.Opti
         num=num,
         count=whole_number(value.get("count", 1), 1, 65536 - num, (*path, "count"), "the queue's count"),
         bypass=flag(value.get("bypass", False), (*path, "bypass"), "the queue's bypass"),
+    )
+
+
+def _within(value: t.Any, path: Path) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value:
+        raise PolicyError(
+            f"within cannot be {kind_text(value)}",
+            path,
+            f"name a label, for example com.docker.compose.project, or write {NETWORK}",
+        )
+    key = value[len("label:") :] if value.startswith("label:") else value
+    if "=" in key or value != key:
+        raise PolicyError(
+            f'within is a label\'s name alone, not "{value}"',
+            path,
+            f"write within: {key.partition('=')[0] or 'com.docker.compose.project'}",
+        )
+    if any(char.isspace() for char in key) or CONTROL.search(key):
+        raise PolicyError(f'"{value}" can be no label\'s name', path, "remove the blanks")
+    return key
+
+
+def _until(value: t.Any, path: Path) -> str:
+    """The last day. YAML makes a date of an unquoted one."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value.isoformat()
+    hint = "write a day as YYYY-MM-DD; it is the last one, in UTC"
+    if not isinstance(value, str) or not _DAY.match(value):
+        what = "a time" if isinstance(value, datetime.datetime) else kind_text(value)
+        raise PolicyError(f"until cannot be {what}", path, hint)
+    try:
+        return datetime.date(*(int(part) for part in value.split("-"))).isoformat()
+    except ValueError as error:
+        raise PolicyError(f'there is no day "{value}": {error}', path, hint) from None
+
+
+def _note(value: t.Any, path: Path) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.strip():
+        raise PolicyError(f"a note must be a text, not {kind_text(value)}", path, "write it in quotes")
+    if value != value.strip() or CONTROL.search(value):
+        raise PolicyError("the note has blanks around it or control characters", path, "write one line")
+    if len(value.encode("utf-8")) > NOTE_BYTES:
+        raise PolicyError("the note takes more than %d bytes" % NOTE_BYTES, path, "shorten it")
+    return str(value)
+
+
+def parse_lifelines(value: t.Any, groups: t.Mapping[str, Group]) -> t.Tuple[Lifeline, ...]:
+    """Connections that must stay open, sorted by name."""
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise PolicyError(
+            f"lifelines must be a list, not {kind_text(value)}",
+            ("lifelines",),
+            "write a list of {name, from, to, ports}",
+        )
+    found: t.Dict[str, Lifeline] = {}
+    for index, body in enumerate(value):
+        lifeline = _lifeline(mapping(body, ("lifelines", index), "a lifeline"), index, groups)
+        if found.setdefault(lifeline.name, lifeline) != lifeline:
+            raise PolicyError(
+                f'two different lifelines are named "{lifeline.name}"',
+                ("lifelines", index, "name"),
+                "rename one; the other is lifelines[%d]" % found[lifeline.name].index,
+            )
+    return tuple(sorted(found.values(), key=lambda lifeline: lifeline.name))
+
+
+def _lifeline(body: t.Mapping[str, t.Any], index: int, groups: t.Mapping[str, Group]) -> Lifeline:
+    path: Path = ("lifelines", index)
+    known_keys(body, LIFELINE_KEYS, path, "the lifeline")
+    if "name" not in body:
+        raise PolicyError("a lifeline has no name", path, "give it one: messages show it")
+    name = _rule_name(body, path)
+    ports = _ports(body.get("ports"), (*path, "ports"), "")
+    if not ports:
+        raise PolicyError(
+            "a lifeline has no ports", path, "name what it connects to, for example ports: [22/tcp]"
+        )
+    return Lifeline(
+        name=name,
+        sources=_parse_peers(body, "from", path, groups) if "from" in body else (),
+        targets=_parse_peers(body, "to", path, groups) if "to" in body else ("host",),
+        ports=ports,
+        index=index,
     )
 
 
@@ -229,6 +346,13 @@ def _peer(text: str, path: Path, groups: t.Mapping[str, Group]) -> str:
                 ", ".join(prefix + ":" for prefix in PREFIXES), did_you_mean(head, PREFIXES)
             ),
         )
+    if _HOST_NAME.match(text):
+        raise PolicyError(
+            f'"{text}" is no group, and names of hosts are no selectors',
+            path,
+            "a name's addresses change, and packets carry addresses only: write the addresses or networks, best as a group "
+            f"with cidrs; a container of that name is container:{text}",
+        )
     known = sorted(groups) + list(RESERVED)
     raise PolicyError(
         f'there is no group "{text}"',
@@ -249,16 +373,20 @@ def _prefixed(head: str, tail: str, text: str, path: Path) -> str:
         project, slash, service = tail.partition("/")
         if not project or not slash or not service or "/" in service:
             raise PolicyError(f'"{text}" is no compose service', path, "write compose:PROJECT/SERVICE")
+        for part in (project, service):
+            check_pattern(part, path)
     elif head == "container" and not _DOCKER_NAME.match(tail):
         raise PolicyError(
             f'"{tail}" can be no container\'s name',
             path,
-            "write container:NAME as docker ps shows it; for a pattern make a group with names",
+            "write container:NAME as docker ps shows it; * ? and [a-z] make a pattern of it",
         )
     elif not tail:
         raise PolicyError(
             f'"{text}" names no network', path, "write network:NAME as docker network ls shows it"
         )
+    else:
+        check_pattern(tail, path)
     return text
 
 
@@ -291,9 +419,31 @@ def _holders(peers: t.Iterable[str], groups: t.Mapping[str, Group]) -> t.Set[str
     return holders
 
 
+def _by_container(peer: str, groups: t.Mapping[str, Group]) -> bool:
+    """Whether a selector names containers and nothing else."""
+    if peer in groups:
+        return not groups[peer].cidrs
+    head, colon, _tail = peer.partition(":")
+    return peer == "containers" or (bool(colon) and head in PREFIXES)
+
+
+def _sense_within(rule: Rule, path: Path, groups: t.Mapping[str, Group]) -> None:
+    if not rule.within:
+        return
+    for key, peers in (("from", rule.sources), ("to", rule.targets)):
+        for peer in peers:
+            if not _by_container(peer, groups):
+                raise PolicyError(
+                    f'within compares containers, and "{peer}" in {key} is none',
+                    (*path, "within"),
+                    "name containers on both sides, or make two rules",
+                )
+
+
 def _sense(rule: Rule, path: Path, groups: t.Mapping[str, Group]) -> None:
     """Combinations that can never do what they seem to say."""
     sources, targets = _holders(rule.sources, groups), _holders(rule.targets, groups)
+    _sense_within(rule, path, groups)
     if rule.ports and rule.published:
         raise PolicyError(
             "both ports and published are given",
@@ -342,7 +492,8 @@ def _sense(rule: Rule, path: Path, groups: t.Mapping[str, Group]) -> None:
 def _contradictions(rules: t.Sequence[Rule]) -> None:
     same: t.Dict[t.Tuple[t.Any, ...], Rule] = {}
     for rule in rules:
-        key = (rule.sources, rule.targets, services(rule.ports), rule.published)
+        # A rule that ends on another day is an exception for that time.
+        key = (rule.sources, rule.targets, services(rule.ports), rule.published, rule.within, rule.until)
         former = same.setdefault(key, rule)
         if former.action == rule.action and former.queue != rule.queue:
             raise PolicyError(

@@ -24,7 +24,7 @@ Service = t.Tuple[int, int]  # lo, hi of the 24-bit service number, both include
 #: https://www.iana.org/assignments/protocol-numbers: those that rules can name.
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
-_WITH_PORTS = ("tcp", "udp", "sctp")
+WITH_PORTS = ("tcp", "udp", "sctp")
 ALL_SERVICES: t.Tuple[Service, ...] = ((0, 0xFFFFFF),)
 
 
@@ -58,7 +58,7 @@ def parse_service(text: str, path: Path, rule: str = "") -> Service:
     if head == "proto" and colon:
         number = _bounded(tail, 0, 255, "IP protocol", text, path, rule)
         return number << 16, number << 16 | 0xFFFF
-    if text in _WITH_PORTS:
+    if text in WITH_PORTS:
         return PROTOCOLS[text] << 16, PROTOCOLS[text] << 16 | 0xFFFF
     lo, hi, protocol = parse_port_range(text, path, rule)
     return PROTOCOLS[protocol] << 16 | lo, PROTOCOLS[protocol] << 16 | hi
@@ -90,11 +90,11 @@ def parse_port_range(text: str, path: Path, rule: str) -> t.Tuple[int, int, str]
             + did_you_mean(text, list(PROTOCOLS)),
             rule,
         )
-    if protocol not in _WITH_PORTS:
+    if protocol not in WITH_PORTS:
         raise PolicyError(
             f'"{text}" has no ports in the protocol "{protocol}"',
             path,
-            "use {}.{}".format(", ".join(_WITH_PORTS), did_you_mean(protocol, _WITH_PORTS)),
+            "use {}.{}".format(", ".join(WITH_PORTS), did_you_mean(protocol, WITH_PORTS)),
             rule,
         )
     first, dash, last = ports.partition("-")
@@ -124,7 +124,7 @@ def service_text(service: Service) -> str:
         return "proto:%d" % protocol
     if (first, last) == (0, 0xFFFF):
         return name
-    if name in _WITH_PORTS:
+    if name in WITH_PORTS:
         return "%d/%s" % (first, name) if first == last else "%d-%d/%s" % (first, last, name)
     if first & 0xFF == 0 and last & 0xFF == 0xFF:
         return "%s:%d" % (name, first >> 8)

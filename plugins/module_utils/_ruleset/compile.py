@@ -13,6 +13,11 @@ one identity.  For each pair with clauses a sweep over the service numbers picks
 the one rule that decides, deny before reject before queue before allow, the first name
 among equals.  Equal pieces are stored once.
 
+`within` does not make a clause a stack.  Rows and columns of its clauses also have
+the *values* compared (the stacks they are of), and such a clause counts for a pair
+only if they have one in common.  Pairs that only such clauses cover are found by
+value, so n stacks make n pairs and not n squared, and they share one run of spans.
+
 The result depends on the set of rules only, never on an order: rules come
 sorted by name, endpoints by address, and masks are numbers.  Pure.
 PRIVATE to the collection: it may change at any time.
@@ -29,6 +34,7 @@ import heapq
 import ipaddress
 import itertools
 import json
+import re
 import struct
 import typing as t
 from dataclasses import dataclass, field
@@ -54,7 +60,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     Mode,
     Placement,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    PolicyError,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import (
     Interval,
     Network,
@@ -70,8 +79,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model 
     digest,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import (
+    glob_any,
     glob_escape,
     glob_match,
+    is_pattern,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.routed import routed_prefixes
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import JUDGED
@@ -81,6 +92,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selec
     Endpoint,
     Endpoints,
     Party,
+    is_group,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
@@ -216,7 +228,7 @@ def compile_matrix(
         log_group=policy.log_group,
         log_defaults=policy.log_defaults,
         defaults=tuple(int(Action[dict(policy.defaults)[name].upper()]) for name in DEFAULTS),
-        guards=guard_patterns(policy, facts),
+        guards=guard_patterns(policy, facts, resolution.host.unguarded),
         parents=parent_patterns(policy, facts),
         policy_digest=bytes.fromhex(digest(policy)),
         identities=builder.identities,
@@ -300,12 +312,27 @@ def _most(ruleset: Ruleset, rows: t.Sequence[t.Tuple[t.Any, ...]], column: int, 
 # Guards
 
 
-def guard_patterns(policy: Policy, facts: Json) -> t.Tuple[str, ...]:
-    """The policy's patterns, and by name each bridge of Docker's that none of them matches."""
-    patterns = set(policy.guards)
+def guard_patterns(
+    policy: Policy, facts: Json, unguarded: t.Collection[str] = frozenset()
+) -> t.Tuple[str, ...]:
+    """The policy's patterns, and by name each bridge of Docker's that none of them matches; none for `unguarded` names.
+
+    Raises PolicyError where a pattern matches a bridge that is to be left out: the kernel's patterns know no exception.
+    """
+    left_out = {*unguarded, *(name for name in policy.unguarded if not is_pattern(name))}
+    patterns = {pattern for pattern in policy.guards if pattern not in left_out}
+    for pattern in sorted(patterns):
+        for name in sorted(left_out):
+            if glob_match(pattern, name):
+                raise PolicyError(
+                    f'the guard pattern "{pattern}" matches the bridge {name}, which is to be left out',
+                    ("unguarded",),
+                    "name the other bridges in guards, or give this network's bridge a name of its own "
+                    "(com.docker.network.bridge.name) that no pattern matches",
+                )
     for network in facts.get("networks") or []:
         bridge = network.get("Bridge")
-        if bridge and not any(glob_match(pattern, bridge) for pattern in policy.guards):
+        if bridge and bridge not in left_out and not glob_any(bridge, policy.guards):
             patterns.add(glob_escape(bridge))
     return tuple(sorted(patterns))
 
@@ -324,8 +351,9 @@ def parent_patterns(policy: Policy, facts: Json) -> t.Tuple[str, ...]:
 
 
 def rule_key(rule: Rule) -> int:
-    """64 bits of the rule's content; never 0."""
-    text = json.dumps(rule.as_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """64 bits of the rule's content without the note; never 0. Counters go on under it."""
+    body = {key: value for key, value in rule.as_dict().items() if key != "note"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") or 1
 
 
@@ -341,18 +369,16 @@ def _rule_row(rule: Rule) -> t.Tuple[int, int, int, int, int, int, bytes]:
 
 # The matrix
 
-_NOBODY = 0  # mask, row and column of who is named nowhere
-
+#: For each relation of `within` that counts for a row or column: its place among the relations, and the values.
+_Values = t.Tuple[t.Tuple[int, t.Tuple[str, ...]], ...]
+#: A row or column: mask over the clauses, and what `within` compares.
+_Line = t.Tuple[int, _Values]
+_NOBODY: _Line = (0, ())  # who is named nowhere
+#: The places of a mask's set bits, ascending.
+_Bits = t.Tuple[int, ...]
 
 #: Where multicast and broadcast addresses begin and end.
 _GROUP_EDGES = {4: {0xE0000000, 0xF0000000, 0xFFFFFFFF}, 6: {0xFF << 120}}
-
-
-def is_group(version: int, address: int) -> bool:
-    """A multicast or broadcast address: nobody's own, so the kernel takes it by its cell."""
-    if version == 4:
-        return address >> 28 == 0xE or address == 0xFFFFFFFF
-    return address >> 120 == 0xFF
 
 
 @dataclass(frozen=True)
@@ -363,15 +389,11 @@ class _Clause:
     source: Party
     target: Party
     services: t.Tuple[Service, ...]
+    within: str
 
 
-#: Kind, row mask, column mask.
-_Holder = t.Tuple[str, int, int]
-
-
-def _routed_holder(rows: Marks, columns: Marks, place: int, span: Interval) -> _Holder:
-    """Addresses of a routed group that no rule's CIDR tells apart."""
-    return "endpoint", rows.routed(place, span), columns.routed(place, span)
+#: Kind, row and column.
+_Holder = t.Tuple[str, _Line, _Line]
 
 
 def _within(prefixes_: t.Sequence[t.Tuple[Network, int]], number: int) -> t.List[Network]:
@@ -400,10 +422,23 @@ class Matrix:
         self.gateways = gateway_masks(resolution)
         #: Of each endpoint: the clauses that name it in `from`, and in `to`.
         self.masks = list(zip(self._rows.endpoints(), self._columns.endpoints()))
+        relations: t.Dict[str, int] = {}
+        for number, clause in enumerate(self.clauses):
+            if clause.within:
+                relations[clause.within] = relations.get(clause.within, 0) | 1 << number
+        #: By relation: the clauses it holds for, as a mask.
+        self._relations = [relations[key] for key in sorted(relations)]
+        #: By clause: the place of its relation, -1 without one.
+        self._relation_of = [-1] * len(self.clauses)
+        for place, bits in enumerate(self._relations):
+            for bit in _bits(bits):
+                self._relation_of[bit] = place
+        self._values = [resolution.host.shared_values(key) for key in sorted(relations)]
         self._arrange()
 
     def with_endpoints(self, endpoints: t.Sequence[Endpoint], masks: t.List[t.Tuple[int, int]]) -> Matrix:
-        """The same clauses about other endpoints."""
+        """The same clauses about other endpoints; only where no clause has `within`, whose values are the endpoints'."""
+        assert not self._relations
         other = copy.copy(self)
         other.endpoints, other.masks = endpoints, masks
         other._arrange()
@@ -413,30 +448,61 @@ class Matrix:
         self._holders = self._find_holders(self._rows, self._columns)
         self._number(self._rows, self._columns)
 
-    def _find_holders(self, rows: Marks, columns: Marks) -> t.Set[t.Tuple[str, int, int]]:
-        """Everybody there is, as (kind, row mask, column mask)."""
-        endpoints = {("endpoint", row, column) for row, column in self.masks}
+    def _find_holders(self, rows: Marks, columns: Marks) -> t.Set[_Holder]:
+        """Everybody there is."""
+        if self._relations:
+            sides = [[row for row, _column in self.masks], [column for _row, column in self.masks]]
+            endpoint_rows, endpoint_columns = self._lines(sides[0], sides[1], self._values)
+            self._endpoint_lines = list(zip(endpoint_rows, endpoint_columns))
+            endpoints: t.Set[_Holder] = {("endpoint", row, column) for row, column in self._endpoint_lines}
+        else:
+            endpoints = {("endpoint", (row, ()), (column, ())) for row, column in set(self.masks)}
         points = {
             version: sorted(rows.points(version) | columns.points(version) | _GROUP_EDGES[version] | {0})
             for version in (4, 6)
         }
-        self._cell_masks: t.Dict[int, t.List[t.Tuple[int, int, int]]] = {
-            version: list(zip(starts, rows.cells(version, starts), columns.cells(version, starts)))
-            for version, starts in points.items()
-        }
         self._routed_masks = self._find_routed(rows, columns)
-        self._world = ("world", rows.world, columns.world)
-        self._host = ("host", rows.host, columns.host)
+        self._world: _Holder = ("world", (rows.world, ()), (columns.world, ()))
+        self._host: _Holder = ("host", (rows.host, ()), (columns.host, ()))
         holders = endpoints | {self._world, self._host}
         holders.update(holder for _network, _place, holder in self._routed_masks)
-        self._group_columns: t.Set[int] = set()
-        for version, cells in self._cell_masks.items():
-            for start, row, column in cells:
+        self._group_columns: t.Set[_Line] = set()
+        #: By version: start, who has these addresses outside, and on the host.
+        self._cell_masks: t.Dict[int, t.List[t.Tuple[int, _Holder, _Holder]]] = {4: [], 6: []}
+        for version, starts in points.items():
+            marks = zip(starts, *rows.cells(version, starts), *columns.cells(version, starts))
+            for start, world_row, host_row, world_column, host_column in marks:
+                world: _Holder = ("world", (rows.world | world_row, ()), (columns.world | world_column, ()))
+                host: _Holder = ("host", (rows.host | host_row, ()), (columns.host | host_column, ()))
                 if is_group(version, start):
-                    self._group_columns.add(columns.world | column)
-                holders.add(("world", rows.world | row, columns.world | column))
-                holders.add(("host", rows.host | row, columns.host | column))
+                    self._group_columns.add(world[2])
+                holders.update((world, host))
+                self._cell_masks[version].append((start, world, host))
         return holders
+
+    def _lines(
+        self,
+        rows: t.List[int],
+        columns: t.List[int],
+        values: t.Sequence[t.List[t.Tuple[str, ...]]],
+    ) -> t.Tuple[t.List[_Line], t.List[_Line]]:
+        """The rows and columns of the endpoints. Values without a counterpart are left out, and clauses with them."""
+        found: t.Tuple[t.List[_Values], t.List[_Values]] = ([()] * len(rows), [()] * len(columns))
+        for place, (bits, its) in enumerate(zip(self._relations, values)):
+            met = [
+                {value for mask, mine in zip(masks, its) if mask & bits for value in mine}
+                for masks in (rows, columns)
+            ]
+            common = met[0] & met[1]
+            for masks, lines in zip((rows, columns), found):
+                for index, mask in enumerate(masks):
+                    if mask & bits:
+                        kept = tuple(value for value in its[index] if value in common)
+                        if kept:
+                            lines[index] = (*lines[index], (place, kept))
+                        else:
+                            masks[index] = mask & ~bits
+        return list(zip(rows, found[0])), list(zip(columns, found[1]))
 
     def _number(self, rows: Marks, columns: Marks) -> None:
         row_of = _numbering({row for _kind, row, _column in self._holders})
@@ -446,31 +512,38 @@ class Matrix:
         identity_of = {self._world: int(Identity.WORLD), self._host: int(Identity.HOST)}
         identity_of.update({holder: Identity.FIRST + place for place, holder in enumerate(own)})
         self.identities = [(0, 0)] + [(row_of[row], column_of[column]) for _k, row, column in reserved + own]
-        #: Of an endpoint, by its masks.
-        self.identity_of = {
+        self._identity_of = identity_of
+        lines = {
             (row, column): number for (kind, row, column), number in identity_of.items() if kind == "endpoint"
         }
-        self.cells: t.Dict[int, t.List[t.Tuple[bytes, int, int]]] = {}
-        for version, cells in self._cell_masks.items():
-            self.cells[version] = _merged_cells(
-                version,
-                (
-                    (
-                        start,
-                        identity_of[("world", rows.world | row, columns.world | column)],
-                        identity_of[("host", rows.host | row, columns.host | column)],
-                    )
-                    for start, row, column in cells
-                ),
+        #: Of an endpoint, by its masks; only where no clause has `within`.
+        self.identity_of = {(row[0], column[0]): number for (row, column), number in lines.items()}
+        if self._relations:
+            self._endpoint_identities = [lines[its] for its in self._endpoint_lines]
+        self.cells = {
+            version: _merged_cells(
+                version, ((start, identity_of[world], identity_of[host]) for start, world, host in cells)
             )
+            for version, cells in self._cell_masks.items()
+        }
         self._row_of, self._column_of = row_of, column_of
 
     def endpoint_rows(self, version: int) -> t.List[EndpointTuple]:
+        if self._relations:
+            identities = self._endpoint_identities
+        else:
+            identities = [self.identity_of[masks] for masks in self.masks]
         return [
-            endpoint_row(endpoint, self.identity_of[masks])
-            for endpoint, masks in zip(self.endpoints, self.masks)
+            endpoint_row(endpoint, identity)
+            for endpoint, identity in zip(self.endpoints, identities)
             if endpoint.version == version
         ]
+
+    def _routed_holder(self, rows: Marks, columns: Marks, place: int, span: Interval) -> _Holder:
+        """Addresses of a routed group that no rule's CIDR tells apart. No relation holds for them: `within` compares containers."""
+        related = sum(self._relations)  # each clause has one at most
+        row, column = rows.routed(place, span) & ~related, columns.routed(place, span) & ~related
+        return "endpoint", (row, ()), (column, ())
 
     def _find_routed(self, rows: Marks, columns: Marks) -> t.List[t.Tuple[Network, int, _Holder]]:
         """Each routed prefix with its group's place and its masks, and longer ones where a CIDR of a rule cuts into it."""
@@ -478,7 +551,7 @@ class Matrix:
         found = []
         for number, (network, place) in enumerate(all_of_them):
             version, lo, hi = network.version, int(network.network_address), int(network.broadcast_address)
-            whole = _routed_holder(rows, columns, place, (version, lo, hi))
+            whole = self._routed_holder(rows, columns, place, (version, lo, hi))
             found.append((network, place, whole))
             points = rows.routed_points(version, lo, hi) | columns.routed_points(version, lo, hi)
             if not points:
@@ -486,7 +559,7 @@ class Matrix:
             inner = _within(all_of_them, number)
             edges = [lo, *sorted(points), hi + 1]
             for first, after in zip(edges, edges[1:]):
-                holder = _routed_holder(rows, columns, place, (version, first, after - 1))
+                holder = self._routed_holder(rows, columns, place, (version, first, after - 1))
                 if holder != whole:
                     pieces = subtract(prefixes((version, first, after - 1)), inner)
                     found += [(piece, place, holder) for span in pieces for piece in prefixes(span)]
@@ -496,45 +569,136 @@ class Matrix:
 
     def routed_masks(self) -> t.Set[t.Tuple[int, int]]:
         """Of the routed prefixes: the clauses that name them in `from`, and in `to`."""
-        return {holder[1:] for _network, _place, holder in self._routed_masks}
+        return {(holder[1][0], holder[2][0]) for _network, _place, holder in self._routed_masks}
 
     def prefix_rows(self, version: int) -> t.List[t.Tuple[bytes, int, int, int]]:
         return [
-            (network.network_address.packed, network.prefixlen, self.identity_of[holder[1:]], place)
+            (network.network_address.packed, network.prefixlen, self._identity_of[holder], place)
             for network, place, holder in self._routed_masks
             if network.version == version
         ]
 
     def build(self) -> _Pairs:
         """All pairs (row, column) that judged traffic can meet and that a clause covers."""
-        row_kinds: t.Dict[int, t.Set[str]] = {}
-        column_kinds: t.Dict[int, t.Set[str]] = {}
+        row_kinds: t.Dict[_Line, t.Set[str]] = {}
+        column_kinds: t.Dict[_Line, t.Set[str]] = {}
         for kind, row, column in self._holders:
             row_kinds.setdefault(row, set()).add(kind)
             column_kinds.setdefault(column, set()).add(kind)
         for column in self._group_columns:
             column_kinds[column].add("endpoint")  # a group behind a guard answers as the world's does
-        columns = sorted(column_kinds)
-        # For each clause the columns it is in, as a mask over places in `columns`:
-        # the pairs of a row are then the OR over its clauses, however many pairs there are not.
-        places = [0] * len(self.clauses)
-        for place, column in enumerate(columns):
-            for bit in _bits(column):
-                places[bit] |= 1 << place
         judged = {
-            kind: {to for source, to in JUDGED if source == kind} for kind in ("world", "host", "endpoint")
+            kind: frozenset(to for source, to in JUDGED if source == kind)
+            for kind in ("world", "host", "endpoint")
         }
+        reach = {
+            row: frozenset().union(*(judged[kind] for kind in kinds)) for row, kinds in row_kinds.items()
+        }
+        rows, columns = _by_mask(reach, self._row_of), _by_mask(column_kinds, self._column_of)
+        masks = sorted(columns)
+        places = _Places(len(self.clauses), masks)
         pairs = _Pairs(self.clauses)
-        for row in sorted(row_kinds):
-            reachable = set().union(*(judged[kind] for kind in row_kinds[row]))
-            met = 0
-            for bit in _bits(row):
-                met |= places[bit]
-            for place in _bits(met):
-                column = columns[place]
-                if not reachable.isdisjoint(column_kinds[column]):
-                    pairs.add(self._row_of[row], self._column_of[column], row & column)
+        for mask in sorted(rows):
+            for place, common in places.met_by(mask):
+                related = {self._relation_of[bit] for bit in common} if self._relations else set()
+                for one, other in self._meeting(related, rows[mask], columns[masks[place]]):
+                    counted = self._counted(common, one.values, other.values) if related - {-1} else common
+                    if counted and not one.kinds.isdisjoint(other.kinds):
+                        pairs.add(one.number, other.number, counted)
+        pairs.pairs.sort()
         return pairs
+
+    @staticmethod
+    def _meeting(
+        related: t.Set[int], rows: t.Sequence[_Place], columns: t.Sequence[_Place]
+    ) -> t.Iterable[t.Tuple[_Place, _Place]]:
+        """Rows and columns of two masks that a clause of both may cover. `related`: the clauses' relations."""
+        if len(rows) == 1 or len(columns) == 1 or not related or -1 in related:
+            return itertools.product(rows, columns)
+        found: t.Dict[t.Tuple[int, int], t.Tuple[_Place, _Place]] = {}
+        for place in related:
+            holders: t.Dict[str, t.List[_Place]] = {}
+            for column in columns:
+                for value in _values_at(column.values, place):
+                    holders.setdefault(value, []).append(column)
+            for row in rows:
+                for value in _values_at(row.values, place):
+                    for column in holders.get(value, ()):
+                        found[row.number, column.number] = row, column
+        return found.values()
+
+    def _counted(self, common: _Bits, row: _Values, column: _Values) -> _Bits:
+        """The clauses without those whose sides have no value in common."""
+        apart = {
+            place
+            for place in range(len(self._relations))
+            if not set(_values_at(row, place)) & set(_values_at(column, place))
+        }
+        return tuple(bit for bit in common if self._relation_of[bit] not in apart) if apart else common
+
+
+class _Places:
+    """For each clause the columns it is in, as places in a list of masks.
+
+    A row meets the union over its clauses, so what it costs is what it meets, and not the number of all columns.
+    """
+
+    #: A row whose clauses name a column so many times in the mean is compared by masks instead.
+    _DENSE = 8
+
+    def __init__(self, clauses: int, masks: t.Sequence[int]) -> None:
+        self._masks = masks
+        self._lists: t.List[t.List[int]] = [[] for _clause in range(clauses)]
+        for place, mask in enumerate(masks):
+            for bit in _bits(mask):
+                self._lists[bit].append(place)
+        self._known: t.Dict[int, _Bits] = {}
+
+    def met_by(self, mask: int) -> t.Iterable[t.Tuple[int, _Bits]]:
+        """The places of the masks that have clauses in common with this one, with these clauses."""
+        bits = tuple(_bits(mask))
+        if len(bits) == 1:
+            return [(place, bits) for place in self._lists[bits[0]]]
+        if sum(len(self._lists[bit]) for bit in bits) > self._DENSE * len(self._masks):
+            return self._dense(mask)
+        found: t.Dict[int, _Bits] = {}
+        for bit in bits:
+            for place in self._lists[bit]:
+                found[place] = (*found[place], bit) if place in found else (bit,)
+        return found.items()
+
+    def _dense(self, mask: int) -> t.Iterator[t.Tuple[int, _Bits]]:
+        for place, other in enumerate(self._masks):
+            common = mask & other
+            if common:
+                bits = self._known.get(common)
+                if bits is None:
+                    bits = self._known[common] = tuple(_bits(common))
+                yield place, bits
+
+
+class _Place(t.NamedTuple):
+    """A row or column of the matrix."""
+
+    number: int
+    values: _Values
+    kinds: t.AbstractSet[str]  # of the holders it has; of a row, those that it can reach
+
+
+def _by_mask(
+    lines: t.Mapping[_Line, t.AbstractSet[str]], number_of: t.Mapping[_Line, int]
+) -> t.Dict[int, t.List[_Place]]:
+    found: t.Dict[int, t.List[_Place]] = {}
+    for line, kinds in lines.items():
+        found.setdefault(line[0], []).append(_Place(number_of[line], line[1], kinds))
+    return found
+
+
+def _values_at(values: _Values, place: int) -> t.Tuple[str, ...]:
+    for number, its in values:
+        if number == place:
+            return its
+    return ()
 
 
 def gateway_masks(resolution: Resolution) -> t.List[int]:
@@ -576,13 +740,18 @@ def _clauses(resolution: Resolution) -> t.List[_Clause]:
                     effective.source,
                     clause.target,
                     clause.services,
+                    rule.within,
                 )
             )
     return clauses
 
 
-def _numbering(masks: t.Set[int]) -> t.Dict[int, int]:
-    return {mask: place for place, mask in enumerate(sorted(masks | {_NOBODY}))}
+def _numbering(lines: t.Set[_Line]) -> t.Dict[_Line, int]:
+    return {line: place for place, line in enumerate(sorted(lines | {_NOBODY}))}
+
+
+_SET_BYTE = re.compile(rb"[^\0]", re.DOTALL)
+_BITS_OF_BYTE = [tuple(place for place in range(8) if byte >> place & 1) for byte in range(256)]
 
 
 def _bits(mask: int) -> t.Iterator[int]:
@@ -593,11 +762,11 @@ def _bits(mask: int) -> t.Iterator[int]:
             yield low.bit_length() - 1
             mask ^= low
         return
-    for place, byte in enumerate(mask.to_bytes((mask.bit_length() + 7) // 8, "little")):
-        while byte:
-            low = byte & -byte
-            yield place * 8 + low.bit_length() - 1
-            byte ^= low
+    # Most bytes are empty where there are thousands of rules.
+    for match in _SET_BYTE.finditer(mask.to_bytes((mask.bit_length() + 7) // 8, "little")):
+        first = match.start() * 8
+        for place in _BITS_OF_BYTE[match.group()[0]]:
+            yield first + place
 
 
 def _merged_cells(
@@ -633,7 +802,7 @@ class Marks:
         return total
 
     def endpoints(self) -> t.List[int]:
-        marks = [_NOBODY] * self._size
+        marks = [0] * self._size
         for party, mask in self._masks:
             for index in party.endpoints:
                 marks[index] |= mask
@@ -664,20 +833,22 @@ class Marks:
         top = (1 << (32 if version == 4 else 128)) - 1
         found: t.Set[int] = set()
         for party, _mask in self._masks:
-            for family, lo, hi in party.nets:
+            for family, lo, hi in (*party.nets, *party.host_nets):
                 if family == version:
                     found.add(lo)
                     if hi < top:
                         found.add(hi + 1)
         return found
 
-    def cells(self, version: int, starts: t.List[int]) -> t.List[int]:
-        marks = [_NOBODY] * len(starts)
+    def cells(self, version: int, starts: t.List[int]) -> t.Tuple[t.List[int], t.List[int]]:
+        """For each cell the masks of those outside, and of the host's own addresses."""
+        outside, own = [0] * len(starts), [0] * len(starts)
         for party, mask in self._masks:
-            for interval in party.nets:
-                if interval[0] == version:
-                    self._mark(marks, starts, interval, mask)
-        return marks
+            for marks, nets in ((outside, party.nets), (own, party.host_nets)):
+                for interval in nets:
+                    if interval[0] == version:
+                        self._mark(marks, starts, interval, mask)
+        return outside, own
 
     @staticmethod
     def _mark(marks: t.List[int], starts: t.List[int], interval: Interval, mask: int) -> None:
@@ -697,15 +868,15 @@ class _Pairs:
         self.pairs: t.List[t.Tuple[int, int, int]] = []
         self.blocks: t.List[t.Tuple[int, int]] = []
         self.spans: t.List[t.Tuple[int, int, int, int]] = []
-        self._block_of_mask: t.Dict[int, int] = {}
+        self._block_of: t.Dict[_Bits, int] = {}
         self._block_of_run: t.Dict[_Run, int] = {}
         self._winners: t.Set[int] = set()
         self._beaten: t.Dict[int, int] = {}
 
-    def add(self, row: int, column: int, mask: int) -> None:
-        block = self._block_of_mask.get(mask)
+    def add(self, row: int, column: int, bits: _Bits) -> None:
+        block = self._block_of.get(bits)
         if block is None:
-            block = self._block_of_mask[mask] = self._block([self._clauses[bit] for bit in _bits(mask)])
+            block = self._block_of[bits] = self._block([self._clauses[bit] for bit in bits])
         self.pairs.append((row, column, block))
 
     def _block(self, clauses: t.Sequence[_Clause]) -> int:
@@ -799,7 +970,7 @@ def _sockets_of(
     host: Endpoints, container: Json, endpoints: t.Sequence[Endpoint]
 ) -> t.Dict[_Socket, t.Tuple[int, int, bytes]]:
     found: t.Dict[_Socket, t.Tuple[int, int, bytes]] = {}
-    targets = {version: _gateway_endpoint(host, endpoints, version) for version in (4, 6)}
+    targets = {version: _gateway_endpoint(host.internal, endpoints, version) for version in (4, 6)}
     sockets: t.Dict[str, t.List[t.Tuple[int, bytes]]] = {}
     for port in container.get("Ports") or []:
         protocol = PROTOCOLS.get(port.get("Protocol") or "tcp")
@@ -827,7 +998,9 @@ def _padded(endpoint: Endpoint) -> bytes:
     return endpoint.address.to_bytes(4 if endpoint.version == 4 else 16, "big").ljust(16, b"\0")
 
 
-def _gateway_endpoint(host: Endpoints, endpoints: t.Sequence[Endpoint], version: int) -> t.Optional[Endpoint]:
+def _gateway_endpoint(
+    internal: t.Collection[str], endpoints: t.Sequence[Endpoint], version: int
+) -> t.Optional[Endpoint]:
     """The address docker-proxy connects to: on the network libnetwork takes as gateway.
 
     That is the first by name of those that are not internal, unless priorities
@@ -835,7 +1008,6 @@ def _gateway_endpoint(host: Endpoints, endpoints: t.Sequence[Endpoint], version:
     have one identity, so another choice would seldom decide differently.  An
     IPv6 socket of a container without IPv6 is served over its IPv4 address.
     """
-    internal = {network["Name"] for network in host.networks if network.get("Internal")}
     candidates = [endpoint for endpoint in endpoints if endpoint.version == version]
     if version == 6 and not candidates:
         candidates = [endpoint for endpoint in endpoints if endpoint.version == 4]

@@ -34,7 +34,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compi
     within_bounds,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import (
+    NO_CLOCK,
     Clause,
+    Clock,
     EffectiveRule,
     Resolution,
     resolve,
@@ -61,21 +63,28 @@ class Compiler:
         self._published: PublishMemo = {}
         self.from_scratch = 0  # how often
 
-    def compile(self, policy: Policy, facts: Json) -> Ruleset:
+    def compile(
+        self,
+        policy: Policy,
+        facts: Json,
+        clock: Clock = NO_CLOCK,
+        left_alone: t.Collection[str] = frozenset(),
+    ) -> Ruleset:
         """The ruleset; the very same object as before where nothing in it has changed. Raises as compile_ruleset() does."""
         state, self._state = self._state, None
-        if state is not None and state.policy == policy:
+        alone = frozenset(left_alone)
+        if state is not None and state.policy == policy and state.left_alone == alone:
             patched = state.patched(facts, self._published)
             if patched is not None:
                 self._state = patched
                 return patched.ruleset
         self.from_scratch += 1
-        resolution = resolve(policy, facts, "ignore")
+        resolution = resolve(policy, facts, "ignore", clock, alone)
         matrix = Matrix(resolution)
         ruleset = compile_matrix(
             policy, resolution, facts, matrix, publish_rows(resolution.host, self._published)
         )
-        self._state = _State(policy, facts, ruleset, resolution, matrix)
+        self._state = _State(policy, facts, ruleset, resolution, matrix, alone)
         return ruleset
 
 
@@ -105,9 +114,17 @@ class _State:
     """What is remembered; never changed, so that a failure leaves the former one whole."""
 
     def __init__(
-        self, policy: Policy, facts: Json, ruleset: Ruleset, resolution: Resolution, matrix: Matrix
+        self,
+        policy: Policy,
+        facts: Json,
+        ruleset: Ruleset,
+        resolution: Resolution,
+        matrix: Matrix,
+        left_alone: t.FrozenSet[str],
     ) -> None:
         self.policy = policy
+        self.left_alone = left_alone
+        self._unguarded = resolution.host.unguarded
         self.facts = facts
         self.ruleset = ruleset
         self._matrix = matrix
@@ -136,6 +153,7 @@ class _State:
         self._inside = policy.placement == "container"
         self._patchable = not (
             host.warnings
+            or any(rule.until for rule in policy.rules)
             or any(not _is_of_one(rule) for rule in rules)
             or any(
                 not _named_everywhere(clause, rule.target)
@@ -165,7 +183,7 @@ class _State:
             "containers": [one for one in after.values() if "Kind" not in one],
             "attachments": [one for one in after.values() if "Kind" in one],
         }
-        resolution = resolve(self.policy, mini, "ignore")
+        resolution = resolve(self.policy, mini, "ignore", left_alone=self.left_alone)
         if resolution.host.warnings:
             return None
         other = object.__new__(_State)
@@ -186,7 +204,7 @@ class _State:
         self._masks, self._named = list(self._masks), list(self._named)
         self._gateways = list(self._gateways)
         counts = [list(count) for count in self._counts]
-        old = list(Endpoints(_only(before), self._inside).endpoints)
+        old = list(Endpoints(_only(before), self._inside, self._unguarded).endpoints)
         for endpoint in old:
             place = self._place((endpoint.version, endpoint.address))
             if place is None or self._endpoints[place].container_id != endpoint.container_id:
@@ -230,7 +248,7 @@ class _State:
     def _compile(self, before: _State, facts: Json, published: t.Optional[PublishMemo]) -> None:
         publish = self.ruleset.publish
         if published is not None:
-            publish = publish_rows(Endpoints(facts, self._inside), published)
+            publish = publish_rows(Endpoints(facts, self._inside, self._unguarded), published)
         if {*self._masks, *before._matrix.routed_masks()} == before._matrix.identity_of.keys():
             self._matrix = before._matrix
         else:
@@ -284,7 +302,7 @@ def _same_ground(before: Json, after: Json) -> bool:
 
 
 def _has_others(party: Party) -> bool:
-    return party.world or party.host or bool(party.nets or party.routed)
+    return party.world or party.host or bool(party.nets or party.host_nets or party.routed)
 
 
 def _count(counts: t.List[t.List[int]], named: t.Tuple[int, int], by: int) -> None:

@@ -25,7 +25,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
     Kind,
     Reason,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset, is_group
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import is_group
 
 # The kernel's decision, for preflight and tests
 

@@ -12,7 +12,6 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import bisect
-import fnmatch
 import ipaddress
 import socket
 import typing as t
@@ -24,13 +23,34 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     did_you_mean,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import addresses_on
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import Interval, subtract
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import Group, Policy
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import (
+    Interval,
+    Network,
+    looks_like_address,
+    subtract,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import (
+    NETWORK,
+    Group,
+    Policy,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import (
+    glob_any,
+    is_pattern,
+    name_matcher,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.routed import routed_groups
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
+
+#: Multicast and broadcast addresses: nobody's own, and in nobody's subnet.
+GROUP_RANGES = (
+    ipaddress.ip_network("224.0.0.0/4"),
+    ipaddress.ip_network("255.255.255.255/32"),
+    ipaddress.ip_network("ff00::/8"),
+)
 
 
 #: The words for attachments that are no containers, and their kind in the facts.
@@ -53,19 +73,26 @@ class Endpoint(t.NamedTuple):
 
 @dataclass(frozen=True)
 class Party:
-    """Who a rule means on one side: endpoints, and whoever outside or on the host has one of the addresses."""
+    """Who a rule means on one side: endpoints, and who has one of the addresses, outside or as the host's own."""
 
     world: bool = False  # everybody outside
     host: bool = False  # the host, whatever its address
-    nets: t.Tuple[Interval, ...] = ()
-    endpoints: t.FrozenSet[int] = frozenset()  # places in Host.endpoints; those in `nets` included
+    nets: t.Tuple[Interval, ...] = ()  # of those outside
+    host_nets: t.Tuple[Interval, ...] = ()  # the host, by these addresses of its own
+    endpoints: t.FrozenSet[int] = frozenset()  # places in Host.endpoints
     routed: t.FrozenSet[int] = frozenset()  # places in Selectors.routed
-    #: Addresses behind containers in any group: CIDRs that mean those, too.
+    #: Addresses behind containers in any group: CIDRs of rules that forbid mean those, too.
     routed_nets: t.Tuple[Interval, ...] = ()
     words: t.Tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.world or self.host or bool(self.nets) or bool(self.endpoints) or bool(self.routed)
+        return (
+            self.world
+            or self.host
+            or bool(self.nets or self.host_nets or self.routed_nets)
+            or bool(self.endpoints)
+            or bool(self.routed)
+        )
 
 
 @dataclass(frozen=True)
@@ -100,21 +127,29 @@ class Endpoints:
     An attachment whose port is not known has no endpoint: without it the kernel could not tell its packets from a neighbour's.
     """
 
-    def __init__(self, facts: Json, inside: bool = False) -> None:
-        """`inside`: with placement container, where containers on macvlan and ipvlan are known too."""
+    def __init__(self, facts: Json, inside: bool = False, unguarded: t.Collection[str] = frozenset()) -> None:
+        """`inside`: with placement container, where containers on macvlan and ipvlan are known too.
+
+        `unguarded`: the names of bridges that no guard is on; what is behind them is outside.
+        """
         self.facts = facts
         self.inside = inside
+        self.unguarded = unguarded
         self.containers: t.List[Json] = sorted(
             facts.get("containers") or [], key=lambda c: (c["Name"], c["Id"])
         )
         #: What has no name to select it by: build steps and Swarm's routing mesh, in the shape of containers.
         self.attachments: t.List[Json] = list(facts.get("attachments") or [])
         self.networks: t.List[Json] = sorted(facts.get("networks") or [], key=lambda n: n["Name"])
+        #: The names of networks without a way out.
+        self.internal = {network["Name"] for network in self.networks if network.get("Internal")}
         self.warnings: t.List[str] = []
         self._by_id = {container["Id"]: container for container in (*self.containers, *self.attachments)}
         self._by_name = {container["Name"]: container for container in self.containers}
-        self._by_label: t.Optional[t.Dict[t.Tuple[str, str], t.List[Json]]] = None
+        self._by_label: t.Dict[str, t.Dict[str, t.List[Json]]] = {}
         self._by_network: t.Optional[t.Dict[str, t.List[Json]]] = None
+        self._by_service: t.Optional[t.Dict[t.Tuple[str, str], t.List[Json]]] = None
+        self._shared_values: t.Dict[str, t.List[t.Tuple[str, ...]]] = {}
         self.endpoints = self._endpoints()
         self._keys = [(endpoint.version, endpoint.address) for endpoint in self.endpoints]
         self._of_container: t.Dict[str, t.List[int]] = {}
@@ -138,7 +173,7 @@ class Endpoints:
         for network, body in sorted((container.get("Networks") or {}).items()):
             # Without a link there is no guard before it: not running, or macvlan and the like.
             link, link_index, port_index = endpoint_place(body, self.inside)
-            if not link_index or not port_index:
+            if not link_index or not port_index or link in self.unguarded:
                 continue
             for address in addresses_on(body):
                 # Many times faster than ipaddress, which shows at tens of thousands of endpoints.
@@ -158,13 +193,16 @@ class Endpoints:
 
     def labelled(self, key: str, value: str) -> t.List[Json]:
         """The containers with this label; "*" stands for any value."""
-        if self._by_label is None:
-            self._by_label = {}
+        found = self._by_label.get(key)
+        if found is None:
+            found = self._by_label[key] = {"*": []}
             for container in self.containers:
-                for label, its_value in (container.get("Labels") or {}).items():
-                    for wanted in dict.fromkeys((its_value, "*")):
-                        self._by_label.setdefault((label, wanted), []).append(container)
-        return self._by_label.get((key, value), [])
+                labels = container.get("Labels")
+                if labels and key in labels:
+                    found["*"].append(container)
+                    if labels[key] != "*":
+                        found.setdefault(labels[key], []).append(container)
+        return found.get(value, [])
 
     def on_network(self, name: str) -> t.List[Json]:
         """Who is on this network, over another container's connection too."""
@@ -177,6 +215,54 @@ class Endpoints:
 
     def container(self, name: str) -> t.Optional[Json]:
         return self._by_name.get(name)
+
+    def of_service(self, project: str, service: str) -> t.List[Json]:
+        """The containers of a compose service."""
+        if self._by_service is None:
+            self._by_service = {}
+            for container in self.containers:
+                labels = container.get("Labels") or {}
+                if COMPOSE_PROJECT in labels and COMPOSE_SERVICE in labels:
+                    key = labels[COMPOSE_PROJECT], labels[COMPOSE_SERVICE]
+                    self._by_service.setdefault(key, []).append(container)
+        if not is_pattern(project) and not is_pattern(service):
+            return self._by_service.get((project, service), [])
+        fits, suits = name_matcher(project), name_matcher(service)
+        return [
+            container
+            for key, containers in self._by_service.items()
+            if fits(key[0]) and suits(key[1])
+            for container in containers
+        ]
+
+    def shared_values(self, key: str) -> t.List[t.Tuple[str, ...]]:
+        """For each endpoint what `within` compares: its network, or the label's values.
+
+        Several where containers with different values share one network namespace, none without the label.
+        """
+        if key not in self._shared_values:
+            self._shared_values[key] = (
+                [(endpoint.network,) for endpoint in self.endpoints]
+                if key == NETWORK
+                else self._label_values(key)
+            )
+        return self._shared_values[key]
+
+    def _label_values(self, key: str) -> t.List[t.Tuple[str, ...]]:
+        of_owner: t.Dict[str, t.Set[str]] = {}
+        for container in self.labelled(key, "*"):
+            owner = self.owner(container)
+            if owner is not None:
+                of_owner.setdefault(owner["Id"], set()).add(container["Labels"][key])
+        values = {ident: tuple(sorted(found)) for ident, found in of_owner.items()}
+        return [values.get(endpoint.container_id, ()) for endpoint in self.endpoints]
+
+    def guarded_subnets(self) -> t.Iterator[t.Tuple[Json, Network]]:
+        """The networks behind guarded bridges, each with every subnet of which it gives addresses to containers."""
+        for network in self.networks:
+            if network.get("Bridge") and network["Bridge"] not in self.unguarded:
+                for subnet in network.get("Subnets") or []:
+                    yield network, ipaddress.ip_network(subnet)
 
     def container_by_id(self, ident: str) -> t.Optional[Json]:
         return self._by_id.get(ident)
@@ -220,14 +306,24 @@ class Endpoints:
         )
 
 
+def unguarded_bridges(policy: Policy, facts: Json) -> t.FrozenSet[str]:
+    """The names of this host's bridges that the policy leaves out."""
+    names = {network["Bridge"] for network in facts.get("networks") or [] if network.get("Bridge")}
+    names.update(facts.get("links") or {})
+    return frozenset(name for name in names if glob_any(name, policy.unguarded))
+
+
 class Selectors:
     """Answers selectors for one policy on one host; remembers each answer."""
 
     def __init__(self, policy: Policy, host: Endpoints) -> None:
         self.host = host
         self._groups = {group.name: group for group in policy.groups}
-        self._parties: t.Dict[t.Tuple[str, ...], Party] = {}
+        self._parties: t.Dict[t.Tuple[t.Tuple[str, ...], bool], Party] = {}
+        #: By version and prefix length: the networks behind guards, by the first address of their subnets.
+        self._subnets: t.Optional[t.Dict[t.Tuple[int, int], t.Dict[int, Json]]] = None
         self._all = frozenset(range(len(host.endpoints)))
+        self._network_names: t.Optional[t.Dict[str, None]] = None
         self._why: t.Dict[str, str] = {}
         self._notes: t.Dict[str, t.List[str]] = {}
         #: In the order of routed_groups().
@@ -247,27 +343,41 @@ class Selectors:
             )
         return RoutedGroup(group, party.endpoints, tuple(sorted({one.container for one in found})), why)
 
-    def party(self, peers: t.Tuple[str, ...]) -> Party:
-        """Everybody one of the selectors means."""
-        known = self._parties.get(peers)
+    def party(self, peers: t.Tuple[str, ...], forbidding: bool = False) -> Party:
+        """Everybody one of the selectors means.
+
+        A CIDR means those outside; in a rule that forbids, who has the address, behind a guard and on the host, too.
+        """
+        key = peers, forbidding and any(map(self._has_addresses, peers))
+        known = self._parties.get(key)
         if known is None:
-            known = (
-                self._one(peers[0]) if len(peers) == 1 else _union([self.party((peer,)) for peer in peers])
-            )
-            self._parties[peers] = known
+            if len(peers) == 1:
+                known = self._one(peers[0], key[1])
+            else:
+                known = _union([self.party((peer,), key[1]) for peer in peers])
+            self._parties[key] = known
         return known
 
-    def why_empty(self, peer: str) -> str:
+    def why_empty(self, peer: str, forbidding: bool = False) -> str:
         """Why a selector means nobody now; '' where it means somebody."""
-        self.party((peer,))
+        if self.party((peer,), forbidding) and peer not in self._routed_place:
+            return ""
         return self._why.get(peer, "")
+
+    def formerly(self, peer: str) -> t.FrozenSet[int]:
+        """The endpoints within a CIDR: up to version 0.1 an allow of it let them in."""
+        return self.party((peer,), True).endpoints if self._has_addresses(peer) else frozenset()
+
+    def _has_addresses(self, peer: str) -> bool:
+        group = self._groups.get(peer)
+        return bool(group.cidrs and not group.behind) if group is not None else looks_like_address(peer)
 
     def notes(self, peer: str) -> t.List[str]:
         """What an operator should know of a selector although it is no mistake."""
         self.party((peer,))
         return self._notes.get(peer, [])
 
-    def _one(self, peer: str) -> Party:
+    def _one(self, peer: str, forbidding: bool) -> Party:
         if peer == "any":
             return Party(world=True, host=True, endpoints=self._all, routed=self._all_routed, words=(peer,))
         if peer == "world":
@@ -281,19 +391,63 @@ class Selectors:
             return Party(endpoints=self.host.of_kind(ATTACHMENTS[peer]), words=(peer,))
         group = self._groups.get(peer)
         if group is not None:
-            return self._group(group)
+            return self._group(group, forbidding)
         head, colon, tail = peer.partition(":")
         if colon and head in ("container", "network", "label", "compose"):
             found = getattr(self, "_" + head)(tail)
-            return self._containers(peer, found, tail if head == "network" else None)
-        return self._addresses(peer, [peer], [])
+            return self._containers(peer, found, self._networks_named(tail) if head == "network" else ())
+        return self._addresses(peer, [peer], [], forbidding)
 
-    def _addresses(self, peer: str, cidrs: t.Sequence[str], excepts: t.Sequence[str]) -> Party:
-        nets = subtract([ipaddress.ip_network(c) for c in cidrs], [ipaddress.ip_network(c) for c in excepts])
+    def _addresses(
+        self, peer: str, cidrs: t.Sequence[str], excepts: t.Sequence[str], forbidding: bool
+    ) -> Party:
+        inside, outside = ([ipaddress.ip_network(text) for text in texts] for texts in (cidrs, excepts))
+        nets = subtract(inside, outside)
         words = tuple(cidrs)
         if excepts:
             words = ("{} except {}".format(", ".join(cidrs), ", ".join(excepts)),)
-        return Party(nets=tuple(nets), endpoints=self.host.within(nets), routed_nets=tuple(nets), words=words)
+        if forbidding:
+            return Party(
+                nets=tuple(nets),
+                host_nets=tuple(nets),
+                endpoints=self.host.within(nets),
+                routed_nets=tuple(nets),
+                words=words,
+            )
+        behind = {net: self._network_around(net) for net in inside}
+        inside = [net for net in inside if not behind[net]]
+        for net, network in behind.items():
+            if network:
+                why = (
+                    f"a CIDR means addresses outside, and {net} is within the network {network}: write network:{network} or "
+                    "container:NAME for containers, host for the host"
+                )
+                if not inside:
+                    self._why[peer] = why
+                    return Party()
+                self._notes.setdefault(peer, []).append(why)
+        # The kernel asks for the host's cell only where the host itself has the address, or has joined the group.
+        own = [net for net in inside if net.prefixlen == net.max_prefixlen or _is_group_range(net)]
+        return Party(
+            nets=tuple(subtract(inside, outside)), host_nets=tuple(subtract(own, outside)), words=words
+        )
+
+    def _network_around(self, net: Network) -> str:
+        """The name of the network behind a guard that has all these addresses; "" for none, or an address of the host's."""
+        if self._subnets is None:
+            self._subnets = {}
+            for network, subnet in self.host.guarded_subnets():
+                key = subnet.version, subnet.prefixlen
+                self._subnets.setdefault(key, {})[int(subnet.network_address)] = network
+        address = int(net.network_address)
+        for (version, length), networks in self._subnets.items():
+            if version == net.version and length <= net.prefixlen:
+                rest = net.max_prefixlen - length
+                found = networks.get(address >> rest << rest)
+                if found:
+                    own = net.prefixlen == net.max_prefixlen and (version, address) in _gateways(found)
+                    return "" if own else str(found["Name"])
+        return ""
 
     def _behind(self, group: Group) -> Party:
         place = self._routed_place[group.name]
@@ -304,23 +458,31 @@ class Selectors:
             self._notes.setdefault(group.name, []).extend(self.notes(peer))
         return Party(routed=frozenset((place,)), words=(routed.words(),))
 
-    def _group(self, group: Group) -> Party:
+    def _group(self, group: Group, forbidding: bool) -> Party:
         if group.behind:
             return self._behind(group)
         if group.cidrs:
-            return self._addresses(group.name, group.cidrs, group.excepts)
+            return self._addresses(group.name, group.cidrs, group.excepts, forbidding)
         queried = self._queried(group) if group.query else None
+        names = [name_matcher(name) for name in group.names]
         found = [
             container
             for container in self._candidates(group)
             if (queried is None or container["Id"] in queried)
-            and (not group.names or any(fnmatch.fnmatchcase(container["Name"], name) for name in group.names))
+            and (not names or any(fits(container["Name"]) for fits in names))
             and all(_has_label(container, key, value) for key, value in group.labels)
         ]
-        known = [network["Name"] for network in self.host.networks]
-        unknown = [name for name in group.networks if name not in known]
-        why = f'there is no network "{unknown[0]}".{did_you_mean(unknown[0], known)}' if unknown else ""
-        return self._containers(group.name, found, *group.networks, why=why)
+        wanted: t.Set[str] = set()
+        why = ""
+        for name in group.networks:
+            matching = self._networks_named(name)
+            wanted.update(matching)
+            if not matching:
+                why = why or self._no_network(name)
+        if group.networks and not wanted:
+            self._why[group.name] = why
+            return Party()
+        return self._containers(group.name, found, wanted, why=why)
 
     def _candidates(self, group: Group) -> t.List[Json]:
         """A cheap superset of the group's containers."""
@@ -367,6 +529,9 @@ class Selectors:
     # Each of these returns the containers, running or not, that fit.
 
     def _container(self, name: str) -> t.List[Json]:
+        if is_pattern(name):
+            fits = name_matcher(name)
+            return [container for container in self.host.containers if fits(container["Name"])]
         container = self.host.container(name)
         if container is None:
             known = [c["Name"] for c in self.host.containers]
@@ -375,10 +540,24 @@ class Selectors:
         return [container]
 
     def _network(self, name: str) -> t.List[Json]:
-        known = [network["Name"] for network in self.host.networks]
-        if name not in known:
-            self._why["network:" + name] = f'there is no network "{name}".{did_you_mean(name, known)}'
-        return self.host.on_network(name)
+        names = self._networks_named(name)
+        if not names:
+            self._why["network:" + name] = self._no_network(name)
+        if len(names) == 1:
+            return self.host.on_network(names[0])
+        found = {container["Id"]: container for one in names for container in self.host.on_network(one)}
+        return list(found.values())
+
+    def _networks_named(self, name: str) -> t.List[str]:
+        if self._network_names is None:
+            self._network_names = {network["Name"]: None for network in self.host.networks}
+        if not is_pattern(name):
+            return [name] if name in self._network_names else []
+        fits = name_matcher(name)
+        return [one for one in self._network_names if fits(one)]
+
+    def _no_network(self, name: str) -> str:
+        return f'there is no network "{name}".{did_you_mean(name, self._network_names or ())}'
 
     def _label(self, text: str) -> t.List[Json]:
         key, _equals, value = text.partition("=")
@@ -386,8 +565,7 @@ class Selectors:
 
     def _compose(self, text: str) -> t.List[Json]:
         project, _slash, service = text.partition("/")
-        candidates = self.host.labelled(COMPOSE_SERVICE, service)
-        found = [c for c in candidates if _has_label(c, COMPOSE_PROJECT, project)]
+        found = self.host.of_service(project, service)
         if not found:
             known = sorted(
                 {
@@ -401,9 +579,9 @@ class Selectors:
         return found
 
     def _containers(
-        self, peer: str, found: t.Sequence[Json], *networks: t.Optional[str], why: str = ""
+        self, peer: str, found: t.Sequence[Json], wanted: t.Collection[str] = (), why: str = ""
     ) -> Party:
-        wanted = {name for name in networks if name}
+        """`wanted`: the networks that count, all where there is none."""
         indices: t.Set[int] = set()
         for container in found:
             mine = self.host.endpoints_of(container)
@@ -416,7 +594,7 @@ class Selectors:
             self._why.setdefault(peer, why or _why_nobody(found))
         return Party(endpoints=frozenset(indices), words=tuple(endpoint_words(self.host, indices)))
 
-    def _note(self, peer: str, container: Json, wanted: t.Set[str]) -> None:
+    def _note(self, peer: str, container: Json, wanted: t.Collection[str]) -> None:
         notes = self._notes.setdefault(peer, [])
         if container.get("State") not in ("running", "paused"):
             return
@@ -437,6 +615,42 @@ class Selectors:
                     "the container {} is on the network {}, which has no bridge on this host: its traffic there "
                     "passes no guard{}".format(container["Name"], name, where)
                 )
+
+
+def is_group(version: int, address: int) -> bool:
+    """A multicast or broadcast address: nobody's own, so the kernel takes it by its cell."""
+    if version == 4:
+        return address >> 28 == 0xE or address == 0xFFFFFFFF
+    return address >> 120 == 0xFF
+
+
+def touches_group(interval: Interval) -> bool:
+    """Whether a multicast or broadcast address is in it."""
+    version, lo, hi = interval
+    return any(
+        group.version == version and lo <= int(group.broadcast_address) and int(group.network_address) <= hi
+        for group in GROUP_RANGES
+    )
+
+
+def _is_group_range(net: Network) -> bool:
+    return any(
+        group.version == net.version
+        and int(group.network_address) <= int(net.network_address)
+        and int(net.broadcast_address) <= int(group.broadcast_address)
+        for group in GROUP_RANGES
+    )
+
+
+def _gateways(network: Json) -> t.Set[t.Tuple[int, int]]:
+    """The host's own addresses on a bridge: what Docker says, else the first of each subnet, which it takes."""
+    found = [ipaddress.ip_address(text) for text in network.get("Gateways") or []]
+    versions = {address.version for address in found}
+    for subnet in network.get("Subnets") or []:
+        net = ipaddress.ip_network(subnet)
+        if net.version not in versions and net.num_addresses > 1:
+            found.append(net[1])
+    return {(address.version, int(address)) for address in found}
 
 
 def _why_nobody(found: t.Sequence[Json]) -> str:
@@ -465,6 +679,7 @@ def _union(parties: t.Sequence[Party]) -> Party:
         world=any(party.world for party in parties),
         host=any(party.host for party in parties),
         nets=tuple(_merge(nets)),
+        host_nets=tuple(_merge([net for party in parties for net in party.host_nets])),
         endpoints=frozenset().union(*(party.endpoints for party in parties)),
         routed=frozenset().union(*(party.routed for party in parties)),
         routed_nets=tuple(_merge(routed_nets)),

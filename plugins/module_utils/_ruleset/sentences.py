@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import NETWORK
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import (
     CLASS_WORDS,
     Resolution,
@@ -39,6 +40,11 @@ def sentence(effective: Json) -> str:
     )
     if effective["direct"]:
         text += ", routed directly too"
+    within = effective.get("within")
+    if within:
+        text += ", within one network" if within == NETWORK else f", within the same {within}"
+    if effective.get("until"):
+        text += f", until {effective['until']}"
     if effective["log"]:
         text += ", logged"
     return text

@@ -91,7 +91,7 @@ def test_the_contract_holds_for_both_versions(old: Json, new: Json) -> None:
         for network in facts["networks"]:
             assert set(network) == {
                 "Id", "Name", "Driver", "Internal", "EnableIPv6", "Subnets", "Bridge", "BridgeIndex", "Labels",
-                "Parent", "ParentIndex",
+                "Parent", "ParentIndex", "Gateways",
             }  # fmt: skip
         json.dumps(facts)
 
@@ -158,6 +158,7 @@ def test_bridges_by_option_by_id_and_none(old: Json) -> None:
     networks = {network["Name"]: network for network in assembled(old)["networks"]}
     assert (networks["bridge"]["Bridge"], networks["bridge"]["BridgeIndex"]) == ("docker0", 2)
     assert networks["front"]["Bridge"] == "br-cb1e1b687f74"
+    assert networks["front"]["Gateways"] == ["172.18.0.1"]
     assert networks["front"]["EnableIPv6"] and "2001:db8:1::/64" in networks["front"]["Subnets"]
     assert (networks["host"]["Bridge"], networks["host"]["BridgeIndex"]) == (None, None)
     named = {"Id": "f" * 64, "Driver": "bridge", "Options": {"com.docker.network.bridge.name": "shop0"}}

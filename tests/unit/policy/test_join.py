@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.join import join
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
-from ansible_collections.bridgewarden.docker.plugins.plugin_utils._join import join
 
 Json = t.Dict[str, t.Any]
 

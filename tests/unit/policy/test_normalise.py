@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import fnmatch
 import ipaddress
+import re
 import typing as t
 
 import pytest
@@ -17,7 +19,10 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model 
     GUARDS,
     digest,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import (
+    normalise,
+    wanted_policy,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import (
     glob_escape,
     glob_match,
@@ -110,9 +115,18 @@ RULE: Json = {"name": "r", "from": ["world"], "to": ["web"]}
         ({"from": None}, "rules[0].from", "must be a list of strings, not empty"),
         ({"from": ["world", 5]}, "rules[0].from[1]", "must hold strings, not the number 5"),
         ({"to": ["wbe"]}, "rules[0].to[0]", 'no group "wbe"|Did you mean "web"|container:wbe'),
+        ({"to": ["api.example.com"]}, "rules[0].to[0]", "names of hosts are no selectors|group with cidrs"),
+        ({"to": ["*.example.com"]}, "rules[0].to[0]", "names of hosts are no selectors"),
         ({"to": ["web "]}, "rules[0].to[0]", "blanks"),
         ({"to": ["contaner:web"]}, "rules[0].to[0]", 'Did you mean "container"'),
-        ({"to": ["container:w*b"]}, "rules[0].to[0]", "make a group with names"),
+        (
+            {"to": ["container:w b"]},
+            "rules[0].to[0]",
+            r"as docker ps shows it; \* \? and \[a-z\] make a pattern",
+        ),
+        ({"to": ["container:w[z-a]"]}, "rules[0].to[0]", "is reversed"),
+        ({"to": ["network:runner-[z-a]"]}, "rules[0].to[0]", "is reversed"),
+        ({"to": ["compose:shop/[z-a]"]}, "rules[0].to[0]", "is reversed"),
         ({"to": ["label:tier"]}, "rules[0].to[0]", "label:KEY=VALUE"),
         ({"to": ["compose:shop"]}, "rules[0].to[0]", "compose:PROJECT/SERVICE"),
         ({"to": ["network:"]}, "rules[0].to[0]", "docker network ls"),
@@ -155,6 +169,35 @@ RULE: Json = {"name": "r", "from": ["world"], "to": ["web"]}
         ),
         ({"direct": True, "from": ["containers"]}, "rules[0].direct", "from outside to containers"),
         ({"log": 1}, "rules[0].log", "must be true or false"),
+        (
+            {"within": 5},
+            "rules[0].within",
+            "within cannot be the number 5|com.docker.compose.project, or write network",
+        ),
+        ({"within": ""}, "rules[0].within", "name a label"),
+        ({"within": ["network"]}, "rules[0].within", "cannot be a list"),
+        ({"within": "stack=a"}, "rules[0].within", "a label's name alone|write within: stack"),
+        ({"within": "label:stack"}, "rules[0].within", "write within: stack"),
+        ({"within": "the stack"}, "rules[0].within", "remove the blanks"),
+        ({"within": "stack"}, "rules[0].within", '"world" in from is none|name containers on both sides'),
+        ({"within": "stack", "from": ["web", "office"]}, "rules[0].within", '"office" in from is none'),
+        ({"within": "network", "from": ["web"], "to": ["any"]}, "rules[0].within", '"any" in to is none'),
+        ({"within": "network", "from": ["web"], "to": ["host"]}, "rules[0].within", '"host" in to is none'),
+        (
+            {"within": "network", "from": ["web"], "to": ["10.0.0.0/8"]},
+            "rules[0].within",
+            '"10.0.0.0/8" in to',
+        ),
+        ({"until": 20270331}, "rules[0].until", "until cannot be the number 20270331|YYYY-MM-DD"),
+        ({"until": ""}, "rules[0].until", "YYYY-MM-DD"),
+        ({"until": "31.3.2027"}, "rules[0].until", "YYYY-MM-DD"),
+        ({"until": "2027-02-30"}, "rules[0].until", 'there is no day "2027-02-30"'),
+        ({"until": datetime.datetime(2027, 3, 31)}, "rules[0].until", "cannot be a time|YYYY-MM-DD"),
+        ({"until": ["2027-03-31"]}, "rules[0].until", "cannot be a list"),
+        ({"note": 4711}, "rules[0].note", "must be a text, not the number 4711"),
+        ({"note": " "}, "rules[0].note", "must be a text"),
+        ({"note": "a\nb"}, "rules[0].note", "control characters"),
+        ({"note": "x" * 1001}, "rules[0].note", "more than 1000 bytes"),
         ({"to": ["world"]}, "rules[0]", "passes no guarded link"),
         ({"from": ["host"], "to": ["world"]}, "rules[0]", "passes no guarded link"),
     ],
@@ -214,6 +257,28 @@ def test_mistakes_in_a_rule(change: Json, path: str, words: str) -> None:
         ({"guards": ["br/x"]}, "guards[0]", "no network link"),
         ({"guards": ["br-[z-a]"]}, "guards[0]", "reversed"),
         ({"guards": [f"br{i}" for i in range(65)]}, "guards", "more than 64"),
+        ({"unguarded": 5}, "unguarded", "must be a list of strings"),
+        ({"unguarded": [""]}, "unguarded[0]", "blank"),
+        ({"unguarded": ["br/x"]}, "unguarded[0]", "no network link"),
+        ({"unguarded": ["b" * 32]}, "unguarded[0]", "longer than 31 bytes"),
+        ({"unguarded": ["br[z-a]"]}, "unguarded[0]", "reversed"),
+        ({"lifelines": {"name": "x"}}, "lifelines", "must be a list"),
+        ({"lifelines": ["ssh"]}, "lifelines[0]", "must be a mapping"),
+        ({"lifelines": [{"ports": ["22/tcp"]}]}, "lifelines[0]", "a lifeline has no name"),
+        ({"lifelines": [{"name": "ssh"}]}, "lifelines[0]", "a lifeline has no ports"),
+        ({"lifelines": [{"name": "ssh", "port": "22/tcp"}]}, "lifelines[0].port", 'Did you mean "ports"'),
+        ({"lifelines": [{"name": "ssh", "ports": ["22"]}]}, "lifelines[0].ports[0]", "write 22/tcp"),
+        (
+            {"lifelines": [{"name": "ssh", "from": ["x"], "ports": ["22/tcp"]}]},
+            "lifelines[0].from[0]",
+            'no group "x"',
+        ),
+        (
+            {"lifelines": [{"name": "a", "ports": ["22/tcp"]}, {"name": "a", "ports": ["23/tcp"]}]},
+            "lifelines[1].name",
+            "two different lifelines",
+        ),
+        ({"groups": {"g": {"networks": ["a[z-a]"]}}}, "groups.g.networks[0]", "reversed"),
     ],
 )
 def test_mistakes_elsewhere(raw: t.Any, path: str, words: str) -> None:
@@ -221,6 +286,65 @@ def test_mistakes_elsewhere(raw: t.Any, path: str, words: str) -> None:
     assert path_text(error.path) == path
     assert words in str(error)
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "hint"),
+    [
+        ({}, "mode", "audit.*enforce"),
+        ({"mode": None, "rules": []}, "mode", "audit.*enforce"),
+        ({"mode": "enforce"}, "rules", "bridgewarden_enforce_empty"),
+        ({"mode": "enforce", "groups": EXAMPLE["groups"], "rules": []}, "rules", "bridgewarden_mode: audit"),
+    ],
+)
+def test_a_mode_is_chosen_and_enforce_needs_a_rule(raw: Json, path: str, hint: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        wanted_policy(raw)
+    assert path_text(caught.value.path) == path
+    assert re.search(hint, caught.value.hint), caught.value.hint
+    assert normalise({key: value for key, value in raw.items() if value is not None})
+
+
+def test_what_is_wanted_all_the_same() -> None:
+    assert wanted_policy({"mode": "audit"}).rules == ()
+    assert wanted_policy({"mode": "enforce"}, enforce_empty=True).mode == "enforce"
+    assert wanted_policy(EXAMPLE) == normalise(EXAMPLE)
+
+
+def test_the_later_keys_have_a_normal_form() -> None:
+    rule = {
+        "name": "r",
+        "from": ["web"],
+        "to": ["db"],
+        "within": "stack",
+        "until": datetime.date(2027, 3, 31),
+        "note": "OPS-1",
+    }
+    lifeline = {"name": "ssh", "ports": ["22/tcp"]}
+    raw = dict(EXAMPLE, rules=[rule], unguarded=["br0"], lifelines=[lifeline, dict(lifeline)])
+    found = normalise(raw)
+    assert normalise(found.as_dict()) == found
+    assert (found.rules[0].within, found.rules[0].until, found.rules[0].note) == (
+        "stack",
+        "2027-03-31",
+        "OPS-1",
+    )
+    assert found.lifelines[0].targets == ("host",)
+    assert found.as_dict()["unguarded"] == ["br0"]
+    assert digest(found) != digest(normalise(dict(raw, rules=[{**rule, "note": "OPS-2"}])))
+
+
+def test_a_policy_without_the_later_keys_keeps_its_digest() -> None:
+    """What was committed before an update is in force after it, too."""
+    assert set(normalise(EXAMPLE).as_dict()) == {
+        "mode", "placement", "log_group", "log_defaults", "defaults", "groups", "rules", "guards",
+    }  # fmt: skip
+
+
+def test_an_exception_for_some_time_is_no_contradiction() -> None:
+    deny = dict(RULE, name="d", action="deny", until="2027-03-31")
+    assert len(normalise(dict(EXAMPLE, rules=[RULE, deny])).rules) == 2
+    assert "says allow" in str(refused(dict(EXAMPLE, rules=[dict(RULE, until="2027-03-31"), deny])))
 
 
 def test_names_are_unique_but_repetition_is_no_mistake() -> None:
@@ -340,6 +464,7 @@ def test_default_guards(name: str, guarded: bool) -> None:
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from([
             "mode", "defaults", "groups", "rules", "guards", "name", "from", "to", "ports", "cidrs", "labels", "any",
+            "within", "until", "note", "unguarded", "lifelines", "networks",
         ]), inner, max_size=4),
     max_leaves=20,
 ))  # fmt: skip

@@ -26,15 +26,19 @@ NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 
 
 class Naive:
-    def __init__(self, policy: Json, facts: Json) -> None:
+    def __init__(self, policy: Json, facts: Json, today: str = "1970-01-01") -> None:
         self.policy = policy
         self.facts = facts
+        self.today = today
         self.holders: t.Dict[str, t.Tuple[Json, str]] = {}
         for container in facts["containers"]:
             for network, body in container["Networks"].items():
                 for key in ("IPAddress", "GlobalIPv6Address"):
-                    if body["LinkIndex"] and body[key]:
+                    if body["LinkIndex"] and body[key] and not self._left_out(body["Link"]):
                         self.holders[body[key]] = container, network
+
+    def _left_out(self, bridge: str) -> bool:
+        return any(fnmatch.fnmatchcase(bridge, name) for name in self.policy.get("unguarded", []))
 
     def decide(
         self,
@@ -59,7 +63,8 @@ class Naive:
         matching = [
             rule
             for rule in self.policy.get("rules", [])
-            if self._matches(rule, source, source_kind, target, target_kind, protocol, port)
+            if not ("until" in rule and rule["until"] < self.today)
+            and self._matches(rule, source, source_kind, target, target_kind, protocol, port)
         ]
         if direct:
             matching = [
@@ -83,9 +88,12 @@ class Naive:
         protocol: int,
         port: int,
     ) -> bool:
-        if not any(self._means(peer, source, source_kind) for peer in rule["from"]):
+        permits = rule.get("action", "allow") in ("allow", "queue")
+        if not any(self._means(peer, source, source_kind, permits) for peer in rule["from"]):
             return False
-        if not any(self._means(peer, target, target_kind) for peer in rule["to"]):
+        if not any(self._means(peer, target, target_kind, permits) for peer in rule["to"]):
+            return False
+        if rule.get("within") and not self._related(rule["within"], source, target):
             return False
         if rule.get("published"):
             return target_kind == "guarded" and self._published(rule["published"], target, protocol, port)
@@ -103,7 +111,7 @@ class Naive:
         # They nest: the innermost one has the fewest addresses.
         for name in sorted(holding, key=lambda name: self._size(name, ":" in address))[:1]:
             if any(
-                self._means(peer, holder, "guarded")
+                self._means(peer, holder, "guarded", True)
                 for peer in self.policy["groups"][name]["behind"]
                 for holder in self.holders
             ):
@@ -134,7 +142,15 @@ class Naive:
             for binding in container["Ports"]
         )
 
-    def _means(self, peer: str, address: str, kind: str) -> bool:
+    def _related(self, within: str, source: str, target: str) -> bool:
+        if source not in self.holders or target not in self.holders:
+            return False
+        (one, one_network), (other, other_network) = self.holders[source], self.holders[target]
+        if within == "network":
+            return one_network == other_network
+        return within in one["Labels"] and one["Labels"][within] == other["Labels"].get(within)
+
+    def _means(self, peer: str, address: str, kind: str, permits: bool) -> bool:
         if peer == "any":
             return True
         if peer in ("world", "host"):
@@ -145,20 +161,45 @@ class Naive:
         if peer in groups and groups[peer].get("behind"):
             return kind == "guarded" and address not in self.holders and self._routed(address) == peer
         if peer in groups:
-            return self._in_group(groups[peer], address, kind)
+            return self._in_group(groups[peer], address, kind, permits)
         if ":" in peer and peer.split(":")[0] in ("container", "network", "label", "compose"):
             return kind == "guarded" and address in self.holders and self._fits(peer, *self.holders[address])
-        return within(address, peer)
+        return self._has_address(peer, address, kind, permits)
 
-    def _in_group(self, group: Json, address: str, kind: str) -> bool:
+    def _has_address(self, cidr: str, address: str, kind: str, permits: bool) -> bool:
+        """A permitting rule's CIDR means those outside, and the host by one of its addresses or a multicast group."""
+        if not within(address, cidr):
+            return False
+        if not permits:
+            return True
+        net = ipaddress.ip_network(cidr)
+        single = net.num_addresses == 1
+        if any(inside(net, other) for other in self._guarded_subnets()) and not (
+            single and str(net[0]) in ("172.18.0.1", "172.19.0.1", "fd00:1::1", "fd00:2::1")
+        ):
+            return False
+        group = any(inside(net, other) for other in ("224.0.0.0/4", "255.255.255.255/32", "ff00::/8"))
+        return kind == "world" or (kind == "host" and (single or group))
+
+    def _guarded_subnets(self) -> t.List[str]:
+        return [
+            subnet
+            for network in self.facts["networks"]
+            if not self._left_out(network["Bridge"])
+            for subnet in network["Subnets"]
+        ]
+
+    def _in_group(self, group: Json, address: str, kind: str, permits: bool) -> bool:
         if group.get("cidrs"):
-            return self._has(group, address)
+            return any(self._has_address(c, address, kind, permits) for c in group["cidrs"]) and not any(
+                within(address, c) for c in group.get("except", [])
+            )
         if kind != "guarded" or address not in self.holders:
             return False
         container, network = self.holders[address]
         if group.get("names") and not any(fnmatch.fnmatchcase(container["Name"], n) for n in group["names"]):
             return False
-        if group.get("networks") and network not in group["networks"]:
+        if group.get("networks") and not any(fnmatch.fnmatchcase(network, n) for n in group["networks"]):
             return False
         return all(
             key in container["Labels"] and value in ("*", container["Labels"][key])
@@ -168,18 +209,17 @@ class Naive:
     def _fits(self, peer: str, container: Json, network: str) -> bool:
         kind, rest = peer.split(":", 1)
         if kind == "container":
-            return container["Name"] == rest
+            return fnmatch.fnmatchcase(container["Name"], rest)
         if kind == "network":
-            return network == rest
+            return fnmatch.fnmatchcase(network, rest)
         if kind == "label":
             key, value = rest.split("=", 1)
             return key in container["Labels"] and value in ("*", container["Labels"][key])
         project, name = rest.split("/")
         labels = container["Labels"]
-        return (
-            labels.get("com.docker.compose.project") == project
-            and labels.get("com.docker.compose.service") == name
-        )
+        return fnmatch.fnmatchcase(
+            labels.get("com.docker.compose.project", ""), project
+        ) and fnmatch.fnmatchcase(labels.get("com.docker.compose.service", ""), name)
 
 
 def is_group(address: str) -> bool:
@@ -188,6 +228,11 @@ def is_group(address: str) -> bool:
 
 def within(address: str, cidr: str) -> bool:
     return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
+
+
+def inside(net: t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network], other: str) -> bool:
+    outer = ipaddress.ip_network(other)
+    return net.version == outer.version and net.prefixlen >= outer.prefixlen and net[0] in outer
 
 
 def service(text: str, protocol: int, port: int) -> bool:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 Json = t.Dict[str, t.Any]
 
 NETWORKS = {"front": (5, "172.18.0.%d", "fd00:1::%x"), "back": (6, "172.19.0.%d", "fd00:2::%x")}
+SUBNETS = {"front": ["172.18.0.0/16", "fd00:1::/64"], "back": ["172.19.0.0/16", "fd00:2::/64"]}
 TIERS = ("web", "app", "db")
 CIDRS = (
     "0.0.0.0/0", "10.0.0.0/8", "10.10.0.0/16", "10.10.10.0/24", "10.10.10.66/32", "172.18.0.0/16", "172.19.0.2/31",
     "172.18.0.3/32", "128.0.0.0/1", "224.0.0.0/4", "224.0.0.0/24", "ff00::/8", "255.255.255.255/32", "192.168.0.1/32",
-    "10.13.13.64/26", "fd13:0:0:8000::/49", "::/0", "2001:db8::/32", "2001:db8:10::/64", "fd00:1::/64", "fd00:2::3/128", "8000::/1",
+    "172.18.0.1/32", "10.13.13.64/26", "fd13:0:0:8000::/49",
+    "::/0", "2001:db8::/32", "2001:db8:10::/64", "fd00:1::/64", "fd00:2::3/128", "8000::/1",
 )  # fmt: skip
 ADDRESSES = (
     "10.13.13.5", "10.13.99.1", "10.14.0.1", "fd13::5", "172.18.0.99",
@@ -51,8 +53,10 @@ def hosts(draw: st.DrawFn) -> Json:
             }  # fmt: skip
         labels = {"tier": draw(st.sampled_from(TIERS))} if draw(st.booleans()) else {}
         if draw(st.booleans()):
-            labels["com.docker.compose.project"] = "shop"
+            labels["com.docker.compose.project"] = draw(st.sampled_from(["shop", "job1", "job2"]))
             labels["com.docker.compose.service"] = draw(st.sampled_from(TIERS))
+        if draw(st.booleans()):
+            labels["stack"] = draw(st.sampled_from(["a", "b", "c"]))
         ports = [
             {"HostIp": draw(st.sampled_from(["0.0.0.0", "::", "192.0.2.1"])), "HostPort": host,
              "ContainerPort": own, "Protocol": protocol}
@@ -64,12 +68,13 @@ def hosts(draw: st.DrawFn) -> Json:
             "Id": f"{number:064x}", "Name": f"{draw(st.sampled_from(TIERS))}-{number}", "Image": "i", "State": "running",
             "Pid": 1, "NetworkMode": "bridge", "Labels": labels, "Networks": networks, "Ports": ports,
         })  # fmt: skip
+    subnets = draw(st.booleans())
     return {
         "docker": {"version": "26.1.5", "userland_proxy": True},
         "containers": containers,
         "networks": [
             {"Id": name, "Name": name, "Driver": "bridge", "Internal": name == "back", "EnableIPv6": True,
-             "Subnets": [], "Bridge": "br-" + name, "BridgeIndex": link, "Labels": {}}
+             "Subnets": SUBNETS[name] if subnets else [], "Bridge": "br-" + name, "BridgeIndex": link, "Labels": {}}
             for name, (link, _four, _six) in NETWORKS.items()
         ],
         "links": {"br-front": {"index": 5, "bridge": True}, "br-back": {"index": 6, "bridge": True}},
@@ -78,10 +83,16 @@ def hosts(draw: st.DrawFn) -> Json:
 
 
 PEERS = st.sampled_from([
-    "any", "world", "host", "containers", "office", "weird", "web", "db", "mixed", "every", "vpn", "vpn", "pods", "vip",
-    "10.13.13.64/26", "fd13:0:0:8000::/49",
+    "any", "world", "host", "containers", "office", "weird", "web", "db", "mixed", "every", "behind",
+    "vpn", "vpn", "pods", "vip", "10.13.13.64/26", "fd13:0:0:8000::/49",
     "container:web-0", "container:db-1", "container:app-2", "network:front", "network:back",
+    "container:*-1", "container:[dw]*", "network:*", "network:b?ck", "compose:*/app", "compose:job*/[dw]*",
     "label:tier=web", "label:tier=*", "compose:shop/app", "compose:shop/db", *CIDRS,
+])  # fmt: skip
+
+CONTAINERS = st.sampled_from([
+    "containers", "web", "db", "mixed", "every", "behind", "container:web-0", "container:*-1", "network:front", "network:*",
+    "label:tier=web", "label:tier=*", "label:stack=*", "compose:*/app", "compose:shop/db",
 ])  # fmt: skip
 
 GROUPS: Json = {
@@ -89,6 +100,7 @@ GROUPS: Json = {
     "weird": {"cidrs": ["0.0.0.0/0", "::/0"], "except": ["172.16.0.0/12", "fd00:1::/64", "10.10.0.0/16"]},
     "web": {"labels": {"tier": "web"}},
     "db": {"names": ["db-*"], "networks": ["back"]},
+    "behind": {"networks": ["b*", "none-*"]},
     "mixed": {"names": ["*-1", "web-*"], "labels": {"tier": "*"}},
     "every": {"names": ["*"]},
     "vpn": {"cidrs": ["10.13.13.0/24", "fd13::/64"], "behind": ["every"]},
@@ -120,6 +132,13 @@ def rules(draw: st.DrawFn, number: int = 0) -> Json:
         rule["direct"] = True
     if draw(st.booleans()):
         rule["log"] = True
+    if draw(st.integers(0, 2)) == 0:
+        for key in ("from", "to"):
+            rule[key] = draw(st.lists(CONTAINERS, min_size=1, max_size=3))
+        rule.pop("direct", None)
+        rule["within"] = draw(st.sampled_from(["network", "com.docker.compose.project", "stack", "tier"]))
+    if draw(st.integers(0, 3)) == 0:
+        rule["until"] = draw(st.sampled_from(["2026-06-14", "2026-06-15", "2026-06-16"]))
     return rule
 
 
@@ -129,8 +148,12 @@ def policies(draw: st.DrawFn) -> Json:
         "mode": "enforce",
         "defaults": {name: draw(st.sampled_from(["allow", "deny", "reject"])) for name in DEFAULTS},
         "groups": GROUPS,
+        "unguarded": draw(st.sampled_from([[], [], [], ["br-back"], ["br-b*"]])),
         "rules": [draw(rules(number)) for number in range(draw(st.integers(0, 8)))],
     }
+
+
+TODAY = "2026-06-15"
 
 
 Connection = t.Tuple[str, str, str, str, int, int, bool]

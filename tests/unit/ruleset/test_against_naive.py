@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import os
 import random
 import sys
@@ -23,7 +24,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compi
     compile_ruleset,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, Judge
-from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import resolve
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import Clock, resolve
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,9 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+#: In the middle of strategies.TODAY.
+CLOCK = Clock(datetime.datetime(2026, 6, 15, 12, tzinfo=datetime.timezone.utc).timestamp())
 
 Json = t.Dict[str, t.Any]
 
@@ -48,7 +52,7 @@ def accepted(policy: Json) -> Policy:
 
 
 def compiled(policy: Policy, facts: Json) -> Ruleset:
-    return compile_ruleset(policy, resolve(policy, facts, "ignore"), facts)
+    return compile_ruleset(policy, resolve(policy, facts, "ignore", CLOCK), facts)
 
 
 def decision(ruleset: Ruleset, judge: Judge, connection: strategies.Connection) -> t.Tuple[str, str]:
@@ -72,7 +76,7 @@ def decision(ruleset: Ruleset, judge: Judge, connection: strategies.Connection) 
 def test_decides_as_the_naive_model(policy: Json, facts: Json, data: st.DataObject) -> None:
     wanted = accepted(policy)
     ruleset = compiled(wanted, facts)
-    judge, model = Judge(ruleset), naive.Naive(policy, facts)
+    judge, model = Judge(ruleset), naive.Naive(policy, facts, strategies.TODAY)
     for connection in data.draw(st.lists(strategies.connections(facts), min_size=30, max_size=60)):
         assert decision(ruleset, judge, connection) == model.decide(*connection), connection
 

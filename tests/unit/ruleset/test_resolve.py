@@ -76,8 +76,15 @@ EVERY = WEB_ADDRESSES | DB_ADDRESSES
         ("label:tier=*", EVERY),
         ("label:role=sidecar", WEB_ADDRESSES),
         ("compose:shop/web", WEB_ADDRESSES),
-        ("172.18.0.0/16", {"172.18.0.2", "172.18.0.3"}),
-        ("172.18.0.3", {"172.18.0.3"}),
+        ("172.18.0.0/16", set()),
+        ("172.18.0.3", set()),
+        ("container:*b*", WEB_ADDRESSES | DB_ADDRESSES),
+        ("container:db-?", DB_ADDRESSES),
+        ("network:*", EVERY),
+        ("network:[bf]*", EVERY),
+        ("network:b*", {"172.19.0.3"}),
+        ("compose:sh*/w?b", WEB_ADDRESSES),
+        ("compose:*/*", WEB_ADDRESSES),
     ],
 )
 def test_selectors(peer: str, wanted: t.Set[str]) -> None:
@@ -97,7 +104,9 @@ def test_selectors(peer: str, wanted: t.Set[str]) -> None:
         ({"query": "[?Labels.tier=='none']"}, set()),
         ({"query": "nothing.at.all"}, set()),
         ({"query": "[?Labels.tier=='db']", "names": ["web"]}, set()),
-        ({"cidrs": ["172.18.0.0/16"], "except": ["172.18.0.3/32"]}, {"172.18.0.2"}),
+        ({"cidrs": ["172.18.0.0/16"], "except": ["172.18.0.3/32"]}, set()),
+        ({"networks": ["ba*", "none-*"]}, {"172.19.0.3"}),
+        ({"networks": ["*"], "labels": {"tier": "db"}}, DB_ADDRESSES),
     ],
 )
 def test_groups(group: Json, wanted: t.Set[str]) -> None:
@@ -112,6 +121,9 @@ def test_groups(group: Json, wanted: t.Set[str]) -> None:
         ("network:bakc", 'there is no network "bakc".* Did you mean "back"'),
         ("label:tier=wbe", "no container fits"),
         ("compose:shop/wbe", 'Did you mean "shop/web"'),
+        ("container:x-*", "no container fits"),
+        ("network:runner-*", 'there is no network "runner-\\*"'),
+        ("compose:job*/web", 'there is no compose service "job\\*/web"'),
         ("g", "no container fits"),
         ("n", 'there is no network "bakc".* Did you mean "back"'),
         ("container:proxy", "runs in the host's network: its traffic is judged as the host's"),

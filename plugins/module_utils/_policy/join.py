@@ -7,33 +7,46 @@
 Ansible lets one value of a variable win.  For rules that would lose allows, and
 denies.  So each level has a variable of its own, and all of them count.  The
 values stay the inventory's own objects, which know their file and line.
-Pure functions; run on the controller.
+Pure functions; run on the controller, and where a file of variables is read on a host.
 PRIVATE to the collection: it may change at any time.
 """
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import Path, PolicyError, path_text
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.fields import kind_text
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.groups import same_group
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import POLICY_KEYS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.rules import rules_differ
 
-GROUPS = "bridgewarden_groups"
+_GROUPS = "bridgewarden_groups"
 #: Former names of members of the family, and what to write instead.
 DEPRECATED = {
     "bridgewarden_group_rules": "bridgewarden_rules_GROUP",
     "bridgewarden_host_rules": "bridgewarden_rules_HOST",
 }
 
+#: What Ansible's roles look for: every member of the family, and the former names.
+FAMILY = re.compile(r"bridgewarden_((rules|groups)(_.+)?|(group|host)_rules)\Z")
+
 Variables = t.Mapping[str, t.Any]
+
+
+def policy_of(variables: Variables) -> t.Dict[str, t.Any]:
+    """The policy that variables of an inventory make, as roles/common does it; those that are no part of a policy are left out."""
+    found = {
+        key: variables["bridgewarden_" + key] for key in POLICY_KEYS if "bridgewarden_" + key in variables
+    }
+    return {**found, **join({name: variables[name] for name in variables if FAMILY.match(name)})}
 
 
 def join(variables: Variables) -> t.Dict[str, t.Any]:
     """`groups` and `rules` of a policy from all variables of the family; raises PolicyError with the variable's path."""
-    groups = _groups({name: variables[name] for name in variables if name.startswith(GROUPS)})
-    rules = _rules({name: variables[name] for name in variables if not name.startswith(GROUPS)}, groups)
+    groups = _groups({name: variables[name] for name in variables if name.startswith(_GROUPS)})
+    rules = _rules({name: variables[name] for name in variables if not name.startswith(_GROUPS)}, groups)
     return {"groups": groups, "rules": rules}
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import typing as t
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import wanted_policy
 from ansible_collections.bridgewarden.docker.plugins.plugin_utils._culprit import culprit
 
 
@@ -27,14 +28,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: t.Dict[str, t.Any] = super().run(tmp, task_vars)
         policy = self._task.args.get("policy")
         if policy is not None:
-            self._check(policy)
+            self._check(policy, boolean(self._task.args.get("enforce_empty", False), strict=False))
             if self._task.args.get("state") == "checked":
                 return dict(result, changed=False, actions=[])
         result.update(self._execute_module(task_vars=task_vars))
         return result
 
-    def _check(self, policy: t.Any) -> None:
+    def _check(self, policy: t.Any, enforce_empty: bool) -> None:
         try:
-            normalise(policy)
+            wanted_policy(policy, enforce_empty)
         except PolicyError as error:
             raise AnsibleActionFail(error.text(), obj=culprit(policy, error.path)) from None

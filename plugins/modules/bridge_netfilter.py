@@ -63,6 +63,11 @@ options:
     type: list
     elements: str
     default: ["br-[0-f][0-f][0-f][0-f]????????", docker0, docker_gwbridge]
+  unguarded:
+    description: Patterns of the names of Docker's bridges that the policy leaves out. They are treated like other software's bridges.
+    type: list
+    elements: str
+    default: []
 notes:
   - Wherever rules at FORWARD stand, of nftables or of iptables, they begin to act on traffic within these bridges.
     Those that C(nft) lists are named in a warning when the settings come on. Therefore only a policy in mode
@@ -137,6 +142,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.bridges 
     ask_docker,
     converge_bridges,
     restore_bridges,
+    without,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import GUARDS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import printable
@@ -149,6 +155,7 @@ def main() -> None:
             "former": {"type": "dict"},
             "scope": {"type": "str", "choices": ["global", "guarded", "auto"], "default": "auto"},
             "guards": {"type": "list", "elements": "str", "default": list(GUARDS)},
+            "unguarded": {"type": "list", "elements": "str", "default": []},
             **DOCKER_SOCKET,
         },
         supports_check_mode=True,
@@ -162,7 +169,7 @@ def main() -> None:
                 module.params["state"],
                 module.params["scope"],
                 module.params["guards"],
-                ask_docker(module.params["docker_socket"]),
+                without(ask_docker(module.params["docker_socket"]), module.params["unguarded"]),
                 module.check_mode,
             )
     for warning in outcome.warnings:

@@ -11,6 +11,7 @@ short_description: Which verdict would this connection get, and by which rule
 version_added: 0.1.0
 description:
   - Asks the kernel module what it would decide about a connection, without sending a packet and without counting.
+  - With O(policy) it answers for a policy that is not committed, with the containers of now. The kernel module is not asked then.
 author:
   - The bridgewarden developers (@bridgewarden)
 extends_documentation_fragment:
@@ -38,6 +39,10 @@ options:
     description: Whether the connection comes from outside to the container's own address, not to a published port.
     type: bool
     default: false
+  policy:
+    description:
+      - A policy as M(bridgewarden.docker.policy) takes it. Without it the answer is about the policy in force.
+    type: dict
 """
 
 EXAMPLES = r"""
@@ -47,6 +52,13 @@ EXAMPLES = r"""
     to: db
     service: 5432/tcp
   register: answer
+
+- name: May it by the policy of the inventory, before that is committed
+  bridgewarden.docker.explain:
+    policy: "{{ my_policy }}"
+    from: web
+    to: db
+    service: 5432/tcp
 
 - name: Show why
   ansible.builtin.debug:
@@ -79,18 +91,27 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible impor
     failing,
     warner,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import (
+    Uncommitted,
+    explain_peers,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import host_clock
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 
 
 def explain(module: AnsibleModule) -> t.Dict[str, t.Any]:
     params = module.params
-    with Kernel() as kernel:
+    asked = params["from"], params["to"], params["service"], params["direct"]
+    if params["policy"] is not None:
         facts = collect_facts(params["docker_socket"], warn=warner(module))
-        answers = explain_peers(
-            kernel, facts, params["from"], params["to"], params["service"], params["direct"]
-        )
+        clock = host_clock(Store().read_applied_or_none())
+        answers = explain_peers(Uncommitted(params["policy"], facts, clock), facts, *asked)
+    else:
+        with Kernel() as kernel:
+            facts = collect_facts(params["docker_socket"], warn=warner(module))
+            answers = explain_peers(kernel, facts, *asked)
     actions = {answer["action"] for answer in answers}
     return {
         "action": actions.pop() if len(actions) == 1 else "mixed",
@@ -106,6 +127,7 @@ def main() -> None:
             "to": {"type": "str", "required": True},
             "service": {"type": "str", "required": True},
             "direct": {"type": "bool", "default": False},
+            "policy": {"type": "dict"},
             **DOCKER_SOCKET,
         },
         supports_check_mode=True,

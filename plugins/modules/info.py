@@ -190,6 +190,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
     ModuleMissing,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.not_covered import not_covered
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
 
@@ -225,7 +226,12 @@ def collect(params: t.Dict[str, t.Any], warn: t.Callable[[str], None]) -> t.Dict
         except DockerUnavailable as error:
             warn(f"what is not covered could not be told: {error.text()}")
         else:
-            found["not_covered"] = not_covered(facts, info.placement)
+            found["not_covered"] = not_covered(
+                facts,
+                info.placement,
+                (Store().read_policy_or_none() or {}).get("unguarded") or (),
+                info.guard_links,
+            )
     return found
 
 

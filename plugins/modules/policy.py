@@ -38,13 +38,13 @@ attributes:
 options:
   policy:
     description:
-      - The policy. All keys are optional, what is left out keeps its default.
+      - The policy. V(mode) is required, what else is left out keeps its default.
       - Required unless O(state=absent).
     type: dict
     suboptions:
       mode:
         description:
-          - V(enforce) or V(audit). V(audit) judges, counts and logs, but drops nothing.
+          - V(enforce) or V(audit). V(audit) judges, counts and logs, but drops nothing. There is no default.
         type: raw
       placement:
         description:
@@ -66,17 +66,28 @@ options:
         description:
           - Names for peers, as a dictionary. A group has either V(cidrs) and perhaps V(except), or one or more of
             V(labels), V(names), V(networks) and V(query), which must all hold.
+          - V(cidrs) mean addresses outside. In a rule that denies or rejects they mean any holder of the address, a container or the
+            host too.
         type: raw
       rules:
         description:
           - The rules, a list. Each has V(name), V(from) and V(to), and may have V(action), V(ports) or V(published),
-            V(direct), V(log) and V(queue).
+            V(direct), V(log), V(queue), V(within), V(until) and V(note).
           - Their order does not matter. The most restrictive matching rule wins, deny before reject before queue before allow.
         type: raw
       guards:
         description:
           - Patterns of link names whose traffic is judged. The default matches Docker's own bridges. Bridges of Docker
             with other names are added by themselves.
+        type: raw
+      unguarded:
+        description: Names, or patterns of names, of bridges of Docker that are left out. What is behind them counts as outside.
+        type: raw
+      lifelines:
+        description:
+          - Connections that a commit must leave open, a list. Each has V(name) and V(ports), and may have V(from), by default the clients
+            of the open SSH sessions, and V(to), by default the host.
+          - In mode V(enforce) a commit that would deny one of them is refused unless O(force=true).
         type: raw
   state:
     description:
@@ -92,6 +103,10 @@ options:
     type: str
     choices: [warn, fail, ignore]
     default: warn
+  enforce_empty:
+    description: Accept a policy in mode V(enforce) that has no rule. With the defaults it closes every published port.
+    type: bool
+    default: false
   confirm_timeout:
     description:
       - Seconds after which the kernel restores the ruleset before this one, unless M(bridgewarden.docker.confirm) comes
@@ -191,6 +206,31 @@ policy_warnings:
   returned: when O(state) is V(applied) or V(rendered)
   type: list
   elements: str
+formerly:
+  description:
+    - The containers that an allow of a CIDR covered when a CIDR still meant whoever has the address, up to version 0.1.
+    - Shown as warnings until the policy has been applied.
+  returned: when O(state) is V(applied) or V(rendered)
+  type: list
+  elements: dict
+  contains:
+    rule:
+      description: The rule's name.
+      type: str
+    key:
+      description: V(from) or V(to).
+      type: str
+    peer:
+      description: The CIDR or group in it.
+      type: str
+    containers:
+      description: The containers, with their addresses.
+      type: list
+      elements: str
+    write:
+      description: What to add where these containers are meant.
+      type: list
+      elements: str
 error_kind:
   description: One word for scripts.
   returned: on failure
@@ -207,6 +247,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ansible impor
     warner,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import (
+    CIDRS_MEAN,
     CommitResult,
     apply_plan,
     remove_policy,
@@ -214,26 +255,29 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
     CommitOptions,
     Plan,
+    former_texts,
+    host_clock,
     make_plan,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import ModuleMissing
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import POLICY_KEYS
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import wanted_policy
 
 
 def argument_spec() -> t.Dict[str, t.Any]:
     # What the policy may say is checked by the library, with better words; its types are open here.
-    keys = ("mode", "placement", "log_group", "log_defaults", "defaults", "groups", "rules", "guards")
     return {
-        "policy": {"type": "dict", "options": {key: {"type": "raw"} for key in keys}},
+        "policy": {"type": "dict", "options": {key: {"type": "raw"} for key in POLICY_KEYS}},
         "state": {
             "type": "str",
             "choices": ["applied", "rendered", "checked", "absent"],
             "default": "applied",
         },
         "on_empty_selector": {"type": "str", "choices": ["warn", "fail", "ignore"], "default": "warn"},
+        "enforce_empty": {"type": "bool", "default": False},
         "confirm_timeout": {"type": "int", "default": 0},
         "force": {"type": "bool", "default": False},
         **DOCKER_SOCKET,
@@ -252,8 +296,29 @@ def kernel_or_none(needed: bool) -> t.Optional[Kernel]:
 
 
 def wanted(params: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
-    """The policy without the keys that Ansible has filled in."""
-    return {key: value for key, value in params["policy"].items() if value is not None}
+    """The policy without the keys that Ansible has filled in. Normally the action plugin has checked it already."""
+    policy = {key: value for key, value in params["policy"].items() if value is not None}
+    wanted_policy(policy, params["enforce_empty"])
+    return policy
+
+
+def commit_options(module: AnsibleModule) -> CommitOptions:
+    return CommitOptions(
+        module.params["on_empty_selector"],
+        module.params["force"],
+        clock=host_clock(Store().read_applied_or_none()),
+    )
+
+
+def meant_before(plan: Plan) -> bool:
+    """Whether this very policy has been applied with the meaning that CIDRs have now: then nothing is new about it."""
+    applied = Store().read_applied_or_none() or {}
+    return applied.get("cidrs") == CIDRS_MEAN and applied.get("policy_digest") == plan.policy_digest
+
+
+def warn_of(module: AnsibleModule, plan: Plan, known: bool) -> None:
+    for text in [*plan.warnings, *([] if known else former_texts(plan))]:
+        warner(module)(text)
 
 
 def described(plan: Plan) -> t.Dict[str, t.Any]:
@@ -263,6 +328,7 @@ def described(plan: Plan) -> t.Dict[str, t.Any]:
         "effective": plan.words,
         "rules": plan.effective,
         "policy_warnings": plan.warnings,
+        "formerly": plan.formerly,
     }
 
 
@@ -271,15 +337,14 @@ def facts(module: AnsibleModule) -> t.Dict[str, t.Any]:
 
 
 def rendered(module: AnsibleModule) -> t.Dict[str, t.Any]:
-    options = CommitOptions(module.params["on_empty_selector"])
+    options = commit_options(module)
     plan = make_plan(wanted(module.params), facts(module), options)
-    for text in plan.warnings:
-        warner(module)(text)
+    warn_of(module, plan, meant_before(plan))
     return dict(described(plan), changed=False, actions=[])
 
 
 def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
-    options = CommitOptions(module.params["on_empty_selector"], module.params["force"])
+    options = commit_options(module)
 
     def plan() -> Plan:
         return make_plan(wanted(module.params), facts(module), options)
@@ -289,6 +354,7 @@ def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
         # Before the facts: what the agent commits after this is newer than they are.
         since = kernel.info().generation if kernel is not None else None
         first = plan()
+        again = meant_before(first)
         result = apply_plan(
             first, kernel, Store(), module.check_mode, module.params["confirm_timeout"], plan, options, since
         )
@@ -296,14 +362,12 @@ def applied(module: AnsibleModule) -> t.Dict[str, t.Any]:
         if kernel is not None:
             kernel.close()
     last = result.plan or first
-    for text in last.warnings:
-        warner(module)(text)
+    warn_of(module, last, again)
     return dict(described(last), **outcome(result))
 
 
 def checked(module: AnsibleModule) -> t.Dict[str, t.Any]:
-    """Normally the action plugin has answered already."""
-    normalise(wanted(module.params))
+    wanted(module.params)
     return {"changed": False, "actions": []}
 
 

@@ -15,13 +15,21 @@ import pytest
 from running import PLAYBOOKS, ansible_playbook, lost
 
 RULE = {"name": "office reaches web", "from": ["office"], "to": ["web"], "ports": ["8080/tcp"]}
+#: In place of a variable's value: it is not set.
+UNSET = object()
 GROUPS = {"office": {"cidrs": ["10.10.10.0/24"]}, "web": {"labels": {"tier": "web"}}}
 
 
 def harden(folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
     inventory = {"docker_hosts": {"hosts": {"h1": lost()}}}
     (folder / "hosts.yml").write_text(json.dumps(inventory), encoding="utf-8")
-    values = {"bridgewarden_groups": GROUPS, "bridgewarden_rules": [RULE], **variables}
+    values = {
+        "bridgewarden_mode": "enforce",
+        "bridgewarden_groups": GROUPS,
+        "bridgewarden_rules": [RULE],
+        **variables,
+    }
+    values = {name: value for name, value in values.items() if value is not UNSET}
     return ansible_playbook(
         *("--inventory", str(folder / "hosts.yml"), "--extra-vars", json.dumps(values)),
         str(PLAYBOOKS / "harden-docker.yml"),
@@ -60,6 +68,27 @@ def rule(**change: Any) -> dict[str, Any]:
             id="same name twice",
         ),
         pytest.param(rule(action="permit"), ["permit", "allow"], id="unknown action"),
+        pytest.param({"bridgewarden_mode": UNSET}, ["bridgewarden_mode", "audit", "enforce"], id="no mode"),
+        pytest.param(
+            {"bridgewarden_rules": []}, ["bridgewarden_enforce_empty"], id="enforce without any rule"
+        ),
+        pytest.param(rule(within="stack"), ["within compares containers"], id="within with a CIDR"),
+        pytest.param(rule(within=""), ["name a label"], id="within nothing"),
+        pytest.param(rule(until="31.3.2027"), ["YYYY-MM-DD"], id="until no day"),
+        pytest.param(rule(note=5), ["a note must be a text"], id="a note that is a number"),
+        pytest.param(
+            {"bridgewarden_unguarded": "br/0"}, ["br/0", "can match no network link"], id="unguarded"
+        ),
+        pytest.param(
+            {"bridgewarden_lifelines": [{"name": "ssh"}]},
+            ["a lifeline has no ports"],
+            id="lifeline without ports",
+        ),
+        pytest.param(
+            {"bridgewarden_lifelines": [{"ports": ["22/tcp"]}]},
+            ["a lifeline has no name"],
+            id="lifeline without a name",
+        ),
         pytest.param({"bridgewarden_mode": "on"}, ["bridgewarden_mode", "enforce"], id="unknown mode"),
         pytest.param({"bridgewarden_defaults": {"ingres": "deny"}}, ["ingres"], id="unknown direction class"),
         pytest.param(
@@ -94,7 +123,9 @@ def test_the_role_by_itself_refuses_a_window_that_nothing_would_confirm(tmp_path
         "tasks": [{"ansible.builtin.import_role": {"name": "bridgewarden.docker.policy"}}],
     }
     (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
-    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"h1": lost()}}}), encoding="utf-8")
+    (tmp_path / "hosts.yml").write_text(
+        json.dumps({"all": {"hosts": {"h1": {**lost(), "bridgewarden_mode": "audit"}}}}), encoding="utf-8"
+    )
     found = []
     for window in ("0", "60"):
         run = ansible_playbook(
@@ -109,3 +140,13 @@ def test_the_role_by_itself_refuses_a_window_that_nothing_would_confirm(tmp_path
         output = run.stdout + run.stderr
         found.append(("UNREACHABLE" in output, "no role confirms a commit yet" in output))
     assert found == [(True, False), (False, True)]
+
+
+def test_the_way_out_needs_no_mode(tmp_path: Path) -> None:
+    """Uninstalling and rolling back ask for no policy, so what is wrong with one does not keep them from it."""
+    (tmp_path / "hosts.yml").write_text(
+        json.dumps({"docker_hosts": {"hosts": {"h1": lost()}}}), encoding="utf-8"
+    )
+    for playbook in ("uninstall.yml", "rollback.yml"):
+        run = ansible_playbook("--inventory", str(tmp_path / "hosts.yml"), str(PLAYBOOKS / playbook))
+        assert "UNREACHABLE" in run.stdout, run.stdout + run.stderr

@@ -101,7 +101,7 @@ class StubbedCheck(Check):
 
 
 def docker_hosts(**hosts: dict[str, Any]) -> dict[str, Any]:
-    return {"docker_hosts": {"hosts": hosts}}
+    return {"docker_hosts": {"hosts": hosts, "vars": {"bridgewarden_mode": "enforce"}}}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ INVENTORY = {
     "all": {"children": {group: {"hosts": {"h1": {}}} for group in ("docker_hosts", "pci", "shop")}},
 }
 FILES = {
-    "group_vars/all.yml": "bridgewarden_groups: {office: {cidrs: [192.0.2.0/25]}}\nbridgewarden_rules: []\n",
+    "group_vars/all.yml": "bridgewarden_mode: enforce\nbridgewarden_groups: {office: {cidrs: [192.0.2.0/25]}}\nbridgewarden_rules: []\n",
     "group_vars/pci.yml": "bridgewarden_groups_pci: {vault: {cidrs: [198.51.100.7/32]}}\nbridgewarden_rules_pci:\n"
     + VAULT,
     "group_vars/shop.yml": "bridgewarden_groups_shop: {web: {labels: {tier: web}}}\nbridgewarden_rules_shop:\n"

@@ -20,7 +20,7 @@ FORMER = {"files": {"/etc/x": None}, "live": [["/proc/y", 0]], "loaded": False}
 POLICY = """\
 import json
 from ansible.module_utils.basic import AnsibleModule
-keys = ("policy", "state", "docker_socket", "on_empty_selector", "confirm_timeout", "force")
+keys = ("policy", "state", "docker_socket", "on_empty_selector", "confirm_timeout", "force", "enforce_empty")
 module = AnsibleModule(argument_spec={key: {"type": "raw"} for key in keys}, supports_check_mode=True)
 with open("calls", "a") as f:
     f.write(json.dumps(["policy", "tried" if module.check_mode else "committed"]) + "\\n")
@@ -32,7 +32,7 @@ module.exit_json(changed=True)
 BRIDGES = """\
 import json
 from ansible.module_utils.basic import AnsibleModule
-keys = ("state", "scope", "guards", "docker_socket", "former")
+keys = ("state", "scope", "guards", "unguarded", "docker_socket", "former")
 module = AnsibleModule(argument_spec={key: {"type": "raw"} for key in keys}, supports_check_mode=True)
 with open("calls", "a") as f:
     f.write(json.dumps(["bridges", module.params["state"], module.params["former"]]) + "\\n")

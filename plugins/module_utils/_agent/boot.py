@@ -14,7 +14,11 @@ import typing as t
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._agent.journal import Log
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import apply_plan
-from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import CommitOptions, boot_plan
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
+    CommitOptions,
+    boot_plan,
+    host_clock,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import PolicyError, StoreCorrupt
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.kernel_module import (
     MODULE_NAME,
@@ -56,7 +60,8 @@ def boot(store: Store, log: Log, kernel_factory: t.Callable[[], Kernel] = Kernel
             # Not the boot: a ruleset is at work, and one without endpoints would cut off what runs.
             log.info("generation %d is in force already" % info.generation)
             return 0
-        result = apply_plan(boot_plan(policy), kernel, store, options=options)
+        clock = host_clock(store.read_applied_or_none())
+        result = apply_plan(boot_plan(policy, clock), kernel, store, options=options)
     until = "counting" if audits(policy) else "closed"
     log.info(
         "generation %d is in force, %s as unmanaged until the containers are known"

@@ -115,6 +115,7 @@ class Agent:
         self._forget = True
         self._policy_stamp = self._stamp()
         self._hooks_told = True
+        self._notices: t.Tuple[str, ...] = ()
         #: When to look at the policy file and so on, and at dockerd's list: times, and not silences, which events may never leave.
         self._poll_at = 0.0
         self._check_at = self.clock() + self.settings.check_seconds
@@ -332,6 +333,10 @@ class Agent:
             self.log.error(
                 f"dockerd does not answer about {names}: what is new about them is not in force yet, trying again"
             )
+        for text in synced.notices:
+            if text not in self._notices:
+                self.log.warning(text)
+        self._notices = synced.notices
         for words in set(synced.left_out) - self._left_out:
             self.log.warning(words)
         self._left_out = set(synced.left_out)

@@ -20,10 +20,13 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply 
     commit_ruleset,
     remember,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.lockout import ways_in
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
     CommitOptions,
     Plan,
     Planner,
+    bridges_by_name,
+    host_clock,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.defaults import DEFAULT_SOCKET
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import Watch
@@ -31,7 +34,9 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Info
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compile import Ruleset
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import NO_CLOCK
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 
@@ -59,6 +64,7 @@ class Synced(t.NamedTuple):
     stuck: t.Mapping[str, str] = MappingProxyType({})  # Watch.stuck
     #: Published ports whose docker-proxy keeps connections it took before the ports were known.
     proxy_ports: t.Tuple[int, ...] = ()
+    notices: t.Tuple[str, ...] = ()  # of the plan
     left_out: t.Tuple[str, ...] = ()  # Plan.left_out
 
 
@@ -110,6 +116,8 @@ class Follower:
         self._later = self._keep if writes_later else None
         self._unwritten: t.Optional[_Unwritten] = None
         self._last: t.Optional[t.Tuple[Json, Synced]] = None
+        #: A policy and networks, the bridges for which ways in were looked for, and what was found.
+        self._looked_at: t.Optional[t.Tuple[Json, t.Any, t.FrozenSet[str], t.Mapping[str, str]]] = None
         #: What is in force, as far as we have put it there.
         self._committed: t.Optional[Ruleset] = None
 
@@ -130,7 +138,9 @@ class Follower:
                 raise NothingNew
 
         def replan(policy: Json) -> Plan:
-            plan = self._planner(policy, collected[-1])
+            facts = collected[-1]
+            clock = host_clock(self.store.read_applied_or_none()) if _has_until(policy) else NO_CLOCK
+            plan = self._planner(policy, facts, clock, self._ways_in(policy, facts, kernel))
             self._commit_ports_first(kernel, plan, waited)
             return plan
 
@@ -164,12 +174,29 @@ class Follower:
             endpoints_of(result.plan),
             dict(self.watch.stuck),
             tuple(sorted(proxy_ports)),
+            tuple(result.plan.notices) if result.plan else (),
             result.plan.left_out if result.plan else (),
         )
         if result.plan is not None:
             self._last = result.plan.facts, synced
             self._committed = result.plan.ruleset
         return synced
+
+    def _ways_in(self, policy: Json, facts: Json, kernel: Kernel) -> t.Mapping[str, str]:
+        """Looked for only when a bridge turns up that would be guarded by its name: reading /proc takes longer than a commit."""
+        former = self._looked_at
+        if former is not None and former[0] == policy and former[1] == facts.get("networks"):
+            return former[3]
+        wanted = normalise(policy)
+        bridges = bridges_by_name(wanted, facts)
+        if former is None or former[2] != bridges:
+            links = kernel.info().guard_links if bridges else ()
+            guarded = {name for name, link in (facts.get("links") or {}).items() if link["index"] in links}
+            found: t.Mapping[str, str] = ways_in(wanted, facts, guarded) if bridges else {}
+        else:
+            found = former[3]
+        self._looked_at = policy, facts.get("networks"), bridges, found
+        return found
 
     def _commit_ports_first(
         self, kernel: Kernel, plan: Plan, waited: t.Collection[docker_proxy.ProxyListener]
@@ -230,6 +257,10 @@ class Follower:
         if settled or at_once:
             remember(kept.plan, kept.generation, self.store)
             self._unwritten = None
+
+
+def _has_until(policy: Json) -> bool:
+    return any(rule.get("until") for rule in policy.get("rules") or ())
 
 
 def endpoints_of(plan: t.Optional[Plan]) -> int:

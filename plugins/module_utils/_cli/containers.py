@@ -9,8 +9,10 @@ PRIVATE to the collection: it may change at any time.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import typing as t
+from pathlib import Path
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output import (
     Reply,
@@ -18,12 +20,23 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output im
     table_lines,
     warn,
 )
-from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import explain_peers
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.explain import (
+    Uncommitted,
+    explain_peers,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import host_clock
 from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.watch import collect_facts
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
+    BridgewardenError,
+    LibraryMissing,
+    PolicyError,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import addresses_of
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import EndpointRow
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.join import policy_of
+from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
 
 def cmd_endpoints(args: argparse.Namespace) -> Reply:
@@ -115,10 +128,57 @@ def container_names(docker_socket: str) -> t.Dict[str, str]:
 
 
 def cmd_explain(args: argparse.Namespace) -> Reply:
-    with Kernel() as kernel:
+    asked = args.source, args.target, args.service, args.direct
+    if args.policy:
+        policy = read_policy(args.policy)
         facts = collect_facts(args.docker_socket, warn=warn)
-        answers = explain_peers(kernel, facts, args.source, args.target, args.service, args.direct)
+        answers = explain_peers(
+            Uncommitted(policy, facts, host_clock(Store().read_applied_or_none())), facts, *asked
+        )
+    else:
+        with Kernel() as kernel:
+            facts = collect_facts(args.docker_socket, warn=warn)
+            answers = explain_peers(kernel, facts, *asked)
     return Reply(answers, [answer["words"] for answer in answers])
+
+
+def read_policy(path: str) -> Json:
+    """A policy from a file: the object that `bridgewarden policy --json` has as "desired", or variables of an inventory."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(
+            f"the policy cannot be read: {error}", (path,), "name a file in JSON or YAML"
+        ) from None
+    raw = _parsed(text, path)
+    if not isinstance(raw, dict):
+        raise PolicyError("the policy must be a mapping", (path,), "write key: value pairs")
+    if any(str(key).startswith("bridgewarden_") for key in raw):
+        return policy_of(raw)
+    return raw
+
+
+def _parsed(text: str, path: str) -> t.Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        no_json = str(error)
+    try:
+        import yaml
+    except ImportError:
+        raise LibraryMissing(
+            f"the policy is no JSON ({no_json}), and the Python library yaml cannot be imported",
+            path,
+            "write it in JSON, or install the distribution's python3-yaml",
+        ) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PolicyError(
+            "the policy is neither JSON nor YAML: " + " ".join(str(error).split()),
+            (path,),
+            "correct it; values that Ansible fills in, or encrypts, cannot be read here",
+        ) from None
 
 
 class Names:

@@ -79,6 +79,12 @@ def make_parser() -> Parser:
         "service", metavar="SERVICE", nargs="?", default="", help="like 8080/tcp, 53/udp, icmp"
     )
     explain.add_argument("--direct", action="store_true", help="not through a published port")
+    explain.add_argument(
+        "--policy",
+        default="",
+        metavar="FILE",
+        help="by this policy (JSON or YAML) with the containers of now; the kernel is not asked",
+    )
     for name, run, words in (
         ("confirm", "commits.cmd_confirm", "Keeps a commit whose confirm window is open."),
         ("rollback", "commits.cmd_rollback", "Restores the rules before the last commit."),

@@ -51,6 +51,8 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._types import 
 
 #: How often a commit is tried again on fresh facts before it is given up.
 COMMIT_ATTEMPTS = 5
+#: Kept with what is applied: what a CIDR in an allow meant. Up to version 0.1 it was whoever has the address.
+CIDRS_MEAN = "outside"
 
 
 @dataclass(frozen=True)
@@ -336,6 +338,7 @@ def remember(plan: Plan, generation: int, store: Store) -> None:
             "policy_digest": plan.policy_digest,
             "ruleset_digest": plan.ruleset_digest,
             "mode": plan.policy["mode"],
+            "cidrs": CIDRS_MEAN,
             "effective": plan.effective,
             "words": plan.words,
             "time": int(time.time()),

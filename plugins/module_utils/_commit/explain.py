@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Asks the kernel what it would decide between two named peers.
+"""Asks the kernel, or a policy that is not committed, what it would decide between two named peers.
 PRIVATE to the collection: it may change at any time.
 """
 
@@ -13,15 +13,28 @@ import socket
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import Kind
+from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import (
+    REASON_MAX,
+    REASON_WORDS,
+    Kind,
+)
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import (
+    CommitOptions,
+    make_plan,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     BridgewardenError,
     did_you_mean,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.client import Kernel
-from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import Explanation
+from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
+    Explanation,
+    PrefixRow,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.addresses import Network
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.services import service_number
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, Judge
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import NO_CLOCK, Clock
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import (
     ATTACHMENTS,
     Endpoints,
@@ -40,17 +53,75 @@ class Peer:
     kind: Kind
 
 
+class _Said(t.NamedTuple):
+    placement: str
+    counts: t.Dict[str, int]
+
+
+class Uncommitted:
+    """Answers in the kernel's place, for a policy that is not in it: the same compiler, and the twin of its judging code."""
+
+    def __init__(self, policy: Json, facts: Json, clock: Clock = NO_CLOCK) -> None:
+        """Raises PolicyError."""
+        self.plan = make_plan(policy, facts, CommitOptions(on_empty_selector="ignore", clock=clock))
+        self.unguarded = self.plan.unguarded
+        self._judge = Judge(self.plan.ruleset)
+
+    def info(self) -> _Said:
+        return _Said(self.plan.policy["placement"], {"prefixes": len(self.prefixes())})
+
+    def prefixes(self) -> t.List[PrefixRow]:
+        ruleset = self.plan.ruleset
+        return [
+            PrefixRow("%s/%d" % (ipaddress.ip_address(row[0]), row[1]), row[2], row[3], ())
+            for row in (*ruleset.prefixes4, *ruleset.prefixes6)
+        ]
+
+    def explain(
+        self,
+        from_addr: str,
+        to_addr: str,
+        proto: int,
+        port: int = 0,
+        from_kind: Kind = Kind.WORLD,
+        to_kind: Kind = Kind.GUARDED,
+        direct: bool = False,
+    ) -> Explanation:
+        found = self._judge.decide(Connection(from_addr, to_addr, proto, port, from_kind, to_kind, direct))
+        if not found.direction_class:
+            name = "not judged: no guarded link is on the way"
+        elif found.index >= REASON_MAX:
+            name = self.plan.ruleset.rule_name(found.index - REASON_MAX)
+        else:
+            name = REASON_WORDS[found.index]
+        return Explanation(
+            found.action,
+            found.direction_class,
+            found.index,
+            name,
+            self._judge.identity(from_addr, from_kind),
+            self._judge.identity(to_addr, to_kind),
+            0,
+        )
+
+
 def explain_peers(
-    kernel: Kernel, facts: Json, source: str, target: str, service: str, direct: bool = False
+    kernel: t.Union[Kernel, Uncommitted],
+    facts: Json,
+    source: str,
+    target: str,
+    service: str,
+    direct: bool = False,
 ) -> t.List[Json]:
-    """The kernel's verdict on a connection, once for each pair of addresses the two names have in common.
+    """The verdict on a connection, once for each pair of addresses the two names have in common.
 
     A side is a container's name, an address, `host`, `world`, `builds` or `swarm-ingress`.  The address of
     `host` is taken to be the first of the other side's network, as Docker does
     it; that of `world` is one for documentation (192.0.2.1, 2001:db8::1).
     """
+    left_out = kernel.unguarded if isinstance(kernel, Uncommitted) else frozenset()
     info = kernel.info()
-    host = Endpoints(facts, info.placement == "container")
+    host = Endpoints(facts, info.placement == "container", left_out)
     routed = (
         [ipaddress.ip_network(row.prefix) for row in kernel.prefixes()] if info.counts.get("prefixes") else []
     )
@@ -179,8 +250,10 @@ def _kind_of_address(host: Endpoints, facts: Json, address: str, routed: t.Seque
     if any(number in network for network in routed):
         return Kind.GUARDED
     for network in facts.get("networks") or []:
-        if network.get("Bridge") and any(
-            number in ipaddress.ip_network(s) for s in network.get("Subnets") or []
+        if (
+            network.get("Bridge")
+            and network["Bridge"] not in host.unguarded
+            and any(number in ipaddress.ip_network(s) for s in network.get("Subnets") or [])
         ):
             return Kind.GUARDED
     return Kind.WORLD

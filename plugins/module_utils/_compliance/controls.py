@@ -27,6 +27,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._host.not_cove
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.hooks import hooks_behind
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.model import digest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.patterns import glob_any
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.selectors import endpoint_place
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import read_text
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
@@ -129,7 +130,9 @@ def bridges_guarded(host: HostState) -> Finding:
     wanted = {
         network["Bridge"]: network["BridgeIndex"]
         for network in host.facts()["networks"]
-        if network["Bridge"] and network["BridgeIndex"]
+        if network["Bridge"]
+        and network["BridgeIndex"]
+        and not glob_any(network["Bridge"], host.wanted.unguarded)
     }
     return Finding(sorted(wanted), sorted(name for name, index in wanted.items() if index in guarded))
 
@@ -346,9 +349,18 @@ def examine_host(host: HostState) -> Json:
     return {"controls": controls, "meta": meta, "not_covered": _not_covered(host)}
 
 
+def _guard_links(host: HostState) -> t.Optional[t.Collection[int]]:
+    """None where the module does not answer: then its own control is red."""
+    try:
+        return host.info().guard_links
+    except Unjudged:
+        return None
+
+
 def _not_covered(host: HostState) -> t.List[Json]:
     """What no rule can judge; where Docker does not answer, the controls that ask it say so."""
     try:
-        return not_covered(host.facts(), normalise(host.wanted.policy).placement)
+        placement = normalise(host.wanted.policy).placement
+        return not_covered(host.facts(), placement, host.wanted.unguarded, _guard_links(host))
     except Unjudged:
         return []

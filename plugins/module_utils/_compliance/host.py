@@ -50,6 +50,10 @@ class Wanted:
     def guards(self) -> t.List[str]:
         return list(self.policy.get("guards") or GUARDS)
 
+    @property
+    def unguarded(self) -> t.List[str]:
+        return list(self.policy.get("unguarded") or ())
+
 
 class HostState:
     """What is. Everything is read at most once, and a failed reading is an answer too."""
@@ -114,7 +118,7 @@ class HostState:
                     "absent" if self.audits() else "present",
                     self.wanted.bridge_scope,
                     self.wanted.guards,
-                    self.docker_bridges(self.wanted.docker_socket),
+                    bridge.without(self.docker_bridges(self.wanted.docker_socket), self.wanted.unguarded),
                     True,
                     self.paths,
                     self.runner,

@@ -175,6 +175,11 @@ def ask_docker(socket: str) -> t.Optional[t.Set[str]]:
     return {name for network in networks for name in [network_bridge(network)] if name}
 
 
+def without(bridges: t.Optional[t.Set[str]], unguarded: t.Sequence[str]) -> t.Optional[t.Set[str]]:
+    """Docker's bridges without those that the policy leaves out: they are treated like other software's."""
+    return bridges if bridges is None else {name for name in bridges if not glob_any(name, unguarded)}
+
+
 def read_number(path: str) -> t.Optional[int]:
     text = read_text(path)
     return int(text) if text is not None and text.lstrip("-").isdigit() else None

@@ -20,9 +20,25 @@ _NO_NETWORK = ("host", "null", "none")
 _CHILD_DRIVERS = ("macvlan", "ipvlan")
 
 
-def not_covered(facts: Json, placement: str, unguarded: t.Sequence[str] = ()) -> t.List[Json]:
-    """The rows, by container facts as container_info returns them; `unguarded` are patterns of bridges that are left alone."""
+def not_covered(
+    facts: Json,
+    placement: str,
+    unguarded: t.Sequence[str] = (),
+    guard_links: t.Optional[t.Collection[int]] = None,
+) -> t.List[Json]:
+    """The rows, by container facts as container_info returns them; `unguarded` are patterns of bridges that are left alone.
+
+    `guard_links`: the indexes of the links that the kernel guards, where they are known.
+    """
     rows = [row for network in facts["networks"] for row in _network(network, placement, unguarded)]
+    if guard_links is not None:
+        told = {row["name"] for row in rows}
+        rows += [
+            row
+            for network in facts["networks"]
+            if network["Name"] not in told and network["BridgeIndex"] not in (None, *guard_links)
+            for row in [_without_guard(network, facts.get("default_route_links") or ())]
+        ]
     on_host = {container["Id"] for container in facts["containers"] if container["NetworkMode"] == "host"}
     for container in facts["containers"]:
         mode = container["NetworkMode"]
@@ -80,6 +96,18 @@ def _network(network: Json, placement: str, unguarded: t.Sequence[str]) -> t.Ite
             f"bridgewarden_unguarded leaves {network['Bridge']} alone",
             "take it out of bridgewarden_unguarded to have it judged",
         )
+
+
+def _without_guard(network: Json, default_route_links: t.Collection[str]) -> Json:
+    bridge = network["Bridge"]
+    if bridge in default_route_links:
+        why = f"the host's default route goes over {bridge}, which therefore gets no guard"
+    else:
+        why = f"no guard is on {bridge}: it is new, or SSH or a lifeline comes in over it"
+    hint = (
+        f"name {bridge} in bridgewarden_unguarded, or put this network's containers on a bridge of their own"
+    )
+    return _row("bridge without a guard", network["Name"], why, hint)
 
 
 def _row(what: str, name: str, why: str, hint: str) -> Json:

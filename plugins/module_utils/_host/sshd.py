@@ -89,6 +89,25 @@ def find_sshd(proc: str = "/proc", pid: t.Optional[int] = None) -> Sshd:
         )
 
 
+def links_towards(addresses: t.Iterable[str]) -> t.Dict[str, t.Tuple[str, ...]]:
+    """For each address the links that a packet to it goes out by; none for this host's own, and where there is no route."""
+    found: t.Dict[str, t.Tuple[str, ...]] = {}
+    try:
+        with Rtnl() as rtnl:
+            places = _Places(rtnl)
+            for address in addresses:
+                unspecified = "::" if ":" in address else "0.0.0.0"  # noqa: S104
+                session = places.session(address, unspecified, 0)
+                found[address] = session.links if session is not None else ()
+    except OSError as error:
+        raise BridgewardenError(
+            f"cannot read addresses and routes from the kernel: {error}",
+            "rtnetlink",
+            "look into the kernel log and run again",
+        )
+    return found
+
+
 # Whose sockets they are.
 
 

@@ -114,6 +114,11 @@ class Store:
             return self.read_last_good()
         return None
 
+    def read_applied_or_none(self) -> t.Optional[Json]:
+        with contextlib.suppress(StoreCorrupt):
+            return self.read_applied()
+        return None
+
     def present(self) -> t.List[str]:
         """The paths of the files that are there."""
         paths = (self.policy_path, self.pending_path, self.last_good_path, self.applied_path)

@@ -14,7 +14,7 @@ _bridgewarden() {
         top) options='-h --help --json --interval --count' places='' takes_word='--interval --count' ;;
         endpoints) options='-h --help --json --docker-socket' places='' takes_word='--docker-socket' ;;
         unmanaged) options='-h --help --json --docker-socket' places='' takes_word='--docker-socket' ;;
-        explain) options='-h --help --json --docker-socket --direct' places='names' takes_word='--docker-socket' ;;
+        explain) options='-h --help --json --docker-socket --direct --policy' places='names' takes_file='--policy' takes_word='--docker-socket' ;;
         confirm) options='-h --help --json --generation' places='' takes_word='--generation' ;;
         rollback) options='-h --help --json --generation' places='' takes_word='--generation' ;;
         seal) options='-h --help --json --generation' places='' takes_word='--generation' ;;

@@ -241,6 +241,14 @@ def test_somebody_in_front_of_our_hooks_is_told_once(one: Agent, worker: Worker,
     assert [line[:3] for line in out.getvalue().splitlines()] == ["<4>", "<6>"]
 
 
+def test_what_is_to_be_known_of_a_plan_is_logged_once(one: Agent, worker: Worker, out: io.StringIO) -> None:
+    text = "the bridge br0 gets no guard: it carries the default route"
+    for notices in ((text,), (text,), (), (text,)):
+        worker.answer = synced(False)._replace(notices=notices)
+        one.step(Change("x"))
+    assert out.getvalue().count(text) == 2
+
+
 def test_a_mistake_of_ours_is_told_with_its_place_and_ends_nothing(
     one: Agent, worker: Worker, out: io.StringIO
 ) -> None:

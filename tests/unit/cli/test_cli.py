@@ -31,6 +31,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.output im
     table_lines,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._cli.parser import make_parser
+from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
 from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replies import (
     EndpointRow,
     Info,
@@ -39,7 +40,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._kernel.replie
     UnmanagedRow,
 )
 
-from tests.unit.make import attached, attachment, container, facts
+from tests.unit.make import attached, attachment, container, facts, network
 
 
 class FakeKernel:
@@ -305,3 +306,66 @@ def test_addresses_have_the_names_of_build_steps_too(monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr(containers, "collect_facts", lambda _socket: now)
     assert containers.container_names("unix:///x") == {"172.18.0.2": "web", "172.17.0.9": "build step x"}
+
+
+# explain --policy
+
+
+STACK = facts(
+    [
+        container("web", {"front": attached("172.18.0.2")}, Labels={"tier": "web"}),
+        container("db", {"front": attached("172.18.0.3")}, Labels={"tier": "db"}),
+    ],
+    [network("front", Subnets=["172.18.0.0/16"])],
+)
+DRAFTS = {
+    "policy.json": '{"rules": [{"name": "sql", "from": ["container:web"], "to": ["container:db"], "ports": ["5432/tcp"]}]}',
+    "group_vars.yml": """\
+bridgewarden_groups_shop: {app: {names: [web]}}
+bridgewarden_rules_shop:
+  - {name: sql, from: [app], to: ["label:tier=db"], ports: [5432/tcp], until: 2099-12-31}
+unrelated: 5
+""",
+}
+
+
+@pytest.mark.parametrize("name", sorted(DRAFTS))
+def test_explain_by_a_policy_that_is_not_committed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(containers, "Kernel", lambda: pytest.fail("asked the kernel"))
+    monkeypatch.setattr(containers, "Store", lambda: Store(str(tmp_path), str(tmp_path), str(tmp_path)))
+    monkeypatch.setattr(containers, "collect_facts", lambda _socket, warn: STACK)
+    (tmp_path / name).write_text(DRAFTS[name])
+    asked = ("explain", "--policy", str(tmp_path / name))
+    code, out, _err = call(capsys, *asked, "web", "db", "5432/tcp")
+    assert (code, out) == (0, 'allow web (172.18.0.2) -> db (172.18.0.3) 5432/tcp: the rule "sql"\n')
+    code, out, _err = call(capsys, *asked, "--json", "db", "web", "8080/tcp")
+    assert json.loads(out)[0]["action"] == "deny"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "neither JSON nor YAML"),
+        ("- a", "must be a mapping"),
+        ("rulez: []", 'Did you mean "rules"'),
+        ("bridgewarden_rules: 5", "bridgewarden_rules must be a list"),
+        (None, "cannot be read"),
+    ],
+)
+def test_explain_by_a_file_that_is_no_policy(
+    text: t.Optional[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(containers, "Store", lambda: Store(str(tmp_path), str(tmp_path), str(tmp_path)))
+    monkeypatch.setattr(containers, "collect_facts", lambda _socket, warn: STACK)
+    file = tmp_path / "policy.yml"
+    if text is not None:
+        file.write_text(text)
+    code, _out, err = call(capsys, "explain", "--policy", str(file), "web", "db", "80/tcp")
+    assert code == 2
+    assert words in err

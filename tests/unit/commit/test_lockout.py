@@ -8,17 +8,23 @@ import typing as t
 import pytest
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit import lockout
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.apply import apply_plan
-from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.lockout import refuse_lockout
+from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.lockout import (
+    refuse_lockout,
+    ways_in,
+)
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import CommitOptions, make_plan
-from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import RefusedError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import RefusedError, SelectorError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd import (
     Sshd,
     SshListener,
     SshSession,
 )
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.store import Store
+from ansible_collections.bridgewarden.docker.plugins.module_utils._policy.parse import normalise
 from fake import FakeKernel
 from test_commit import POLICY, SSHD, kernel, plan, shop, store
+
+from tests.unit.make import attached, container, facts, network
 
 Json = t.Dict[str, t.Any]
 
@@ -204,3 +210,126 @@ def test_each_port_counts_and_each_family() -> None:
 
 def test_without_an_sshd_nothing_is_said_about_its_ports() -> None:
     assert refused({"defaults": {"host_ingress": "deny"}}, Sshd()) is None
+
+
+# The hint, and the agent
+
+
+def test_a_bridge_of_dockers_is_to_be_left_out_and_can_be() -> None:
+    """A network on the host's own bridge: its guard is in no list of the operator's."""
+    where = facts([], [network("lan", Bridge="br0")], default_route_links=["br0"])
+    error = refused(POLICY, Sshd(), where)
+    assert error is not None
+    assert 'the guard pattern "br0" matches br0, which carries the default route' in error.problem
+    assert "add br0 to bridgewarden_unguarded" in error.hint
+    assert refused({**POLICY, "unguarded": ["br0"]}, Sshd(), where) is None
+
+
+def test_a_commit_that_nobody_watches_leaves_such_bridges_alone_and_says_so() -> None:
+    where = facts(
+        [],
+        [network("lan", Bridge="br0"), network("mgmt", Bridge="br-mgmt"), network("front")],
+        default_route_links=["br0"],
+    )
+    policy = normalise(POLICY)
+    found = ways_in(policy, where, [], Sshd((MANAGED,)))
+    assert found == {"br-mgmt": "an SSH session from 10.20.0.5 runs over it"}
+    assert ways_in(policy, where, ["br-mgmt"], Sshd((MANAGED,))) == {}  # guarded already
+    plan = make_plan(POLICY, where, CommitOptions("ignore", ways_in=found))
+    assert {"br0", "br-mgmt"}.isdisjoint(plan.ruleset.guards)
+    assert "br-front" in plan.ruleset.guards
+    assert "the bridge br0 gets no guard: it carries the default route" in plan.warnings
+    assert plan.unguarded == {"br0", "br-mgmt"}
+
+
+def test_a_session_of_a_container_keeps_no_guard_away() -> None:
+    runner = container("runner", {"front": attached("172.18.0.7")})
+    session = SshSession("172.18.0.7", "172.18.0.1", 22, ("br-front",))
+    assert ways_in(normalise(POLICY), facts([runner], [network("front")]), [], Sshd((session,))) == {}
+
+
+def test_a_pattern_of_the_policys_own_is_what_the_operator_wants() -> None:
+    where = facts([], [network("lan", Bridge="br0")], default_route_links=["br0"])
+    plan = make_plan({**POLICY, "guards": ["br0"]}, where, CommitOptions("ignore", ways_in={}))
+    assert plan.ruleset.guards == ("br0",)
+
+
+# Lifelines
+
+
+BACKUP = {"name": "backup", "from": ["192.0.2.7/32"], "to": ["host"], "ports": ["22/tcp"]}
+ADDRESSES = Sshd((), (), (("eth0", "192.0.2.1"), ("br-front", "172.18.0.1")))
+
+
+@pytest.fixture
+def routed(monkeypatch: pytest.MonkeyPatch) -> t.Dict[str, t.Tuple[str, ...]]:
+    routes: t.Dict[str, t.Tuple[str, ...]] = {}
+    monkeypatch.setattr(
+        lockout, "links_towards", lambda addresses: {one: routes.get(one, ()) for one in addresses}
+    )
+    return routes
+
+
+HOST_DENIED: Json = {"defaults": {"host_ingress": "deny"}}
+LET_IN = {"name": "in", "from": ["192.0.2.0/24"], "to": ["host"], "ports": ["22/tcp"]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "lifeline", "problem"),
+    [
+        (HOST_DENIED, BACKUP, '"backup", 192.0.2.7 to 192.0.2.1 22/tcp'),
+        ({**HOST_DENIED, "rules": [LET_IN]}, BACKUP, None),
+        ({**HOST_DENIED, "mode": "audit"}, BACKUP, None),
+        ({}, BACKUP, None),
+        ({**HOST_DENIED, "rules": [LET_IN]}, {**BACKUP, "ports": ["22-23/tcp"]}, "23/tcp"),
+        ({**HOST_DENIED, "rules": [LET_IN]}, {**BACKUP, "from": ["192.0.2.0/23"]}, "192.0.3.0 to 192.0.2.1"),
+        ({**HOST_DENIED, "rules": [LET_IN]}, {**BACKUP, "from": ["world"]}, "0.0.0.0 to 192.0.2.1"),
+        (POLICY, {"name": "shop", "from": ["world"], "to": ["web"], "ports": ["8080/tcp"]}, None),
+        (
+            POLICY,
+            {"name": "shop", "from": ["world"], "to": ["web"], "ports": ["9090/tcp"]},
+            "to 172.18.0.2 9090/tcp",
+        ),
+        (
+            {},
+            {"name": "web", "from": ["container:web"], "to": ["host"], "ports": ["53/udp"]},
+            "172.18.0.2 to 192.0.2.1",
+        ),
+    ],
+)
+def test_a_lifeline_that_would_be_cut(
+    routed: t.Dict[str, t.Tuple[str, ...]], policy: Json, lifeline: Json, problem: t.Optional[str]
+) -> None:
+    error = refused({**policy, "lifelines": [lifeline]}, ADDRESSES)
+    assert (error is None) == (problem is None), error
+    if error is not None and problem is not None:
+        assert problem in error.problem
+        assert "bridgewarden_force" in error.hint and error.location
+
+
+def test_a_lifeline_without_a_source_is_for_those_who_are_in_by_ssh(
+    routed: t.Dict[str, t.Tuple[str, ...]],
+) -> None:
+    session = SshSession("192.0.2.9", "192.0.2.1", 22, ("eth0",))
+    lifelines = {"lifelines": [{"name": "monitor", "ports": ["9100/tcp"]}]}
+    policy = {**HOST_DENIED, "rules": [LET_IN], **lifelines}
+    error = refused(policy, ADDRESSES._replace(sessions=(session,)))
+    assert error is not None and "192.0.2.9 to 192.0.2.1 9100/tcp" in error.problem
+    assert refused(policy, ADDRESSES) is None
+
+
+@pytest.mark.parametrize("mode", ["enforce", "audit"])
+def test_a_guard_over_which_a_lifeline_comes(routed: t.Dict[str, t.Tuple[str, ...]], mode: str) -> None:
+    routed["192.0.2.7"] = ("br-front",)
+    error = refused({"mode": mode, "lifelines": [BACKUP]}, ADDRESSES)
+    assert error is not None
+    assert 'matches br-front, over which the lifeline "backup" comes from 192.0.2.7' in error.problem
+
+
+def test_a_lifeline_that_means_nobody_is_reported() -> None:
+    lost = {"name": "x", "from": ["container:gone"], "ports": ["22/tcp"]}
+    warnings = make_plan({"mode": "audit", "lifelines": [lost]}, shop()).warnings
+    assert any('"container:gone" in from of the lifeline "x" matches nothing' in text for text in warnings)
+    with pytest.raises(SelectorError) as caught:
+        make_plan({"mode": "audit", "lifelines": [lost]}, shop(), CommitOptions("fail"))
+    assert caught.value.path == ("lifelines", 0, "from")

@@ -15,6 +15,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._commit import
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import (
     KernelError,
     ModuleMissing,
+    PolicyError,
     RefusedError,
     Stale,
 )
@@ -24,9 +25,21 @@ from fake import FakeKernel
 
 pytest.importorskip("ansible")
 
-from ansible_collections.bridgewarden.docker.plugins.modules import confirm, info, policy, rollback, seal
+from ansible_collections.bridgewarden.docker.plugins.modules import (
+    confirm,
+    explain,
+    info,
+    policy,
+    rollback,
+    seal,
+)
 
-POLICY: t.Dict[str, t.Any] = {"rules": [{"name": "all", "from": ["any"], "to": ["containers"]}]}
+from tests.unit.make import attached, container, facts, network
+
+POLICY: t.Dict[str, t.Any] = {
+    "mode": "enforce",
+    "rules": [{"name": "all", "from": ["any"], "to": ["containers"]}],
+}
 
 
 class Module:
@@ -40,6 +53,7 @@ class Module:
             "on_empty_selector": "warn",
             "confirm_timeout": 0,
             "force": False,
+            "enforce_empty": False,
             "docker_socket": "unix:///x",
         }
         self.params.update(params)
@@ -62,7 +76,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeKernel:
 
 def applied(window: int = 0, check_mode: bool = False) -> t.Dict[str, t.Any]:
     return policy.applied(
-        t.cast(t.Any, Module(check_mode, policy=dict(POLICY, mode=None), confirm_timeout=window))
+        t.cast(t.Any, Module(check_mode, policy=dict(POLICY, placement=None), confirm_timeout=window))
     )
 
 
@@ -105,13 +119,92 @@ def test_a_container_that_cannot_be_inspected_is_a_warning(
     assert module.warnings == ["dockerd cannot inspect the container web?[2J?"] * 2
 
 
+@pytest.mark.parametrize("act", [policy.applied, policy.rendered, policy.checked])
+def test_a_mode_must_be_chosen_and_enforce_needs_a_rule(
+    kernel: FakeKernel, act: t.Callable[[t.Any], t.Any]
+) -> None:
+    """The action plugin says so first; a module that is called without it, too."""
+    for raw, words in (({"rules": []}, "the mode is not set"), ({"mode": "enforce"}, "there is no rule")):
+        with pytest.raises(PolicyError, match=words):
+            act(Module(policy=raw))
+    assert act(Module(policy={"mode": "enforce"}, enforce_empty=True)) is not None
+    assert act(Module(policy={"mode": "audit"})) is not None
+
+
+def test_what_a_cidr_covered_before_is_a_warning_until_it_is_applied(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = container("stranger", {"front": attached("172.21.0.2")})
+    monkeypatch.setattr(policy, "collect_facts", lambda _socket, warn: facts([stack], [network("front")]))
+    rules = [{"name": "lan", "from": ["172.16.0.0/12"], "to": ["containers"], "ports": ["5432/tcp"]}]
+    module = Module(policy={"mode": "enforce", "rules": rules})
+    found = policy.rendered(t.cast(t.Any, module))
+    assert found["formerly"] == [
+        {
+            "rule": "lan",
+            "key": "from",
+            "peer": "172.16.0.0/12",
+            "containers": ["stranger(172.21.0.2)"],
+            "write": ["containers"],
+        }
+    ]
+    words = [text for text in module.warnings if "covered stranger(172.21.0.2) before" in text]
+    assert len(words) == 1 and "add containers to from" in words[0]
+    for expected in (True, False, False):
+        module = Module(policy={"mode": "enforce", "rules": rules})
+        assert len(policy.applied(t.cast(t.Any, module))["formerly"]) == 1
+        assert any("covered stranger" in text for text in module.warnings) == expected
+    # A host whose policy was applied by a version that took CIDRs otherwise.
+    store = policy.Store()
+    store.write_applied({key: value for key, value in (store.read_applied() or {}).items() if key != "cidrs"})
+    policy.applied(t.cast(t.Any, module))
+    assert any("covered stranger" in text for text in module.warnings)
+
+
+def test_a_rule_whose_last_day_is_over_is_reported(kernel: FakeKernel) -> None:
+    rules = [{"name": "fair", "from": ["world"], "to": ["containers"], "until": "2020-01-31"}]
+    module = Module(policy={"mode": "enforce", "rules": rules})
+    found = policy.applied(t.cast(t.Any, module))
+    assert module.warnings == [
+        'rule "fair": its last day was 2020-01-31: it counts as absent; remove it, or set until anew'
+    ]
+    assert found["rules"] == [] and kernel.rules() == []
+
+
+def test_explain_answers_for_a_policy_that_is_not_committed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing() -> t.NoReturn:
+        raise AssertionError("asked the kernel")
+
+    one, other = (
+        container(name, {"front": attached(f"172.18.0.{n}")}) for n, name in ((2, "web"), (3, "db"))
+    )
+    monkeypatch.setattr(explain, "Kernel", missing)
+    monkeypatch.setattr(explain, "Store", lambda: Store(str(tmp_path), str(tmp_path), str(tmp_path)))
+    monkeypatch.setattr(
+        explain, "collect_facts", lambda _socket, warn: facts([one, other], [network("front")])
+    )
+    raw = {
+        "rules": [{"name": "sql", "from": ["container:web"], "to": ["container:db"], "ports": ["5432/tcp"]}]
+    }
+    asked = {"from": "web", "to": "db", "service": "5432/tcp", "direct": False, "policy": raw}
+    found = explain.explain(t.cast(t.Any, Module(**asked)))
+    assert found["action"] == "allow"
+    assert found["words"] == ['allow web (172.18.0.2) -> db (172.18.0.3) 5432/tcp: the rule "sql"']
+    found = explain.explain(t.cast(t.Any, Module(**{**asked, "from": "db", "to": "web"})))
+    assert found["action"] == "deny"
+
+
 def test_rendered_needs_no_kernel(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> t.NoReturn:
         raise AssertionError("asked the kernel")
 
     monkeypatch.setattr(policy, "Kernel", missing)
     found = policy.rendered(
-        t.cast(t.Any, Module(policy={"rules": [dict(POLICY["rules"][0], to=["container:x"])]}))
+        t.cast(
+            t.Any, Module(policy={"mode": "audit", "rules": [dict(POLICY["rules"][0], to=["container:x"])]})
+        )
     )
     assert found["changed"] is False
     assert "there is no container" in found["policy_warnings"][0]

@@ -57,3 +57,19 @@ def test_networks_that_pass_elsewhere() -> None:
     ]
     assert all(row["why"] and row["hint"] for row in found)
     assert "weaveworks" in found[-1]["why"]
+
+
+def test_bridges_that_the_kernel_does_not_guard() -> None:
+    networks = [
+        network("front"),
+        network("lan", Bridge="br0", BridgeIndex=7),
+        network("left", Bridge="br-left", BridgeIndex=8),
+    ]
+    where = facts([], networks, default_route_links=["br0"])
+    found = not_covered(where, "forward", ["br-left"], (5,))
+    assert [(row["what"], row["name"]) for row in found] == [
+        ("bridge without a guard", "lan"),
+        ("unguarded bridge", "left"),
+    ]
+    assert "default route goes over br0" in found[0]["why"] and "bridgewarden_unguarded" in found[0]["hint"]
+    assert not_covered(where, "forward", ["br-left"], (5, 7, 8)) == found[1:]

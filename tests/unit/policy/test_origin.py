@@ -35,6 +35,7 @@ PLAY = """\
     - bridgewarden.docker.policy:
         state: rendered
         policy:
+          mode: audit
           rules: "{{ (dict(names | zip(query('ansible.builtin.vars', *names))) | bridgewarden.docker.join_policy).rules }}"
       vars:
         names: "{{ query('ansible.builtin.varnames', '^bridgewarden_rules_') }}"
@@ -54,6 +55,9 @@ def playbook() -> t.Optional[str]:
         ("    ports: [8080]", "vars.yml:11:13", "the port 8080 has no protocol"),
         ("    direct: 'on'", "vars.yml:11:13", "direct must be true or false"),
         ("    prots: [80/tcp]", "vars.yml:11:12", 'Did you mean "ports"'),
+        ("    within: stack", "vars.yml:11:13", '"world" in from is none'),
+        ("    until: 2027-02-30x", "vars.yml:11:12", "YYYY-MM-DD"),
+        ("    note: 5", "vars.yml:11:11", "a note must be a text"),
     ],
 )
 def test_origin(mistake: str, origin: str, words: str, tmp_path: Path, checkout: Path) -> None:

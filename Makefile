@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity topologies scenario bench stress stress-host images test test-full generated release clean
+.PHONY: help venv packages lab lab-ssh lab-sync lab-down lint unit fuzz kmod sanity topologies scenario bench scale stress stress-host images test test-full generated release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ bench: venv  ## the packet path in executed instructions, beside its peers, into
 	PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench $(or $(PLAN),all)
 	$(if $(PLAN),,PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench.commits)
 
+scale: venv  ## what resolving and compiling a policy costs, to 10,000 containers and 5,000 rules, into build/scale/results.json: a minute
+	PYTHONPATH=$(CURDIR):$(CURDIR)/.collections $(BIN)/python -m bench.scale
+
 stress: venv  ## the module under a kernel with KASAN, lockdep, kmemleak, failing allocations: into build/stress/summary.json (SECONDS=1200)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m stress --seconds $(or $(SECONDS),1200)
 
@@ -78,8 +81,9 @@ test: venv  ## what CI runs, in one report under build/test/: half an hour on tw
 test-full: venv  ## the same with every test on every kernel, and long runs of the topologies and the scenario life: hours
 	BRIDGEWARDEN_FULL=1 LIFE_STARTS=100 LIFE_CHURN=300 LIFE_CONTAINERS=50 $(BIN)/python tests/run.py all
 
-generated: venv  ## after an edit of the command's parser or the rooms' order: its manual page and completion, their picture
+generated: venv  ## after an edit of the command's parser, the policy's tables or the rooms' order: manual page and completion, schema, picture
 	$(BIN)/python tests/usage.py
+	$(BIN)/python tests/schema.py
 	$(BIN)/python tests/rooms.py
 
 release: venv  ## build the collection's archive into build/release/

@@ -81,7 +81,7 @@ STAGES = (
     Stage("changelog", "antsibull-changelog lint", 1, "lint"),
     Stage("kmod-order", "python tests/tools/kmod_order.py", 1, "lint"),
     Stage("kmod-doc", "python tests/tools/kmod_doc.py", 1, "lint"),
-    Stage("usage", "python tests/usage.py --check", 1, "lint"),
+    Stage("generated", "python tests/usage.py --check && python tests/schema.py --check", 1, "lint"),
     molecule("default", 29),
     molecule("oldest", 22),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 2, needs=("images",)),

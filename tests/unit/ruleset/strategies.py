@@ -55,8 +55,8 @@ def hosts(draw: st.DrawFn) -> Json:
         if draw(st.booleans()):
             labels["com.docker.compose.project"] = draw(st.sampled_from(["shop", "job1", "job2"]))
             labels["com.docker.compose.service"] = draw(st.sampled_from(TIERS))
-        if draw(st.booleans()):
-            labels["stack"] = draw(st.sampled_from(["a", "b", "c"]))
+        if draw(st.integers(0, 4)):
+            labels["stack"] = draw(st.sampled_from(["a", "b"]))
         ports = [
             {"HostIp": draw(st.sampled_from(["0.0.0.0", "::", "192.0.2.1"])), "HostPort": host,
              "ContainerPort": own, "Protocol": protocol}
@@ -132,11 +132,16 @@ def rules(draw: st.DrawFn, number: int = 0) -> Json:
         rule["direct"] = True
     if draw(st.booleans()):
         rule["log"] = True
-    if draw(st.integers(0, 2)) == 0:
+    if draw(st.booleans()):
         for key in ("from", "to"):
             rule[key] = draw(st.lists(CONTAINERS, min_size=1, max_size=3))
         rule.pop("direct", None)
-        rule["within"] = draw(st.sampled_from(["network", "com.docker.compose.project", "stack", "tier"]))
+        if draw(st.booleans()):  # about everything, so that more connections show who is related
+            rule.pop("ports", None)
+            rule.pop("published", None)
+        rule["within"] = draw(
+            st.sampled_from(["network", "stack", "stack", "com.docker.compose.project", "tier"])
+        )
     if draw(st.integers(0, 3)) == 0:
         rule["until"] = draw(st.sampled_from(["2026-06-14", "2026-06-15", "2026-06-16"]))
     return rule

@@ -248,7 +248,6 @@ class _Resolver:
                 "to",
                 "no container is on either side: a CIDR means addresses outside; name containers, or host",
             )
-            return EffectiveRule(rule, source, target, ())
         if rule.within and not self._related(rule, source, target):
             what = "network" if rule.within == NETWORK else f"value of the label {rule.within}"
             self._empty(rule, "within", f"no container of from has a {what} that one of to has")

@@ -15,6 +15,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.compi
     compile_ruleset,
     rule_key,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.incremental import Compiler
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.judge import Connection, judge
 from ansible_collections.bridgewarden.docker.plugins.module_utils._ruleset.resolve import (
     Clock,
@@ -120,9 +121,9 @@ def test_one_of_several_cidrs_is_a_containers() -> None:
 
 
 def test_a_rule_between_addresses_is_reported() -> None:
-    found, _ruleset = made([rule(LAN, ["198.51.100.0/24"])])
+    found, ruleset = made([rule(LAN, ["198.51.100.0/24"])])
     assert "no container is on either side" in found.warnings[0]
-    assert found.rules[0].clauses == ()
+    assert ruleset.pairs == []
 
 
 def test_what_an_allow_covered_before_is_reported_with_what_to_write() -> None:
@@ -309,3 +310,13 @@ def test_a_guard_of_that_name_goes_and_a_pattern_that_matches_it_is_refused() ->
         with pytest.raises(PolicyError, match="matches the bridge br-other") as caught:
             made([], guards=guards, unguarded=unguarded)
         assert caught.value.path == ("unguarded",)
+
+
+def test_a_container_that_comes_to_addresses_is_compiled_by_what_has_changed() -> None:
+    """While it is away the rule is between addresses alone, which is no reason to take its clause away."""
+    policy = normalise({"mode": "enforce", "rules": [rule(["world"], ["container:db", "198.51.100.0/24"])]})
+    compiler = Compiler()
+    for containers in ([STRANGER], [STRANGER, DB], [STRANGER]):
+        where = facts(containers, [FRONT, OTHER])
+        found = compiler.compile(policy, where)
+        assert found == compile_ruleset(policy, resolve(policy, where, "ignore"), where)

@@ -438,7 +438,8 @@ class Matrix:
 
     def with_endpoints(self, endpoints: t.Sequence[Endpoint], masks: t.List[t.Tuple[int, int]]) -> Matrix:
         """The same clauses about other endpoints; only where no clause has `within`, whose values are the endpoints'."""
-        assert not self._relations
+        if self._relations:
+            raise AssertionError("a relation's values are those of the former endpoints")
         other = copy.copy(self)
         other.endpoints, other.masks = endpoints, masks
         other._arrange()

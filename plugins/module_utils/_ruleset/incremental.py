@@ -226,7 +226,7 @@ class _State:
             self._named.insert(place, (source, target))
             self._gateways.insert(place, gateway)
             _count(counts, (source, target), 1)
-        after = [(source, target) for source, target in counts]
+        after = [(count[0], count[1]) for count in counts]
         if not all(map(_same_sides, self._others, self._counts, after)):
             return False
         self._counts = after

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Known before its first packet: what Docker attaches to networks beside the containers of its list, and how early.
+"""Known before its first packet: what Docker attaches to networks beside the containers of its list, and how early. Rules about stacks.
 
 The machine is hardened, the inventory's policy enforces, the agent runs. What no rule speaks of is judged by the defaults: containers
 reach the outside, and nothing else.
@@ -64,6 +64,33 @@ RULES = [
     {"name": "the floating address", "from": ["container:api"], "to": ["floating"], "ports": ["8080/tcp"]},
     {"name": "the service", "from": ["office"], "to": ["swarm-ingress"], "ports": ["8090/tcp"]},
 ]
+RULES += [
+    {
+        "name": "each stack's application reaches its own database",
+        "from": ["label:role=app"],
+        "to": ["label:role=db"],
+        "ports": ["5432/tcp"],
+        "within": "stack",
+        "until": "2099-12-31",
+        "note": "one rule, however many stacks",
+    },
+    {
+        "name": "our private networks reach the database of stack b",
+        "from": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+        "to": ["container:db-b"],
+        "published": ["15432/tcp"],
+    },
+]
+#: Two stacks of one kind on one network. app-a has an address of the private networks, too.
+STACKS = "for stack in a b; do " + "; ".join(
+    f"docker run -d --name {role}-$stack --network frontend --label role={role} --label stack=$stack {more} "
+    f"bw-shop {role}-$stack tcp:{port}"
+    for role, port, more in (("app", 8080, ""), ("db", 5432, "$(test $stack = a || echo -p 15432:5432)"))
+)
+STACKS += "; done"
+OWN = (("app-a", "db-a", 5432), ("app-b", "db-b", 5432))
+OTHERS = (("app-a", "db-b", 5432), ("app-b", "db-a", 5432), ("app-a", "host", 15432))
+OFFICE_TO_B = ("office", "host", 15432)
 SIDECAR, SERVED = ("api", "web", 9100), ("office", "host", 8090)
 
 
@@ -124,7 +151,7 @@ def test_a_build_step_has_the_network_that_egress_allows(guest: Any, which: str)
 def attached(guest: Any, office: None) -> Iterator[str]:
     """A container in web's namespace, a second address of web's, and a Swarm service; the second address."""
     guest.run(
-        "docker run -d --name sidecar --network container:web bw-shop sidecar tcp:9100; "
+        f"{STACKS}; docker run -d --name sidecar --network container:web bw-shop sidecar tcp:9100; "
         f"docker swarm init --advertise-addr 10.10.10.2 >/dev/null && {SERVICE} >/dev/null"
     )
     subnet = guest.run("docker network inspect -f '{{(index .IPAM.Config 0).Subnet}}' frontend").strip()
@@ -135,7 +162,7 @@ def attached(guest: Any, office: None) -> Iterator[str]:
     guest.run(f"{inside} add {second}/32 dev eth0")
     yield second
     guest.run(
-        f"{inside} del {second}/32 dev eth0; docker rm -f sidecar; docker service rm tasks; docker swarm leave --force; "
+        f"{inside} del {second}/32 dev eth0; docker rm -f sidecar app-a app-b db-a db-b; docker service rm tasks; docker swarm leave --force; "
         "docker network rm docker_gwbridge"
     )
 
@@ -146,7 +173,7 @@ def to_second(guest: Any, second: str) -> str:
 
 
 def test_without_rules_they_are_closed(guest: Any, attached: str, until: Any) -> None:
-    assert guest.probe(SIDECAR, SERVED, families=(4,)) == ["timeout"] * 2
+    assert guest.probe(SIDECAR, SERVED, *OWN, OFFICE_TO_B, families=(4,)) == ["timeout"] * 5
     assert to_second(guest, attached) == "timeout"
     assert build(guest, "classic")
 
@@ -186,3 +213,13 @@ def test_a_rule_can_keep_builds_away(guest: Any, committed: None, which: str) ->
     before = guest.counters()["no build reaches the office"]
     assert not build(guest, which)
     assert guest.counters()["no build reaches the office"] > before
+
+
+def test_one_rule_holds_within_each_stack(guest: Any, committed: None) -> None:
+    assert guest.probe(*OWN, families=(4,)) == ["open"] * 2
+    assert guest.probe(*OTHERS, families=(4,)) == ["timeout"] * 3
+
+
+def test_private_networks_are_those_outside(guest: Any, committed: None) -> None:
+    """app-a, which the ranges hold as well, is among the others above."""
+    assert guest.probe(OFFICE_TO_B, families=(4,)) == ["open"]

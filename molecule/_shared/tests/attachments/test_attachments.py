@@ -162,8 +162,8 @@ def attached(guest: Any, office: None) -> Iterator[str]:
     guest.run(f"{inside} add {second}/32 dev eth0")
     yield second
     guest.run(
-        f"{inside} del {second}/32 dev eth0; docker rm -f sidecar app-a app-b db-a db-b; docker service rm tasks; docker swarm leave --force; "
-        "docker network rm docker_gwbridge"
+        f"{inside} del {second}/32 dev eth0; docker rm -f sidecar app-a app-b db-a db-b; docker service rm tasks; "
+        "docker swarm leave --force; docker network rm docker_gwbridge"
     )
 
 
@@ -172,7 +172,7 @@ def to_second(guest: Any, second: str) -> str:
     return str(guest._probe([asked])[0])
 
 
-def test_without_rules_they_are_closed(guest: Any, attached: str, until: Any) -> None:
+def test_without_rules_they_are_closed(guest: Any, attached: str) -> None:
     assert guest.probe(SIDECAR, SERVED, *OWN, OFFICE_TO_B, families=(4,)) == ["timeout"] * 5
     assert to_second(guest, attached) == "timeout"
     assert build(guest, "classic")

@@ -37,7 +37,8 @@ OVERRUN = 2
 MOST_SECONDS = 3600
 #: One more than CI has cores: a machine waits for half of its time, for a silence or for its own network.
 WORKERS = 3
-CORES = 2
+#: What they are worth, in stages that never wait.
+PARALLEL = 2.5
 #: Set by `make test-full`; scenarios look at it, too.
 FULL = bool(os.environ.get("BRIDGEWARDEN_FULL"))
 OLDEST, DEFAULT, NEWEST = "bullseye", "trixie", "trixie-backports"
@@ -63,7 +64,7 @@ def topologies(target: str, full: bool = False) -> Stage:
     """Of a target that is not `full` the image is there already, and nobody builds its module at the same time."""
     needs = () if full else ("images", "kmod-build")
     return Stage(
-        f"topologies-{target}", f"python -m stress.topologies {target}", 9, "topologies", needs, full
+        f"topologies-{target}", f"python -m stress.topologies {target}", 11, "topologies", needs, full
     )
 
 
@@ -82,7 +83,7 @@ STAGES = (
     Stage("kmod-order", "python tests/tools/kmod_order.py", 1, "lint"),
     Stage("kmod-doc", "python tests/tools/kmod_doc.py", 1, "lint"),
     Stage("generated", "python tests/usage.py --check && python tests/schema.py --check", 1, "lint"),
-    molecule("default", 29),
+    molecule("default", 38),
     molecule("oldest", 22),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 2, needs=("images",)),
     topologies(OLDEST),

@@ -72,4 +72,4 @@ def test_every_stage_has_a_budget_and_known_needs() -> None:
     names = {stage.name for stage in run.STAGES}
     assert len(names) == len(run.STAGES)
     assert all(stage.budget_minutes > 0 and set(stage.needs) <= names for stage in run.STAGES)
-    assert sum(stage.budget_minutes for stage in run.STAGES if not stage.full) <= 57 * run.CORES
+    assert sum(stage.budget_minutes for stage in run.STAGES if not stage.full) <= 57 * run.PARALLEL

@@ -207,12 +207,13 @@ def test_a_task_has_the_network_that_egress_allows(guest: Any, committed: None) 
     assert said == "hello"
 
 
-@pytest.mark.parametrize("which", ["classic", "buildkit"])
-def test_a_rule_can_keep_builds_away(guest: Any, committed: None, which: str) -> None:
-    needs(guest, which)
+def test_a_rule_can_keep_builds_away(guest: Any, committed: None) -> None:
+    """Those of BuildKit's; the classic builder's steps are containers like others."""
+    needs(guest, "buildkit")
     before = guest.counters()["no build reaches the office"]
-    assert not build(guest, which)
+    assert not build(guest, "buildkit")
     assert guest.counters()["no build reaches the office"] > before
+    assert build(guest, "classic")
 
 
 def test_one_rule_holds_within_each_stack(guest: Any, committed: None) -> None:

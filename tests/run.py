@@ -84,7 +84,7 @@ STAGES = (
     Stage("kmod-doc", "python tests/tools/kmod_doc.py", 1, "lint"),
     Stage("generated", "python tests/usage.py --check && python tests/schema.py --check", 1, "lint"),
     molecule("default", 38),
-    molecule("oldest", 22),
+    molecule("oldest", 25),
     Stage("kmod-build", f"tests/tools/kmod-build.sh {OLDEST} {DEFAULT} {NEWEST}", 2, needs=("images",)),
     topologies(OLDEST),
     topologies(DEFAULT),

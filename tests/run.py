@@ -93,8 +93,8 @@ STAGES = (
     Stage(
         "kmod-user", "make --no-print-directory -C kmod/tests check JUNIT=$PWD/build/test/kmod-user.xml", 3
     ),
-    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 3),
-    Stage("sanity", "tests/tools/sanity.sh", 4),
+    Stage("rollout", f"{PYTEST} tests/rollout --junit-xml build/test/rollout.xml", 5),
+    Stage("sanity", "tests/tools/sanity.sh", 5),
     topologies("bookworm", full=True),
     topologies("trixie-rt", full=True),
     topologies("trixie-backports-rt", full=True),

@@ -38,7 +38,9 @@ def plan(seconds: int, only: list[str], debug: bool, rt: bool = False) -> dict[s
         {"script": "routed.py", "arguments": []},
         {"script": "unmanaged.py", "arguments": []},
         {"script": "links.py", "arguments": []},
+        {"script": "pickedup.py", "arguments": []},
         {"script": "crossings.py", "arguments": []},
+        {"script": "audit.py", "arguments": []},
         {"script": "loading.py", "arguments": []},
         {"script": "contexts.py", "arguments": []},
         {"script": "traces.py", "arguments": []},
@@ -86,9 +88,11 @@ def main() -> None:
         kernel = diskless.debug()
     else:
         kernel = diskless.stock(args.target if args.kernel == "stock" else args.kernel)
+    made = plan(args.seconds, args.only, args.kernel == "debug", "PREEMPT_RT" in kernel.options)
+    if absent := set(args.only) - {one["script"].removesuffix(".py") for one in made["steps"]}:
+        parser.error(f"no such script on this kernel: {', '.join(sorted(absent))}")
     if not args.no_build:
         kernel.build()
-    made = plan(args.seconds, args.only, args.kernel == "debug", "PREEMPT_RT" in kernel.options)
     with (OUT / "console.log").open("w") as log:
         more = f"{RCU} kmemleak=off" if args.no_kmemleak else RCU
         records = diskless.run(kernel, made, log, parallel=not args.one_thread, more=more)

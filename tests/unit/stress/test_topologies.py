@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from stress import __main__ as everything
 from stress import guest, topologies
 
 BOOT = {"phase": "boot", "reports": []}
@@ -99,3 +101,13 @@ def test_floods_are_for_preempt_rt_alone() -> None:
     usual, rt = (topologies.plan([], long=False, rt=rt)["steps"] for rt in (False, True))
     assert {step["script"] for step in rt} - {step["script"] for step in usual} == {"floods.py"}
     assert rt[-1] == usual[-1], "the last one seals the module"
+
+
+def test_a_script_that_is_not_run_is_no_success(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m stress` with a name that this kernel has no script for."""
+    kernel = SimpleNamespace(options={"SMP"}, build=lambda: pytest.fail("it was built"))
+    monkeypatch.setattr(everything.diskless, "stock", lambda _target: kernel)
+    monkeypatch.setattr("sys.argv", ["stress", "--kernel", "stock", "packets", "floods", "nonsense"])
+    with pytest.raises(SystemExit, match="2"):
+        everything.main()
+    assert "floods, nonsense" in capsys.readouterr().err

@@ -47,6 +47,9 @@ class Memory:
     def load(self, name: str) -> Any:
         return json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8"))
 
+    def has(self, name: str) -> bool:
+        return (KEPT / f"{name}.json").exists()
+
 
 class Guest:
     """The machine under test."""

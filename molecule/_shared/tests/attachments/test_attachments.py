@@ -94,9 +94,14 @@ OFFICE_TO_B = ("office", "host", 15432)
 SIDECAR, SERVED = ("api", "web", 9100), ("office", "host", 8090)
 
 
+def modules(guest: Any) -> set[str]:
+    return {line.split()[0] for line in guest.run("lsmod").splitlines()[1:]}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def office(guest: Any) -> Iterator[None]:
-    """Answers datagrams, queries and HTTP in the office."""
+def office(guest: Any, memory: Any) -> Iterator[None]:
+    """Answers datagrams, queries and HTTP in the office. Notes the kernel modules that Docker loads meanwhile, for Swarm above all."""
+    loaded = modules(guest)
     guest.run("cat > /run/bw-office.py", ANSWERER)
     guest.run(
         "systemd-run -q --unit bw-office ip netns exec office python3 /run/bw-office.py; mkdir -p /run/bw-build; "
@@ -104,6 +109,7 @@ def office(guest: Any) -> Iterator[None]:
     )
     yield
     guest.run("systemctl stop bw-office; rm -rf /run/bw-build /run/bw-office.py")
+    memory.save("modules that Docker loaded", sorted(modules(guest) - loaded))
 
 
 def build(guest: Any, which: str) -> bool:

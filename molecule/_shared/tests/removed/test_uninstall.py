@@ -18,9 +18,16 @@ def after(guest: Any) -> Any:
     return guest.snapshot()
 
 
-@pytest.mark.parametrize("what", ["files", "modules", "settings", "units"])
+@pytest.mark.parametrize("what", ["files", "settings", "units"])
 def test_the_host_is_as_it_was(after: Any, before: Any, what: str) -> None:
     assert after[what] == before[what]
+
+
+def test_no_module_is_left(after: Any, before: Any, memory: Any) -> None:
+    """Nor one that came with ours; those that Docker loaded for Swarm meanwhile are its own."""
+    note = "modules that Docker loaded"
+    dockers = set(memory.load(note)) if memory.has(note) else set()
+    assert set(after["modules"]) - dockers == set(before["modules"]) - dockers
 
 
 def test_the_services_are_those_of_before(after: Any, before: Any) -> None:

@@ -22,6 +22,8 @@ import typing as t
 import urllib.parse
 from pathlib import Path
 
+from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import EVERY_ADDRESS
+
 from bench.agent import OUT, TOP, Started, distribution
 
 Json = dict[str, t.Any]
@@ -86,7 +88,8 @@ class Docker(threading.Thread):
     def inspect(self, number: int) -> Json:
         entry = self.entry(number)
         published = range(32768, 32768 + self.ports) if number == 0 else ()
-        ports = {f"{port}/udp": [{"HostIp": ip, "HostPort": str(port)} for ip in ("0.0.0.0", "::")] for port in published}  # fmt: skip  # noqa: S104
+        everywhere = [{"HostIp": ip} for ip in EVERY_ADDRESS.values()]
+        ports = {f"{port}/udp": [{**one, "HostPort": str(port)} for one in everywhere] for port in published}
         return {
             "Id": entry["Id"], "Name": entry["Names"][0], "State": {"Status": entry["State"], "Pid": 7},
             "Config": {"Labels": entry["Labels"]}, "HostConfig": {**entry["HostConfig"], "PortBindings": ports},

@@ -15,6 +15,9 @@ import typing as t
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
+#: "On every address", by IP version, as Docker and sockets have it. For comparison and for probes: nothing is bound to these.
+EVERY_ADDRESS = {4: "0.0.0.0", 6: "::"}  # noqa: S104
+
 
 def containers_of(facts: t.Optional[Json]) -> t.List[Json]:
     """All containers; none where there are no facts."""

@@ -14,6 +14,7 @@ import typing as t
 from ansible_collections.bridgewarden.docker.plugins.module_utils._abi import REASON_MAX, Kind
 from ansible_collections.bridgewarden.docker.plugins.module_utils._commit.plan import Plan
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import RefusedError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import EVERY_ADDRESS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host.sshd import (
     Sshd,
     SshSession,
@@ -206,7 +207,7 @@ def _sources_of(
 def _ends(party: Party, plan: Plan, host: Endpoints, sshd: Sshd) -> t.Iterator[_End]:
     """An address for each that the policy tells apart."""
     if party.world:
-        for family in ("0.0.0.0", "::"):  # noqa: S104
+        for family in EVERY_ADDRESS.values():
             yield from (_End(address, Kind.WORLD) for address in _outside(plan, family))
     for version, lo, hi in party.nets:
         cells = plan.ruleset.cells4 if version == 4 else plan.ruleset.cells6

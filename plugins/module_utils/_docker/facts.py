@@ -17,6 +17,7 @@ from ansible_collections.bridgewarden.docker.plugins.module_utils._docker.attach
     Attached,
     Attachment,
 )
+from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import EVERY_ADDRESS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import Link
 from ansible_collections.bridgewarden.docker.plugins.module_utils._types import Json
 
@@ -325,8 +326,7 @@ def _published_ports(raw: t.Mapping[str, t.Optional[t.List[Json]]]) -> t.List[Js
                 continue
             ports.append(
                 {
-                    # What Docker means by an empty address; nothing is bound here.
-                    "HostIp": binding.get("HostIp") or "0.0.0.0",  # noqa: S104
+                    "HostIp": binding.get("HostIp") or EVERY_ADDRESS[4],
                     "HostPort": int(binding["HostPort"]),
                     "ContainerPort": int(number),
                     "Protocol": protocol or "tcp",
@@ -346,8 +346,7 @@ def fixed_ports(settings: t.Optional[Json]) -> t.Optional[t.List[Json]]:
         for binding in bindings or []:
             if not str(binding.get("HostPort") or "").isdigit() or not int(binding["HostPort"]):
                 return None  # dockerd chooses one
-            # What Docker means by an empty address; nothing is bound here.
-            hosts = [binding["HostIp"]] if binding.get("HostIp") else ["0.0.0.0", "::"]  # noqa: S104
+            hosts = [binding["HostIp"]] if binding.get("HostIp") else EVERY_ADDRESS.values()
             ports.setdefault(key, []).extend(
                 {"HostIp": host, "HostPort": binding["HostPort"]} for host in hosts
             )

@@ -22,6 +22,7 @@ import typing as t
 from pathlib import Path
 
 from ansible_collections.bridgewarden.docker.plugins.module_utils._errors import BridgewardenError
+from ansible_collections.bridgewarden.docker.plugins.module_utils._facts import EVERY_ADDRESS
 from ansible_collections.bridgewarden.docker.plugins.module_utils._host import sockets
 from ansible_collections.bridgewarden.docker.plugins.module_utils._netlink.rtnetlink import Rtnl
 from ansible_collections.bridgewarden.docker.plugins.module_utils._system import run
@@ -96,7 +97,7 @@ def links_towards(addresses: t.Iterable[str]) -> t.Dict[str, t.Tuple[str, ...]]:
         with Rtnl() as rtnl:
             places = _Places(rtnl)
             for address in addresses:
-                unspecified = "::" if ":" in address else "0.0.0.0"  # noqa: S104
+                unspecified = EVERY_ADDRESS[6 if ":" in address else 4]
                 session = places.session(address, unspecified, 0)
                 found[address] = session.links if session is not None else ()
     except OSError as error:

@@ -165,7 +165,7 @@ def test_a_mac_address_that_a_container_takes_gives_it_nothing(shop: t.Any, agen
 
 def test_swarm_s_tasks_and_its_routing_mesh_are_known(shop: t.Any, agent: Following) -> None:
     if shop.docker("swarm", "init", "--advertise-addr", "127.0.0.1", check=False).returncode:
-        pytest.skip("this kernel has no overlay networks")
+        pytest.skip("this kernel has no overlay networks; the scenario default has the same by packets")
     try:
         shop.docker("service", "create", "--detach", "--name", "web", "-p", "18097:80", "waiter:1")
         end = time.monotonic() + 30
@@ -188,7 +188,9 @@ def test_swarm_s_tasks_and_its_routing_mesh_are_known(shop: t.Any, agent: Follow
 def test_a_build_step_is_known_while_it_runs_and_not_afterwards(shop: t.Any, agent: Following) -> None:
     """BuildKit's, which is no container of the API and makes no event."""
     if subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("needs docker buildx")
+        pytest.skip(
+            "no docker buildx here (Debian 12 has none); the scenario default has the same by packets"
+        )
     folder = Path(shop.folder) / "context"
     folder.mkdir(exist_ok=True)
     (folder / "Dockerfile").write_text('FROM first:1\nRUN ["/first", "wait"]\n')

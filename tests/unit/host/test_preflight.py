@@ -261,6 +261,7 @@ def test_every_problem_has_a_location_and_a_hint(tmp_path: Path) -> None:
 def test_it_imports_the_standard_library_only() -> None:
     """It runs where nothing of ours is installed yet."""
     names: t.Set[str] = set()
+    library = Path(preflight.__file__).parents[1]
     files, seen = [Path(preflight.__file__)], set()
     while files:
         path = files.pop()
@@ -273,7 +274,7 @@ def test_it_imports_the_standard_library_only() -> None:
         }
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(LIBRARY):
-                files.append(path.parents[1] / (str(node.module)[len(LIBRARY) :].replace(".", "/") + ".py"))
+                files.append(library / (str(node.module)[len(LIBRARY) :].replace(".", "/") + ".py"))
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module or "")
     assert len(seen) > 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -102,8 +101,6 @@ def test_the_address_behind_a_port(netns: str, inner: str) -> None:
 def test_it_takes_one_capability_which_the_agent_s_unit_has(
     netns: str, inner: str, capability: str, found: str
 ) -> None:
-    if not shutil.which("setpriv"):
-        pytest.skip("needs setpriv")
     ip(inner, f"link set e0 address {MAC}")
     collections = Path(__file__).resolve().parents[3] / ".collections"
     code = (
